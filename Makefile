@@ -1,0 +1,42 @@
+# make reproduce   the mini lab, from nothing to the report        make test    all tests
+# make lab         JupyterLab                                      make lint    ruff
+# make reproduce TABLE=params/nusax.yaml RUNS="base tlm"           make bench NAME=...   a benchmark
+PYTHON ?= python3
+TABLE ?= params/mini.yaml
+RUNS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: reproduce test quick lab lint env bench
+
+reproduce: env
+	@$(BIN)/python -m ia_lib.runs run $(TABLE) $(RUNS)
+
+test: env
+	$(BIN)/python -m pytest
+
+quick: env
+	$(BIN)/python -m pytest -m quick
+
+lab: env
+	$(BIN)/jupyter lab --notebook-dir=.
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: env
+	@$(BIN)/python benchmarks/$(NAME).py
+
+env: $(READY)
+
+# torch first: with it in place no other package asks for another build of it.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "python 3.11 or newer is needed (this is $$($(PYTHON) --version)); set PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: PyTorch (about 200 MB, with CUDA about 3 GB) and 180 other packages (about 350 MB)."
+	@echo "This is done once and takes some minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,44 @@
+"""Language codes and the names that prompts use for them (InstructAlign, section 4 and appendix A).
+
+Codes are ISO 639-3 as in the papers, and the two-letter codes of the multilingual Alpaca study; `no` is Norwegian.
+"""
+
+NAMES = {
+    "eng": "English",
+    "ind": "Indonesian",
+    "sun": "Sundanese",
+    "jav": "Javanese",
+    "ban": "Balinese",
+    "min": "Minangkabau",
+    "bug": "Buginese",
+    "ace": "Acehnese",
+    "bjn": "Banjarese",
+    "bbc": "Toba Batak",
+    "mad": "Madurese",
+    "nij": "Ngaju",
+    "abs": "Ambonese Malay",
+    "bew": "Betawi",
+    "bhp": "Bima",
+    "btk": "Batak",
+    "mak": "Makassarese",
+    "mui": "Musi",
+    "rej": "Rejang",
+    "bg": "Bulgarian",
+    "bn": "Bengali",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "no": "Norwegian",
+    "ru": "Russian",
+    "zh": "Chinese",
+}
+
+# The three groups of the papers and what readers who are no specialists are told.
+GROUPS = {"L1": "known before", "L2": "taught", "L3": "never seen"}
+
+
+def name(code: str) -> str:
+    """The language's name in prompts. Raises ValueError for a code the kit does not know."""
+    if code not in NAMES:
+        raise ValueError(f"unknown language code {code!r}; known: {', '.join(NAMES)}")
+    return NAMES[code]

@@ -1,0 +1,190 @@
+"""The report of a table: results.csv, figures, and one page that a reader can send to somebody."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from ia_lib import evaluation, figures, minilab
+from ia_lib.languages import GROUPS, NAMES
+
+GENERATED_TEXT = (
+    "The mini lab is generated text and not native language: sentences from a small grammar, put into ten languages "
+    "word by word through a lexicon, with Indonesian words where the lexicon has none. It shows whether the method "
+    "does what it says; it says nothing about the real languages."
+)
+
+
+def results(evaluated: list[tuple]) -> pd.DataFrame:
+    """One line per run, task, language and prompt (as in `evaluation.metrics`), with the difference to the run's base.
+
+    `evaluated` lists (settings, folder of the evaluate stage) per run. A run's base is the run whose model it began
+    with; the difference has a paired 95% interval over the same examples, and is empty for a base.
+    """
+    scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
+    frames = []
+    for run, folder in evaluated:
+        labels = pd.read_csv(folder / "metrics.csv").groupby("task")["majority_label"].first().to_dict()
+        base = scores.get(run.model.run) if run.model.run else None
+        frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base)
+        frame.insert(3, "group_name", frame["group"].map(GROUPS))
+        facts = {"run": run.name, "row": run.row, "seed": run.seed, "objective": run.objective, "replay": run.replay}
+        for position, (name, value) in enumerate(facts.items()):
+            frame.insert(position, name, value)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
+    """The report's figures by their file names; the one against r needs tuned runs with a base."""
+    drawn = {"groups": figures.group_bars(table), "languages": figures.heat_map(table)}
+    tuned = table[table["difference"].notna() & (table["replay"] != "all")] if "difference" in table else table[:0]
+    if len(tuned):
+        drawn["difference"] = figures.difference_to_base(tuned)
+    return drawn
+
+
+def write(
+    folder: Path, name: str, evaluated: list[tuple], missing: list[str], manifests: dict[str, dict]
+) -> pd.DataFrame:
+    """Write `results.csv`, `figures/*.html` (and .png where a Chromium is found) and `index.html`; returns the results.
+
+    `missing` names runs of the table without results; `manifests` maps "run: stage" to its manifest.
+    """
+    table = results(evaluated)
+    table.round(4).to_csv(folder / "results.csv", index=False)
+    drawn = draw(table)
+    (folder / "figures").mkdir(exist_ok=True)
+    for title, figure in drawn.items():
+        # plotly's code lies once beside the figures, so that they open without internet
+        figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory")
+    pictures = write_pictures(drawn, folder / "figures")
+    page = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html")
+    runs = [run for run, _ in evaluated]
+    text = page.render(
+        name=name,
+        generated=GENERATED_TEXT if any(run.corpus == "minilab" for run in runs) else None,
+        groups=GROUPS,
+        languages={group: [NAMES[code] for code in codes] for group, codes in runs[0].groups.items()},
+        summary=_summary(table),
+        baselines=table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
+        chance_cells=_chance_cells(table),
+        one_label=_one_label(table),
+        missing=missing,
+        untranslated=_untranslated(runs),
+        settings=_different_settings(runs),
+        figures={
+            title: pio.to_html(figure, full_html=False, include_plotlyjs=False) for title, figure in drawn.items()
+        },
+        plotly_code=f"figures/{_plotly_file(folder / 'figures')}",
+        pictures=pictures,
+        languages_table=_language_table(table),
+        names=NAMES,
+        costs=_costs(manifests),
+        versions=next(iter(manifests.values()))["versions"] if manifests else {},
+        commit=next(iter(manifests.values()))["git_commit"] if manifests else None,
+    )
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return table
+
+
+def find_chromium() -> str | None:
+    """The path of a Chromium or Chrome, as the variable BROWSER_PATH or the search path gives it."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    return os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, names)), None)
+
+
+def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
+    """Write each figure as PNG if a Chromium is found; returns the names written, and prints one line if none is."""
+    browser = find_chromium()
+    if browser is None:
+        print("no Chromium found: the figures are written as HTML only (install chromium for PNG files)")
+        return []
+    os.environ["BROWSER_PATH"] = browser
+    files = [folder / f"{title}.png" for title in drawn]
+    try:
+        pio.write_images(fig=list(drawn.values()), file=files, width=1000, scale=2)
+    except Exception as error:  # whatever a browser does wrong must not cost the report
+        print(f"the figures are written as HTML only: {browser} made no PNG ({str(error).splitlines()[0]})")
+        return []
+    return [file.name for file in files]
+
+
+def _summary(table: pd.DataFrame) -> list[dict]:
+    """Per run its cells by group, for the first table of the page."""
+    frame = table[(table["language"] == "all") & (table["prompt"] == "all")]
+    rows = []
+    for run, part in frame.groupby("run", sort=False):
+        cells = {line["group"]: line for line in part.to_dict("records")}
+        rows.append(
+            {"run": run, "objective": part["objective"].iloc[0], "replay": part["replay"].iloc[0], "cells": cells}
+        )
+    return rows
+
+
+def _chance_cells(table: pd.DataFrame) -> dict:
+    frame = table[(table["language"] == "all") & (table["prompt"] == "all")]
+    within = frame[frame["within_chance"]]
+    return {"within": len(within), "all": len(frame), "names": [f"{r.run} {r.group}" for r in within.itertuples()]}
+
+
+def _one_label(table: pd.DataFrame) -> list[str]:
+    """Cells in which nearly all predictions are one label."""
+    frame = table[(table["language"] != "all") & (table["prompt"] == "all") & (table["one_label"] > 95)]
+    return [f"{r.run} {NAMES[r.language]} ({r.one_label:.0f}%)" for r in frame.itertuples()]
+
+
+def _untranslated(runs: list) -> dict[str, float]:
+    """Each language's share of running words that have no entry in the mini lab's lexicon, in percent."""
+    if not any(run.corpus == "minilab" for run in runs):
+        return {}
+    return {NAMES[code]: 100 * share for code, share in minilab.untranslated_shares(runs[0].seed).items()}
+
+
+def _different_settings(runs: list) -> dict:
+    """The fields in which the table's rows differ."""
+    dumps = [run.model_dump(mode="json") for run in runs]
+    fields = [f for f in dumps[0] if f not in ("name", "row") and len({json.dumps(d[f]) for d in dumps}) > 1]
+    rows = [(run.name, [_short(dump[field]) for field in fields]) for run, dump in zip(runs, dumps, strict=True)]
+    return {"fields": fields, "rows": rows}
+
+
+def _short(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(
+            f"{k} {_short(v)}"
+            for k, v in value.items()
+            if v is not None and (k, v) not in (("prompt", "prompt"), ("answer", "answer"))
+        )
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _language_table(table: pd.DataFrame) -> dict:
+    frame = table[(table["language"] != "all") & (table["prompt"] == "all")]
+    codes = list(dict.fromkeys(zip(frame["language"], frame["group"], strict=True)))
+    rows = []
+    for run, part in frame.groupby("run", sort=False):
+        by_code = {line["language"]: line for line in part.to_dict("records")}
+        rows.append((run, [by_code.get(code) for code, _ in codes]))
+    return {"languages": codes, "rows": rows}
+
+
+def _costs(manifests: dict[str, dict]) -> list[dict]:
+    return [
+        {"stage": name, **{k: manifest[k] for k in ("seconds", "peak_memory_mb", "device", "end")}}
+        for name, manifest in manifests.items()
+    ]
+
+
+def _plotly_file(folder: Path) -> str:
+    return next(path.name for path in folder.glob("plotly*.js"))

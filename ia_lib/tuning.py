@@ -1,0 +1,304 @@
+"""Continual instruction tuning: transformers' Trainer over batches that the replay plan lays out (section 3.2)."""
+
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from ia_lib import prompts, replay
+
+
+def device(threads: int = 1) -> str:
+    """The device to compute on, "cuda" or "cpu"; sets the number of CPU threads, on which rounding depends."""
+    torch.set_num_threads(threads)
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(
+    source: str, revision: str | None = None, device: str = "cpu", quantisation: str = "none"
+) -> PreTrainedModel:
+    """A causal model in float32 from a folder or the Hub, or its linear layers in 8 bits (`quantisation="int8"`,
+    bitsandbytes' LLM.int8(), on CPU and GPU)."""
+    options = {"dtype": torch.float32, "revision": revision}
+    if quantisation == "int8":
+        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
+    model = AutoModelForCausalLM.from_pretrained(source, **{k: v for k, v in options.items() if v is not None})
+    return model if quantisation == "int8" else model.to(device)
+
+
+def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase, settings) -> tuple[list[dict], list[dict], list[tuple]]:
+    """Read a finished data stage and lay out the batches.
+
+    Returns the training rows in order (as `prompts.encode` gives them), the validation rows, and for each training
+    row ("old" | "new", index).
+    """
+    frames = {
+        "new": pd.read_parquet(folder / "instructions.parquet"),
+        "old": pd.read_parquet(folder / "replay.parquet"),
+    }
+    encoded = {}
+    for split in ("train", "validation"):
+        for kind, frame in frames.items():
+            part = frame[frame["split"] == split]
+            encoded[split, kind] = prompts.encode(
+                tokenizer, list(part["prompt"]), list(part["answer"]), settings.max_length
+            )[0]
+    order = replay.interleave(
+        len(encoded["train", "new"]),
+        len(encoded["train", "old"]),
+        settings.steps,
+        settings.new_per_step if settings.uses_new else 0,
+        settings.old_per_step if settings.uses_old else 0,
+        settings.seed,
+        {kind: [len(row["input_ids"]) for row in encoded["train", kind]] for kind in frames},
+        settings.length_window,
+    )
+    rows = [encoded["train", kind][index] for kind, index in order]
+    return rows, encoded["validation", "new"] + encoded["validation", "old"], order
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, settings) -> None:
+    """Write weights (safetensors), tokenizer and a model card."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    start = settings.model.name or (f"the run {settings.model.run}" if settings.model.run else "random weights")
+    (folder / "README.md").write_text(
+        f"# {settings.name}\n\n"
+        f"Began with {start}; objective {settings.objective}, {settings.replay} replayed samples, "
+        f"{settings.steps:,} steps, seed {settings.seed}.\n\n"
+        f"Taught languages: {', '.join(settings.taught) if settings.uses_new else 'none'}. "
+        f"Corpus: {settings.corpus}.\n\n"
+        "Made for research on teaching languages; check its evaluation before you rely on it.\n",
+        encoding="utf-8",
+    )
+
+
+def answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40
+) -> pd.DataFrame:
+    """What the model answers (greedily, at most `tokens`) to rows from `prompts.encode`, beside the true answers."""
+    lines = []
+    for row in rows:
+        ids = torch.tensor([row["input_ids"][: row["answer_start"]]], device=model.device)
+        with torch.inference_mode():
+            out = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        true = tokenizer.decode(row["input_ids"][row["answer_start"] :], skip_special_tokens=True)
+        given = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+        lines.append({"prompt": tokenizer.decode(ids[0]), "answer": true.strip(), "model": given.strip()})
+    return pd.DataFrame(lines)
+
+
+def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
+    """Give every row the weight of each of its tokens in the loss of its batch of `batch_size` consecutive rows.
+
+    `loss`: "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every
+    row the same weight, "token" every counted token. The weights of a batch sum to one, however it is cut into
+    micro-batches, so gradient accumulation changes nothing.
+    """
+    first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
+    counts = [len(row["input_ids"]) - f for row, f in zip(rows, first, strict=True)]
+    weighed = []
+    for begin in range(0, len(rows), batch_size):
+        batch = range(begin, min(begin + batch_size, len(rows)))
+        total = sum(counts[i] for i in batch)
+        for i in batch:
+            weight = 1 / total if average == "token" else 1 / (len(batch) * counts[i])
+            weighed.append({"input_ids": rows[i]["input_ids"], "first": first[i], "weight": weight})
+    return weighed
+
+
+class Collator:
+    """Left-padded batches: `input_ids, attention_mask, position_ids` and `weights`, all [rows, tokens].
+
+    Padding stands on the left so that all answers end together and the model's vocabulary logits can be computed for
+    the last positions alone. A token's weight is its share in the loss; zero for prompts and padding.
+    """
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        length = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_token_id)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        weights = torch.zeros((len(rows), length))
+        for i, row in enumerate(rows):
+            pad = length - len(row["input_ids"])
+            ids[i, pad:] = torch.tensor(row["input_ids"])
+            mask[i, pad:] = 1
+            weights[i, pad + row["first"] :] = row["weight"]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "weights": weights}
+
+
+class AnswerTrainer(Trainer):
+    """A Trainer whose loss is the weighted sum over the batch's tokens, read in the order they are given."""
+
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weights = inputs["weights"]
+        # the vocabulary's logits are needed from one position before the first token that counts
+        keep = weights.shape[1] - int((weights > 0).any(0).nonzero()[0]) + 1
+        accepted = inspect.signature(self.model.forward).parameters
+        outputs = model(
+            **{k: v for k, v in inputs.items() if k != "weights" and k in accepted},
+            logits_to_keep=keep,
+            use_cache=False,
+        )
+        counted = weights[:, 1 - keep :] > 0
+        logits = outputs.logits[:, :-1][counted].float()
+        targets = inputs["input_ids"][:, 1 - keep :][counted]
+        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        loss = (losses * weights[:, 1 - keep :][counted]).sum()
+        # each process sees its share of the batch, and their gradients are averaged
+        if model.training:
+            loss = loss * self.accelerator.num_processes
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.inference_mode():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+
+class _Log(TrainerCallback):
+    """Writes log.jsonl while training goes on, and tells the caller how far it is."""
+
+    def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
+        self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
+        self.last_step, self.last_time = 0, time.monotonic()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last_step, self.last_time = state.global_step, time.monotonic()
+        # what a killed run logged after its last checkpoint will be logged again
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
+        record = {names[k]: v for k, v in logs.items() if k in names}
+        if not record:
+            return
+        record = {"step": state.global_step, **record}
+        if "loss" in record:
+            now = time.monotonic()
+            tokens = sum(self.tokens[self.last_step : state.global_step])
+            record["tokens_per_second"] = round(tokens / max(now - self.last_time, 1e-9))
+            self.last_step, self.last_time = state.global_step, now
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.report:
+            self.report({**record, "of": state.max_steps})
+
+
+def tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    validation: list[dict],
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: float = 0.0,
+    weight_decay: float = 0.0,
+    accumulation: int = 1,
+    loss: str = "answer",
+    loss_average: str = "example",
+    precision: str = "float32",
+    log_steps: int = 50,
+    validate_steps: int = 500,
+    save_steps: int = 500,
+    seed: int = 1,
+    on_log: Callable[[dict], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PreTrainedModel:
+    """Train `model` on `rows` (from `prepare`), batch after batch in the order given; resume if `folder` has a
+    checkpoint. AdamW, gradient norm cut at 1, learning rate linear to 0 after a linear warm-up of that share of steps.
+
+    Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
+    `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a killed run ends with the weights of an unbroken one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weighed = weigh(rows, batch_size, loss, loss_average)
+    per_step = [
+        sum(len(row["input_ids"]) for row in weighed[i : i + batch_size]) for i in range(0, len(rows), batch_size)
+    ]
+    # the loss of a validation batch is a mean over it, and Trainer takes the mean over rows
+    held_out = weigh(validation, batch_size, loss, loss_average)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size // accumulation,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(warmup * steps),
+        weight_decay=weight_decay,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        logging_steps=log_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=validate_steps,
+        save_strategy="steps",
+        save_steps=save_steps,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+    )
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=weighed,
+        eval_dataset=held_out or None,
+        data_collator=Collator(tokenizer.pad_token_id),
+        callbacks=[_Log(folder / "log.jsonl", per_step, on_log, on_progress)],
+    )
+    # it would print every record; the log and the caller's own display take its place
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+    return trainer.model
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint: Trainer writes trainer_state.json last, so a half-written one has none."""
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    complete = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return str(complete[-1]) if complete else None

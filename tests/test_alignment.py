@@ -1,0 +1,108 @@
+import collections
+import itertools
+
+import pytest
+from scipy import stats
+
+from ia_lib import alignment, languages, prompts
+
+pytestmark = pytest.mark.quick
+PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
+
+
+def rows(parallel, objective, count, **changes):
+    return list(alignment.stream(parallel, count, objective=objective, **{**PLAN, **changes}))
+
+
+def texts(parallel):
+    codes = [c for c in parallel.column_names if c != "sentence_id"]
+    return {row["sentence_id"]: {code: row[code] for code in codes} for row in parallel}
+
+
+def test_directions_have_a_pivot_on_one_side():
+    found = alignment.directions(["eng", "ind"], ["sun", "jav"])
+    assert len(found) == len(set(found)) == 10
+    assert all(("eng" in pair or "ind" in pair) and pair[0] != pair[1] for pair in found)
+    assert ("sun", "jav") not in found
+    assert len(alignment.directions(["eng"], ["ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"])) == 16
+
+
+@pytest.mark.parametrize("objective", ["tlm", "mt", "xss", "mlm"])
+def test_rows_are_what_their_columns_say(parallel, objective):
+    known = texts(parallel)
+    for row in rows(parallel, objective, 600):
+        sentence, source, target = known[row["sentence_id"]], row["source_language"], row["target_language"]
+        assert "[" not in row["prompt"] + row["answer"]
+        names = [languages.name(source), languages.name(target)]
+        template = prompts.templates(objective)[row["template"]]
+        if objective == "tlm":
+            assert row["answer"] == sentence[target]
+            assert sentence[source] in row["prompt"]
+            # the noisy text carries its own language's name
+            if "[INPUT_LANG] text" in template:
+                assert f"{names[1]} text" in row["prompt"]
+        elif objective == "mt":
+            assert row["answer"] == sentence[target]
+            assert sentence[source] in row["prompt"]
+            assert f"to {names[1]}" in row["prompt"] or f"in {names[1]}" in row["prompt"] or "into" in row["prompt"]
+        elif objective == "xss":
+            assert sentence[source] in row["prompt"]
+            # an untranslated sentence reads the same in both languages: look behind the first
+            second = row["prompt"].replace(sentence[source], "", 1)
+            assert (row["answer"] == "yes") == (sentence[target] in second)
+            assert row["answer"] in ("yes", "no")
+        else:
+            assert source == target
+            assert row["answer"] == sentence[target]
+        assert (row["noise"] is None) == (objective in ("mt", "xss"))
+
+
+def test_templates_answers_and_objectives_are_drawn_uniformly(parallel):
+    found = rows(parallel, "tlm+xss", 4000)
+    for objective in ("tlm", "xss"):
+        counts = collections.Counter(row["template"] for row in found if row["objective"] == objective)
+        assert stats.chisquare([counts[i] for i in range(6)]).pvalue > 0.001
+    yes = sum(row["answer"] == "yes" for row in found if row["objective"] == "xss")
+    xss = sum(row["objective"] == "xss" for row in found)
+    assert stats.binomtest(yes, xss).pvalue > 0.001
+    assert stats.binomtest(xss, len(found)).pvalue > 0.001
+
+
+def test_an_epoch_has_every_sentence_in_every_direction_once(parallel):
+    size = len(parallel) * 10
+    found = rows(parallel, "mt", size + 5)
+    first = [(r["sentence_id"], r["source_language"], r["target_language"]) for r in found[:size]]
+    assert len(set(first)) == size
+    assert {r["epoch"] for r in found[:size]} == {0}
+    assert {r["epoch"] for r in found[size:]} == {1}
+    assert [r["position"] for r in found[:size]] == list(range(size))
+
+
+def test_rows_depend_on_seed_epoch_and_sample_alone(parallel):
+    one = rows(parallel, "tlm", 50)
+    assert one == rows(parallel, "tlm", 200)[:50]
+    assert one != rows(parallel, "tlm", 50, seed=6)
+    epochs = [{r["sample"]: r for r in alignment.instructions(parallel, "tlm", epoch=e, **PLAN)} for e in range(2)]
+    changed = [s for s in epochs[0] if epochs[0][s]["prompt"] != epochs[1][s]["prompt"]]
+    assert len(changed) > 0.8 * len(epochs[0])
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_held_out_sentences_are_in_no_training_row(parallel):
+    training, validation = alignment.hold_out(parallel, 20, 1)
+    assert len(validation) == 20
+    assert not set(training["sentence_id"]) & set(validation["sentence_id"])
+    assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(parallel["sentence_id"])
+    with pytest.raises(ValueError, match="fewer than"):
+        alignment.hold_out(parallel, len(parallel), 1)
+
+
+def test_pivots_can_be_selected(parallel):
+    found = rows(parallel, "mt", 300, pivots=["ind"], taught=["jav"])
+    assert {frozenset((r["source_language"], r["target_language"])) for r in found} == {frozenset(("ind", "jav"))}
+
+
+def test_xss_needs_sentences_that_differ(parallel):
+    same = parallel.select([0] * 5)
+    with pytest.raises(ValueError, match="differ"):
+        list(itertools.islice(alignment.instructions(same, "xss", epoch=0, **PLAN), 50))

@@ -1,0 +1,83 @@
+import collections
+
+import pytest
+from scipy import stats
+
+from ia_lib import noise
+
+pytestmark = pytest.mark.quick
+TEXT = 'Nikmati cicilan 0% (hingga 12 bulan), "untuk" tike\' pesawat air asia!'
+
+
+def test_kinds_are_drawn_with_the_released_shares():
+    rng = noise.generator(1)
+    counts = collections.Counter(noise.draw_kinds(rng) for _ in range(20000))
+    expected = [20000 * share for _, share in noise.MIXTURE]
+    assert sum(share for _, share in noise.MIXTURE) == pytest.approx(1)
+    assert stats.chisquare([counts[kinds] for kinds, _ in noise.MIXTURE], expected).pvalue > 0.001
+
+
+def test_infilling_and_deletion_hit_every_word_with_the_same_probability():
+    words = [f"w{i}" for i in range(10)]
+    masked, deleted, texts = collections.Counter(), collections.Counter(), collections.Counter()
+    for i in range(20000):
+        noisy, kinds = noise.add_noise(" ".join(words), noise.generator(2, i), 0.2)
+        texts[kinds] += 1
+        left = noisy.split()
+        if kinds == "infilling":
+            masked.update(i for i, word in enumerate(left) if word == "___")
+        if kinds == "deletion":
+            deleted.update(i for i, word in enumerate(words) if word not in left)
+    for counts, kinds in ((masked, "infilling"), (deleted, "deletion")):
+        n = texts[kinds] * len(words)
+        assert stats.binomtest(sum(counts.values()), n, 0.2).pvalue > 0.001
+        assert stats.chisquare([counts[i] for i in range(len(words))]).pvalue > 0.001
+
+
+def test_permutation_is_uniform():
+    orders = collections.Counter()
+    for i in range(20000):
+        noisy, kinds = noise.add_noise("a b c", noise.generator(3, i))
+        if kinds == "permutation":
+            orders[noisy] += 1
+    assert len(orders) == 6
+    assert stats.chisquare(list(orders.values())).pvalue > 0.001
+
+
+def test_punctuation_and_spacing_stay():
+    for i in range(2000):
+        noisy, kinds = noise.add_noise(TEXT, noise.generator(4, i))
+        marks = [c for c in noisy.replace("___", "") if c in '%(),"!']
+        assert marks == list('%(),""!')
+        assert "  " not in noisy
+        assert noisy.strip() == noisy
+        if "deletion" not in kinds:
+            assert noisy.count(" ") == TEXT.count(" ")
+        if kinds == "permutation":
+            assert sorted(noisy.replace("%", " ").split()) != []
+
+
+@pytest.mark.parametrize("text", ["ya", "ya.", "ya ya", "สวัสดี", "tike'"])
+@pytest.mark.parametrize("probability", [0.2, 1.0])
+def test_never_an_empty_text(text, probability):
+    for i in range(300):
+        noisy, _ = noise.add_noise(text, noise.generator(5, i), probability)
+        assert any(c.isalnum() or c == "_" for c in noisy)
+
+
+def test_a_text_without_words_comes_back_unchanged():
+    assert noise.add_noise("?!", noise.generator(1))[0] == "?!"
+
+
+def test_the_same_key_gives_the_same_noise_on_every_machine():
+    # pinned: these must never change, or old data could not be made again
+    assert noise.add_noise(TEXT, noise.generator(7, 0, 1)) == PINNED[0]
+    assert noise.add_noise(TEXT, noise.generator(7, 1, 1)) == PINNED[1]
+    assert noise.shuffled(noise.generator("x"), 6) == PINNED[2]
+
+
+PINNED = [
+    ('___ cicilan 0% (hingga ___ bulan), "untuk" ___ pesawat ___ asia!', "infilling"),
+    ('Nikmati cicilan 0% (hingga bulan), "untuk" tike\' pesawat asia!', "deletion"),
+    [4, 5, 2, 1, 0, 3],
+]

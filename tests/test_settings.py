@@ -1,0 +1,102 @@
+import pytest
+
+from ia_lib import settings
+from ia_lib.runs import root
+
+pytestmark = pytest.mark.quick
+
+GOOD = """\
+defaults:
+  model: {name: some/model}
+  past: {file: past.jsonl}
+runs:
+  - name: one
+    objective: tlm
+  - name: two
+    objective: mt+xss
+    replay: 10
+"""
+
+
+def load(tmp_path, text, **options):
+    path = tmp_path / "table.yaml"
+    path.write_text(text, encoding="utf-8")
+    return settings.load(path, **options)
+
+
+def refusal(tmp_path, text) -> str:
+    with pytest.raises(settings.SettingsError) as error:
+        load(tmp_path, text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_good_table(tmp_path):
+    one, two = load(tmp_path, GOOD)
+    assert (one.name, one.objective, one.replay) == ("one", "tlm", 0)
+    assert (two.name, two.objective, two.replay) == ("two", "mt+xss", 10)
+
+
+@pytest.mark.parametrize("path", sorted((root() / "params").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_tables_of_the_kit(path):
+    assert settings.load(path)
+
+
+def test_no_is_norwegian(tmp_path):
+    runs = load(tmp_path, GOOD.replace("objective: tlm", "taught: [no]\n    objective: tlm"))
+    assert runs[0].taught == ["no"]
+
+
+def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
+    text = "seeds: [1, 2]\n" + GOOD + "  - {name: three, objective: tlm, model: {run: one}}\n"
+    runs = {run.name: run for run in load(tmp_path, text)}
+    assert list(runs) == ["one-s1", "one-s2", "two-s1", "two-s2", "three-s1", "three-s2"]
+    assert runs["three-s2"].model.run == "one-s2"
+    assert (runs["three-s2"].seed, runs["three-s2"].row) == (2, "three")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "parts"),
+    [
+        ("replay: 10", "repaly: 10", 9, ["'two'", "repaly", "did you mean 'replay'"]),
+        ("replay: 10", "replay: lots", 9, ["'two'", "'replay'", "'lots'", "whole number", "'all'"]),
+        ("replay: 10", "replay: -1", 9, ["'replay'", "-1", "at least 0"]),
+        ("replay: 10", "replay: 1.5", 9, ["'replay'", "1.5"]),
+        ("objective: tlm", "objective: tml", 6, ["'one'", "'objective'", "'tml'", "tlm"]),
+        ("objective: tlm", "objective: tlm+tlm", 6, ["'objective'", "tlm+tlm"]),
+        ("{name: some/model}", "{nam: some/model}", 2, ["'model.nam'", "name"]),
+        ("{name: some/model}", "{name: a, run: b}", 2, ["'model'", "exactly one"]),
+        ("    objective: tlm", "    taught: [xxx]\n    objective: tlm", 6, ["'taught'", "'xxx'"]),
+        ("    objective: tlm", "    taught: [eng]\n    objective: tlm", 6, ["'taught'", "'eng'", "known"]),
+        ("    objective: tlm", "    pivots: [jav]\n    objective: tlm", 6, ["'pivots'", "jav"]),
+        ("  - name: two", "  - name: one", 7, ["'one'", "'name'", "no other run"]),
+        ("{file: past.jsonl}", "{run: zero}", 5, ["'past.run'", "'zero'", "a run above it"]),
+        ("    objective: tlm", "    threads: yes\n    objective: tlm", 6, ["'threads'", "'yes'"]),
+        ("    objective: tlm", "    accumulation: 3\n    objective: tlm", 6, ["'accumulation'", "3", "16"]),
+        ("objective: tlm", "objective: [tlm", 7, ["not valid YAML"]),
+        ("runs:", "rums:", 4, ["'rums'", "did you mean 'runs'"]),
+        ("  - name: two", "  - nome: two", 7, ["'name'", "nome"]),
+    ],
+)
+def test_bad_tables_are_refused_with_one_sentence(tmp_path, old, new, line, parts):
+    assert old in GOOD
+    message = refusal(tmp_path, GOOD.replace(old, new))
+    assert message.startswith(str(tmp_path / "table.yaml"))
+    for part in parts:
+        assert part in message, message
+    assert f"line {line}" in message, message
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    assert "line 7" in refusal(tmp_path, GOOD.replace("objective: tlm", "objective: tlm\n    objective: mt"))
+
+
+def test_a_missing_table(tmp_path):
+    with pytest.raises(settings.SettingsError, match="cannot be read"):
+        settings.load(tmp_path / "none.yaml")
+
+
+def test_changes_are_checked_too(tmp_path):
+    assert load(tmp_path, GOOD, row="two", changes={"replay": 5})[1].replay == 5
+    with pytest.raises(settings.SettingsError, match=r"changes, run 'two', field 'replay': found 'x'"):
+        load(tmp_path, GOOD, row="two", changes={"replay": "x"})
