@@ -1,13 +1,13 @@
 # make reproduce   the mini lab, from nothing to the report        make test    all tests
 # make lab         JupyterLab                                      make lint    ruff
-# make reproduce TABLE=params/nusax.yaml RUNS="base tlm"           make bench NAME=...   a benchmark
+# make reproduce TABLE=params/nusax.yaml RUNS="base tlm"        
 PYTHON ?= python3
 TABLE ?= params/mini.yaml
 RUNS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: reproduce test quick lab lint env bench
+.PHONY: reproduce test quick lab lint env
 
 reproduce: env
 	@$(BIN)/python -m ia_lib.runs run $(TABLE) $(RUNS)
@@ -24,9 +24,6 @@ lab: env
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-bench: env
-	@$(BIN)/python benchmarks/$(NAME).py
 
 env: $(READY)
 

@@ -85,6 +85,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
             )
     figure.add_hline(y=0, line={"color": _GREY, "width": 1})
     figure.update_xaxes(title="replayed samples r", type="category", categoryorder="array", categoryarray=ticks)
+    figure.update_layout(scattermode="group", scattergap=0.4)  # side by side where r is the same
     figure.update_yaxes(title="weighted F1 minus base (points)")
     return _style(figure, "What tuning changed, against the amount of replay")
 

@@ -19,7 +19,7 @@ from datasets import Dataset
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from ia_lib import alignment, corpora, prompts
+from ia_lib import alignment, corpora, languages, prompts
 from ia_lib.noise import generator, pick
 
 KNOWN = ["eng", "ind"]
@@ -224,11 +224,15 @@ def train_tokenizer(texts: list[str], vocabulary: int):
 
 
 def tokenizer_texts(pool: Dataset, parallel: Dataset) -> list[str]:
-    """What the tokenizer is trained on: the past data and the parallel text in all its languages, because a
-    multilingual model's tokenizer has seen the languages that the model itself does not know."""
+    """What the tokenizer is trained on: the past data, the words of all templates, and the parallel text in all its
+    languages, because a multilingual model's tokenizer has seen the languages that the model itself does not know."""
+    words = " ".join(
+        [*(t for kind in prompts.ANSWER_SLOTS for t in prompts.templates(kind)), *languages.NAMES.values()]
+    )
     codes = [column for column in parallel.column_names if column != "sentence_id"]
     past = [prompt + answer for prompt, answer in zip(pool["prompt"], pool["answer"], strict=True)]
-    return past + [text for code in codes for text in parallel[code]]
+    # as often as the rarer words of the text, or the templates of later runs would be read letter by letter
+    return past + [words] * 100 + [text for code in codes for text in parallel[code]]
 
 
 def new_model(settings, vocabulary: int, seed: int):

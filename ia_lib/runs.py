@@ -64,6 +64,8 @@ _PACKAGES = (
 )
 
 _COMMAND = (sys.executable, "-m", "ia_lib.runs")
+# What lies in a stage's folder only while it is being made.
+_SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 # Set while a stage's notebook is run as a job: what it needs is there or has failed, and it must not be made again.
 _JOB = "IA_JOB"
 
@@ -144,7 +146,7 @@ class Stage:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"))
+        self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -168,12 +170,11 @@ class Stage:
     def finish(self, device: str = "cpu") -> Path:
         """Write the manifest, put the artefacts in place and let go of the stage; returns their folder."""
         if not self.done:
-            for rubbish in ("key", "progress.json"):
-                (self.part / rubbish).unlink(missing_ok=True)
-            shutil.rmtree(self.part / "checkpoints", ignore_errors=True)
-            files = {
-                p.relative_to(self.part).as_posix(): _hash_file(p) for p in sorted(self.part.rglob("*")) if p.is_file()
-            }
+            (self.part / "manifest.json").unlink(missing_ok=True)
+            made = sorted(p for p in self.part.rglob("*") if p.is_file())
+            files = {p.relative_to(self.part).as_posix(): _hash_file(p) for p in made}
+            # what a killed stage would go on from stays until the rest is in place
+            files = {name: value for name, value in files.items() if name.split("/")[0] not in _SCAFFOLDING}
             manifest = {
                 "stage": self.name,
                 "table": self.table.path.name,
@@ -182,7 +183,8 @@ class Stage:
                 "settings": self.run.model_dump(mode="json") if self.run else None,
                 "key": self.key,
                 "inputs": {str(needed): needed.manifest["digest"] for needed in self.needs},
-                "digest": _hash(files),
+                # a log tells how fast it went, which is no part of what was made
+                "digest": _hash({name: value for name, value in files.items() if name != "log.jsonl"}),
                 "files": files,
                 "code": _code_hash(self.name),
                 "versions": {"python": platform.python_version(), **_versions()},
@@ -200,7 +202,10 @@ class Stage:
                 os.replace(self.folder, old)
             os.replace(self.part, self.folder)
             shutil.rmtree(old, ignore_errors=True)
-        self._lock.release()
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            for name in _SCAFFOLDING - {"checkpoints"}:
+                (self.folder / name).unlink(missing_ok=True)
+        self._lock.release(force=True)
         return self.folder
 
     def notebook(self, kind: str = "") -> Path:

@@ -177,10 +177,9 @@ def _score(model, batch: list[_Text], pad: int) -> np.ndarray:
     longest = max(len(s) for t in batch for s in t.suffixes)
     more = longest > 1
     out = model(
-        **_inputs(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0)),
+        **_inputs(model, ids, mask, (mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=1),
         past_key_values=DynamicCache(config=model.config) if more else None,
         use_cache=more,
-        logits_to_keep=1,
     )
     first = out.logits[:, -1].float().log_softmax(-1)
     # the tokens of each suffix that are the label's, [rows, labels, longest]
@@ -210,9 +209,8 @@ def _score(model, batch: list[_Text], pad: int) -> np.ndarray:
     return (logprobs.double() * counts).sum(2).cpu().numpy()
 
 
-def _inputs(model, ids, mask, positions) -> dict:
-    """What every causal model takes, and positions for those that count them."""
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if "position_ids" in inspect.signature(model.forward).parameters:
-        inputs["position_ids"] = positions
-    return inputs
+def _inputs(model, ids, mask, positions, **more) -> dict:
+    """What every causal model takes, and of the rest what this one takes (BLOOM counts no positions)."""
+    accepted = inspect.signature(model.forward).parameters
+    more = {"position_ids": positions, **more}
+    return {"input_ids": ids, "attention_mask": mask, **{k: v for k, v in more.items() if k in accepted}}

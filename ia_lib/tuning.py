@@ -162,13 +162,10 @@ class AnswerTrainer(Trainer):
         # the vocabulary's logits are needed from one position before the first token that counts
         keep = weights.shape[1] - int((weights > 0).any(0).nonzero()[0]) + 1
         accepted = inspect.signature(self.model.forward).parameters
-        outputs = model(
-            **{k: v for k, v in inputs.items() if k != "weights" and k in accepted},
-            logits_to_keep=keep,
-            use_cache=False,
-        )
+        given = {**inputs, "logits_to_keep": keep, "use_cache": False}
+        outputs = model(**{name: value for name, value in given.items() if name in accepted})
         counted = weights[:, 1 - keep :] > 0
-        logits = outputs.logits[:, :-1][counted].float()
+        logits = outputs.logits[:, -keep:-1][counted].float()
         targets = inputs["input_ids"][:, 1 - keep :][counted]
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights[:, 1 - keep :][counted]).sum()
@@ -244,7 +241,8 @@ def tune(
     checkpoint. AdamW, gradient norm cut at 1, learning rate linear to 0 after a linear warm-up of that share of steps.
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
-    `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a killed run ends with the weights of an unbroken one.
+    `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
+    killed run ends with the weights of an unbroken one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weighed = weigh(rows, batch_size, loss, loss_average)

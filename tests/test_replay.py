@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import pytest
 from datasets import Dataset
@@ -55,7 +56,7 @@ def test_sorting_by_length_keeps_the_rows_and_the_alternation():
     # within a window the batches do not overlap in length
     first = [rows[s * 8 : s * 8 + 8] for s in range(5)]
     spans = sorted([sorted(lengths["new"][i] for kind, i in batch if kind == "new") for batch in first])
-    assert all(a[-1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a[-1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
 def test_unequal_kinds_and_wrong_counts_are_refused():

@@ -7,7 +7,7 @@ import torch
 from ia_lib.scoring import ScoringError, label_logprobs
 
 pytestmark = pytest.mark.quick
-WORDS = "makanan hotel sangat bagus tidak Kami the food was not good ___ 12 % “é”".split()
+WORDS = ["makanan", "hotel", "sangat", "bagus", "tidak", "the", "food", "was", "not", "good", "___", "12", "%", "“é”"]
 LABELS = ["negative", "neutral", "positive", "yes", "yes indeed", "sangat tidak bagus, sekali"]
 
 
@@ -58,9 +58,12 @@ def test_order_and_padding_side_do_not_matter(model, tokenizer):
 
 
 def test_counts(model, tokenizer):
-    scores = label_logprobs(model, tokenizer, ["The food is ", "Kami\n"], ["good", "yes indeed"])
+    asked, labels = ["The food is ", "Kami\n"], ["good", "yes indeed"]
+    scores = label_logprobs(model, tokenizer, asked, labels)
     assert scores.label_chars.tolist() == [[4, 10], [4, 10]]
-    whole = [[len(tokenizer(p + l)["input_ids"]) for l in ("good", "yes indeed")] for p in ("The food is ", "Kami\n")]
+    whole = [
+        [len(tokenizer(p + label)["input_ids"]) for label in ("good", "yes indeed")] for p in ("The food is ", "Kami\n")
+    ]
     assert (scores.label_tokens + scores.prompt_tokens).tolist() == whole
     assert (scores.label_tokens > 0).all()
 

@@ -1,0 +1,89 @@
+import collections
+import itertools
+
+import pytest
+import torch
+
+from ia_lib import corpora, minilab
+from ia_lib.settings import Mixture, New
+
+pytestmark = pytest.mark.quick
+POLAR = ("good", "bad", "glad", "sad", "boon", "bane", "praise", "blame")
+
+
+def test_the_grammar_is_as_large_as_it_says():
+    grammar = minilab.grammar()
+    assert len(grammar["sentiment"]) >= 20
+    assert len(grammar["other"]) >= 20
+    entries = [entry for slot in grammar["slots"].values() for entry in slot]
+    polar = [indonesian for name in POLAR for indonesian, _ in grammar["slots"][name]]
+    assert len(entries) >= 200
+    assert len(set(polar)) == len(polar) > 140
+    # every polar word has a translation in every language
+    assert all(word in entries for entries in minilab.lexicon().values() for word in polar)
+    assert set(minilab.lexicon()) == {"sun", "jav", "ban", "min", "bug", "ace", "bjn", "bbc", "mad", "nij"}
+
+
+def test_labels_are_balanced_and_not_given_away_by_the_template():
+    sentences = list(itertools.islice(minilab.sentences(1), 3000))
+    counts = collections.Counter(sentence["label"] for sentence in sentences)
+    assert min(counts[label] for label in corpora.LABELS["sentiment"]) > 550
+    assert counts[None] > 800
+    assert len({sentence["ind"] for sentence in sentences}) == 3000
+
+
+def test_no_word_is_invented():
+    for code, entries in minilab.lexicon().items():
+        words = {word for entry in entries.values() for word in entry.split()}
+        for sentence in itertools.islice(minilab.sentences(2), 200):
+            indonesian = {word.strip(".,?").lower() for word in sentence["ind"].split()}
+            translated = {word.strip(".,?").lower() for word in minilab.translate(sentence["ind"], code).split()}
+            assert translated <= words | indonesian
+
+
+def test_translation_word_by_word():
+    entries = minilab.lexicon()["jav"]
+    assert minilab.translate("Hotel ini sangat luar biasa.", "jav") == (
+        f"Hotel ini {entries['sangat']} {entries['luar biasa']}."
+    )
+    shares = minilab.untranslated_shares(1, 200)
+    assert all(0.4 < share < 0.9 for share in shares.values())
+
+
+def test_files_are_disjoint_and_the_same_each_time(lab, tmp_path):
+    sizes = {"base": 300, "train": 120, "valid": 12, "test": 30}
+    again = minilab.write(tmp_path / "lab", 1, ["eng", "ind", "sun", "jav", "bbc"], sizes)
+    files = sorted(path.relative_to(lab) for path in lab.rglob("*.csv"))
+    assert files == sorted(path.relative_to(again) for path in again.rglob("*.csv"))
+    assert all((lab / path).read_bytes() == (again / path).read_bytes() for path in files)
+    parts = [set(corpora.parallel(lab, ["ind"], split)["ind"]) for split in ("base", "train")]
+    parts += [set(corpora.labelled(lab, "sentiment", ["ind"], split)["text"]) for split in ("valid", "test")]
+    for one, other in itertools.combinations(parts, 2):
+        assert not one & other
+    assert [len(part) for part in parts] == [300, 120, 12, 30]
+
+
+def test_the_past_is_a_mixture_in_the_known_languages(lab):
+    settings = Mixture(sentiment=25, mt=45, xss=15, mlm=15, rows=4000)
+    past = minilab.mixture(lab, ["eng", "ind"], settings, 1)
+    shares = collections.Counter(past["objective"])
+    for name, share in (("sentiment", 25), ("mt", 45), ("xss", 15), ("mlm", 15)):
+        assert shares[name] / 4000 == pytest.approx(share / 100, abs=0.03)
+    assert set(past["language"]) == {"eng", "ind"}
+    assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(
+        corpora.LABELS["sentiment"]
+    )
+
+
+def test_tokenizer_and_model_depend_on_their_seed_alone(lab, parallel):
+    texts = parallel["ind"][:] + parallel["jav"][:]
+    first, second = (minilab.train_tokenizer(texts, 500) for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+    assert first.decode(first("Ada “é” 😀?")["input_ids"]) == "Ada “é” 😀?"
+    torch.manual_seed(5)
+    one = minilab.new_model(New(hidden=16), 500, 1)
+    torch.manual_seed(6)
+    two, other = minilab.new_model(New(hidden=16), 500, 1), minilab.new_model(New(hidden=16), 500, 2)
+    assert torch.equal(one.lm_head.weight, two.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    assert one.lm_head.weight is one.transformer.word_embeddings.weight

@@ -1,0 +1,64 @@
+import re
+
+import nbformat
+import papermill
+import pytest
+
+from ia_lib.runs import root
+
+NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_thin_and_clean(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells[0].metadata["tags"] == ["parameters"]
+    assert len(cells) <= 14
+    for cell in cells:
+        assert not cell.outputs
+        assert cell.execution_count is None
+        assert not re.search(r"^\s*(def|class)\s", cell.source, re.MULTILINE)
+
+
+def outputs(path) -> str:
+    notebook = nbformat.read(path, as_version=4)
+    parts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            parts.append(output.get("text", ""))
+            parts += [str(value) for value in output.get("data", {}).values()]
+    return "\n".join(parts)
+
+
+def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
+    shown = {stage.name: outputs(stage.notebook()) for stage in finished.stages(["tlm"]) if stage.run.name == "tlm"}
+    assert "[[" in shown["data"]
+    assert "noise" in shown["data"]
+    assert "expected" in shown["data"]
+    assert re.search(r"old \|.*\n\s*new \|", shown["tune"])
+    assert "device: " in shown["tune"]
+    assert "Loss: step 6 of 6" in shown["tune"]
+    assert "Ġ" in shown["evaluate"]
+    assert "(nats)" in shown["evaluate"]
+    assert "weighted_f1" in shown["evaluate"]
+    report = outputs(finished.report().notebook())
+    assert report.count("application/vnd.plotly") + report.count("'data': [") >= 3
+
+
+@pytest.mark.parametrize("name", ["1_data", "2_tune"])
+def test_a_notebook_opened_by_hand_makes_what_is_missing_and_takes_changes(table, tmp_path, name):
+    parameters = {
+        "table": str(table),
+        "run": "tlm",
+        "outputs_dir": str(tmp_path / "out"),
+        "changes": {"objective": "mt"},
+    }
+    papermill.execute_notebook(
+        root() / "notebooks" / f"{name}.ipynb", tmp_path / "done.ipynb", parameters, cwd=root(), progress_bar=False
+    )
+    folder = tmp_path / "out" / "tiny" / "tlm~objective=mt"
+    assert (folder / ("data" if name == "1_data" else "tune") / "manifest.json").is_file()
+    assert "run tlm~objective=mt: objective mt" in outputs(tmp_path / "done.ipynb") or name != "1_data"

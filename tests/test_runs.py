@@ -1,0 +1,245 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from ia_lib import runs
+from ia_lib.runs import Table, root
+
+
+def statuses(table):
+    return {str(stage): stage.status for stage in table.stages()}
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "ia_lib.runs", *map(str, arguments)],
+        cwd=root(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        **options,
+    )
+
+
+def test_a_finished_table_has_all_artefacts(finished):
+    assert set(statuses(finished).values()) == {"finished"}
+    for stage in finished.stages():
+        manifest = stage.manifest
+        assert manifest["settings"]["name"] == stage.run.name
+        assert manifest["seed"] == 1
+        assert manifest["seconds"] > 0
+        assert manifest["peak_memory_mb"] > 10
+        on_disk = {p.relative_to(stage.folder).as_posix() for p in stage.folder.rglob("*") if p.is_file()}
+        assert set(manifest["files"]) == on_disk - {"manifest.json"}
+        assert stage.notebook().is_file()
+        assert not stage.part.exists()
+    tlm = finished.folder / "tlm"
+    instructions = pd.read_parquet(tlm / "data" / "instructions.parquet")
+    assert list(instructions["split"].value_counts()) == [12, 6]
+    assert len(pd.read_parquet(tlm / "data" / "replay.parquet")) == 40
+    assert (tlm / "tune" / "model" / "model.safetensors").is_file()
+    assert (tlm / "tune" / "model" / "README.md").is_file()
+    assert len(pd.read_parquet(tlm / "evaluate" / "scores.parquet")) == 12 * 5 * 3 * 3
+    assert not list(finished.folder.rglob("*.bin"))
+    assert not list(finished.folder.rglob("*.pt"))
+
+
+def test_replay_rows_are_those_the_base_was_trained_on(finished):
+    replayed = pd.read_parquet(finished.folder / "tlm" / "data" / "replay.parquet")
+    base = pd.read_parquet(finished.folder / "base" / "data" / "replay.parquet")
+    trained = base[base["split"] == "train"].reset_index(drop=True)
+    assert (trained.loc[replayed["pool_row"], "prompt"].to_numpy() == replayed["prompt"].to_numpy()).all()
+
+
+def test_a_second_run_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
+    begin = time.monotonic()
+    assert Table(finished.path, finished.outputs).execute() == []
+    assert time.monotonic() - begin < 20
+    assert before == {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("objective: tlm", "objective: tlm # a comment", set()),
+        ("  save_steps: 2", "  save_steps: 3", set()),
+        ("objective: tlm", "objective: tlm, examples: 6", {"tlm: evaluate"}),
+        ("objective: tlm", "objective: tlm, weight_decay: 0.1", {"tlm: tune", "tlm: evaluate"}),
+        ("objective: tlm", "objective: mt", {"tlm: data", "tlm: tune", "tlm: evaluate"}),
+        ("replay: all", "seed: 2, replay: all".replace(", ", "\n    "), None),
+    ],
+)
+def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, new, expected):
+    changed = tmp_path / "tiny.yaml"
+    text = finished.path.read_text()
+    assert old in text
+    changed.write_text(text.replace(old, new))
+    found = {name for name, status in statuses(Table(changed, finished.outputs)).items() if status != "finished"}
+    assert found == (set(statuses(finished)) if expected is None else expected)
+
+
+def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    manifest = tmp_path / "outputs" / "tiny" / "base" / "tune" / "manifest.json"
+    record = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**record, "digest": "other weights"}))
+    found = statuses(Table(finished.path, tmp_path / "outputs"))
+    assert found["tlm: tune"] == found["tlm: evaluate"] == found["base: evaluate"] == "inputs changed"
+    assert found["tlm: data"] == "finished"
+
+
+def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished, tmp_path):
+    text = (
+        finished.path.read_text() + "  - {name: broken, objective: tlm, replay: 10000}\n  - {name: mt, objective: mt}\n"
+    )
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    import shutil
+
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    answer = command("run", path, "--outputs", tmp_path / "outputs")
+    assert answer.returncode == 1
+    assert "broken: data: failed" in answer.stderr
+    table = Table(path, tmp_path / "outputs")
+    found = statuses(table)
+    assert found["broken: data"] == "interrupted"
+    assert {status for name, status in found.items() if not name.startswith("broken")} == {"finished"}
+    notebook = table.stage("broken", "data").notebook("failed").read_text()
+    assert "the pool of past data has" in notebook
+    page = (table.folder / "report" / "index.html").read_text()
+    assert "Not finished:</strong> broken" in page
+    assert "mt" in set(pd.read_csv(table.folder / "report" / "results.csv")["run"])
+
+
+def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finished, tmp_path):
+    import shutil
+
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(finished.path.read_text().replace("objective: tlm", "objective: tlm, steps: 400, replay: 100"))
+    shutil.rmtree(tmp_path / "outputs" / "tiny" / "tlm")
+    table = Table(path, tmp_path / "outputs")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ia_lib.runs", "run", str(path), "--outputs", str(tmp_path / "outputs")],
+        cwd=root(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    tune = table.stage("tlm", "tune")
+    deadline = time.monotonic() + 300
+    while not list(tune.part.glob("checkpoints/checkpoint-*/trainer_state.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    _kill_tree(process.pid)
+    process.wait()
+    assert tune.status == "interrupted"
+    checkpoints = {path.name for path in tune.part.glob("checkpoints/*")}
+    assert checkpoints
+    assert table.execute() == []
+    assert tune.status == "finished"
+    steps = [json.loads(line)["step"] for line in (tune.folder / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] == 400
+
+
+def _kill_tree(pid):
+    import psutil
+
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.quick
+def test_plan_does_no_work(table, tmp_path):
+    answer = command("plan", table, "--outputs", tmp_path / "outputs")
+    assert answer.returncode == 0
+    assert "tlm: tune" in answer.stdout
+    assert "6 steps of 4 rows" in answer.stdout
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.quick
+def test_bad_tables_and_names_end_with_one_line(table, tmp_path):
+    answer = command("run", table, "none", "--outputs", tmp_path / "outputs")
+    assert answer.returncode == 1
+    assert "found no run 'none'; allowed: base, tlm" in answer.stderr
+    table.write_text(table.read_text().replace("steps: 6", "stepz: 6"))
+    answer = command("run", table, "--outputs", tmp_path / "outputs")
+    assert answer.returncode == 1
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert "did you mean 'steps'" in answer.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_show(finished):
+    answer = command("show", finished.path, "--outputs", finished.outputs)
+    assert "known before" in answer.stdout
+    assert "chance" in answer.stdout
+    answer = command("show", finished.path, "tlm", "--outputs", finished.outputs)
+    assert '"objective": "tlm"' in answer.stdout
+    assert "tune: finished" in answer.stdout
+
+
+@pytest.mark.quick
+def test_a_stage_is_worked_on_by_one_process_alone(table, tmp_path):
+    first = Table(table, tmp_path).stage("base", "data").open()
+    code = f"from ia_lib.runs import Table\nTable({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
+    assert "another process is at work on base: data" in answer.stderr
+    assert first.part.is_dir()
+
+
+@pytest.mark.quick
+def test_changes_make_a_run_of_their_own(table, tmp_path):
+    made = Table(table, tmp_path)
+    run = made.add(made.run("tlm"), {"objective": "mt", "replay": 20})
+    assert run.name == "tlm~objective=mt,replay=20"
+    assert made.stage(run.name, "data").key != made.stage("tlm", "data").key
+    assert [str(stage) for stage in made.missing(made.stage(run.name, "tune"))] == [
+        "base: data",
+        f"{run.name}: data",
+        "base: tune",
+    ]
+
+
+@pytest.mark.quick
+def test_the_snakefile_lints_as_a_graph(table, tmp_path):
+    answer = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--dry-run",
+            "--profile",
+            "profiles/default",
+            "--directory",
+            str(tmp_path),
+            "--config",
+            f"table={table}",
+            f"outputs={tmp_path / 'outputs'}",
+        ],
+        cwd=root(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert not (tmp_path / "outputs" / "tiny" / "base").exists()
+
+
+@pytest.mark.quick
+def test_times_read_like_times():
+    assert runs._minutes(20) == "20 s"
+    assert runs._minutes(90) == "2 min"
