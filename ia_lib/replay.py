@@ -1,4 +1,4 @@
-"""Replay of the model's old instruction data: r rows, strictly alternated with new ones (InstructAlign, section 3.2)."""
+"""Replay of old instruction data: r rows, strictly alternated with new ones (InstructAlign, section 3.2)."""
 
 from collections.abc import Iterator
 
