@@ -68,6 +68,19 @@ def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, a
 
 
 @pytest.mark.quick
+def test_the_fused_activation_is_blooms_own(model, tokenizer):
+    ids = torch.randint(3, len(tokenizer), (2, 20))
+    plain, fused = copy(model).train(), tuning.fuse_gelu(copy(model)).train()
+    assert "BloomGelu" in str(plain)
+    assert "BloomGelu" not in str(fused)
+    for one in (plain, fused):
+        one(ids, labels=ids).loss.backward()
+    torch.testing.assert_close(plain(ids).logits, fused(ids).logits, atol=1e-5, rtol=1e-5)
+    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.quick
 def test_weights_of_a_batch_sum_to_one(rows):
     for average in ("example", "token"):
         for loss in ("answer", "all"):
