@@ -61,6 +61,8 @@ def encode(tokenizer, prompts: Sequence[str], answers: Sequence[str], max_length
     its prompt, never its answer, unless the answer alone is longer: then the answer's end is cut, and the second
     value returned counts such rows.
     """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-sequence token; give it one (tokenizer.eos_token)")
     rows, cut = [], 0
     if not prompts:
         return rows, cut

@@ -716,6 +716,8 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--cores", type=int, help="default: all there are")
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
     options = parser.parse_args(arguments)
+    # who ends the run ends its jobs too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         table = Table(options.table, options.outputs)
         if options.command == "plan":

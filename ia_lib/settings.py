@@ -114,7 +114,7 @@ class DataSettings(_Part):
     old_per_step: Count = 16
     validation_sentences: Count = 50
     validation_rows: Count = 256
-    max_length: Count = 256
+    max_length: Annotated[int, Field(ge=16, strict=True)] = 256
 
 
 class TuneSettings(_Part):

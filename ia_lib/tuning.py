@@ -180,9 +180,6 @@ class AnswerTrainer(Trainer):
         targets = inputs["input_ids"][:, 1 - keep :][counted]
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         loss = (losses * weights[:, 1 - keep :][counted]).sum()
-        # each process sees its share of the batch, and their gradients are averaged
-        if model.training:
-            loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -294,7 +291,7 @@ def tune(
         args=arguments,
         train_dataset=weighed,
         eval_dataset=held_out or None,
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id),
         callbacks=[_Log(folder / "log.jsonl", per_step, on_log, on_progress)],
     )
     # it would print every record; the log and the caller's own display take its place
