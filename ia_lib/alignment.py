@@ -115,11 +115,14 @@ def stream(parallel: Dataset, rows: int, **settings) -> Iterator[dict]:
     """The first `rows` rows of epoch 0, 1, 2, ... of `instructions(parallel, **settings)`."""
     epoch = 0
     while rows > 0:
+        before = rows
         for row in instructions(parallel, epoch=epoch, **settings):
             yield row
             rows -= 1
             if rows == 0:
                 return
+        if rows == before:
+            raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
         epoch += 1
 
 

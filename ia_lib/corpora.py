@@ -51,6 +51,9 @@ def labelled(folder: Path, task: str, codes: list[str], split: str) -> Dataset:
     for code in codes:
         path = Path(folder) / task / column(code) / f"{split}.csv"
         frame = _read(path, ["id", "text", "label"])
+        again = frame.index[frame["id"].duplicated()]
+        if len(again):
+            raise CorpusError(f"{path}, row {again[0] + 1}: the id {frame['id'][again[0]]!r} was used before")
         for line, label in enumerate(frame["label"]):
             if label not in LABELS[task]:
                 raise CorpusError(
@@ -80,9 +83,14 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer") -> D
         records = [r for r in pd.read_parquet(path).to_dict("records") if r.get("split", "train") == "train"]
     else:
         records = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
             try:
-                records.append(json.loads(line))
+                lines = file.readlines()
+            except UnicodeDecodeError as error:
+                raise CorpusError(f"{path}: the file is not UTF-8 text ({error.reason})") from None
+        for number, line in enumerate(lines, 1):
+            try:
+                records += [json.loads(line)] if line.strip() else []
             except json.JSONDecodeError as error:
                 raise CorpusError(f"{path}, line {number}: this is no JSON object ({error.msg})") from None
     for number, record in enumerate(records, 1):
@@ -107,6 +115,8 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: the file is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise CorpusError(f"{path}: this is no CSV table ({' '.join(str(error).split())})") from None
     for name in columns:
         if name not in frame:
             raise CorpusError(f"{path}: there is no column {name!r}; found: {', '.join(frame.columns)}")

@@ -107,6 +107,8 @@ def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:
         value = value / scores["label_chars"]
     elif rule != "label_sum":
         raise ValueError(f"rule: found {rule!r}; allowed: label_sum, label_mean, label_per_char")
+    if value.isna().any():
+        raise ValueError("some scores are not numbers: the model's training has diverged; try a lower learning_rate")
     best = value.groupby([scores[c] for c in ("task", "language", "example", "prompt")], sort=False).idxmax()
     frame = scores.loc[best, ["task", "language", "example", "prompt", "gold", "label"]]
     return frame.rename(columns={"label": "predicted"}).reset_index(drop=True)
@@ -142,7 +144,9 @@ def metrics(
         if reference is not None:
             others = _cells(reference[reference["task"] == task], task, majority[task], seed)
             for key, cell in cells.items():
-                cell.base = others.get(key)
+                # a difference is paired, so it needs the very same examples
+                if key in others and others[key].examples == cell.examples:
+                    cell.base = others[key]
         for group, languages in groups.items():
             present = [language for language in languages if any(key[0] == language for key in cells)]
             numbers = sorted({prompt for _, prompt in cells})
@@ -162,6 +166,7 @@ def _cells(frame: pd.DataFrame, task: str, majority: str, seed: int) -> dict[tup
     for (language, prompt), part in frame.groupby(["language", "prompt"]):
         part = part.sort_values("example")
         cells[language, prompt] = _Cell(part["gold"], part["predicted"], LABELS[task], majority)
+        cells[language, prompt].examples = list(zip(part["example"], part["gold"], strict=True))
     weights = {n: _resamples(n, seed) for n in {cell.size for cell in cells.values()}}
     guesses = {n: np.random.default_rng([seed, n]).integers(len(LABELS[task]), size=(RESAMPLES, n)) for n in weights}
     for cell in cells.values():

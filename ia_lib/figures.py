@@ -35,6 +35,7 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
             x=[_group_title(group) for group in groups],
             y=part["weighted_f1"],
             marker_color=COLOURS[i % len(COLOURS)],
+            marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
             error_y={
                 "type": "data",
                 "array": part["high"] - part["weighted_f1"],
@@ -51,7 +52,8 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
         note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False}
         figure.add_annotation(**note, xref="paper", x=1.0, xanchor="left", y=level)
     figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="run")
-    return _style(figure, "Weighted F1 by group of languages, with 95% intervals")
+    bars = "the range over seeds" if frame["seeds"].max() > 1 else "95% intervals"
+    return _style(figure, f"Weighted F1 by group of languages, with {bars}")
 
 
 def difference_to_base(results: pd.DataFrame) -> go.Figure:
@@ -60,6 +62,8 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     One panel line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
     frame = _per_row(results).dropna(subset=["difference"])
+    frame = frame[frame["replay"].astype(str) != "all"]
+    frame["replay"] = frame["replay"].astype(int)
     counts = sorted({int(r) for r in frame["replay"]})
     ticks = [f"{count:,}" for count in counts]
     figure = go.Figure()
@@ -172,7 +176,7 @@ def _per_row(results: pd.DataFrame) -> pd.DataFrame:
     frame = results[(results["language"] == "all") & (results["prompt"] == "all")]
     lines = []
     for _, part in frame.groupby(["row", "group"], sort=False):
-        line = part.iloc[0].to_dict()
+        line = {**part.iloc[0].to_dict(), "seeds": len(part)}
         if len(part) > 1:
             for name, low, high in (
                 ("weighted_f1", "low", "high"),

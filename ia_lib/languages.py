@@ -33,6 +33,9 @@ NAMES = {
     "zh": "Chinese",
 }
 
+# What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.
+NUSAX = ("eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn", "bbc", "mad", "nij")
+
 # The three groups of the papers and what readers who are no specialists are told.
 GROUPS = {"L1": "known before", "L2": "taught", "L3": "never seen"}
 

@@ -60,7 +60,7 @@ def untranslated_shares(seed: int, count: int = 2000) -> dict[str, float]:
 def sentences(seed: int) -> Iterator[dict]:
     """Endless distinct sentences: `ind`, `eng` and `label` (None for a sentence that passes no judgement).
 
-    Two sentences in three come from the sentiment templates, with the three labels equally often.
+    Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
     """
     rng = generator(seed, "sentences")
     by_label = {
@@ -68,7 +68,7 @@ def sentences(seed: int) -> Iterator[dict]:
     }
     seen = set()
     while True:
-        judges = rng.random() < 2 / 3
+        judges = rng.random() < 1 / 2
         template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
         words: dict[str, list[str]] = {}
         for slot, digit in _SLOT.findall(template["ind"]):
@@ -143,7 +143,7 @@ def mixture(folder: Path, codes: list[str], settings, seed: int) -> Dataset:
 
 
 def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:
-    source = sentences(seed)
+    source = _unlike(sentences(seed), codes)
     base = [next(source) for _ in range(sizes["base"])]
     train = [next(source) for _ in range(sizes["train"])]
     _save(folder / "mt" / "base.csv", {corpora.column(c): [s[c] for s in base] for c in KNOWN})
@@ -158,6 +158,16 @@ def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> 
                 rows.append(sentence)
         for code in codes:
             _save_labelled(folder, code, split, rows)
+
+
+def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
+    """The sentences that no earlier one equals in any language: two words can have one translation."""
+    seen: set[tuple[str, str]] = set()
+    for sentence in source:
+        written = {(code, _in(sentence, code)) for code in codes}
+        if not written & seen:
+            seen |= written
+            yield sentence
 
 
 def _save_labelled(folder: Path, code: str, split: str, rows: list[dict]) -> None:

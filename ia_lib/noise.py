@@ -2,7 +2,7 @@
 
 The mixture is the released one (InstructAlign, section 3.1, and the released code): 24% infilling, 24% deletion,
 24% permutation, 8% each pair, 4% all three. It works on words, so that punctuation and spacing stay where they are,
-and it never returns a text without a word.
+and it never returns an empty text.
 """
 
 import random

@@ -8,12 +8,7 @@ from ia_lib.noise import generator, shuffled
 
 
 def sample(pool_size: int, r: int, seed: int) -> list[int]:
-    """The indices of r rows drawn uniformly without replacement from a pool, in the order they were drawn.
-
-    Raises ValueError if the pool has fewer than r rows.
-    """
-    if r > pool_size:
-        raise ValueError(f"replay: found {r:,}, but the pool of past data has {pool_size:,} rows; allowed: 0 to that")
+    """The indices of r rows drawn uniformly without replacement from a pool, in the order they were drawn."""
     return shuffled(generator(seed, "replay"), pool_size)[:r]
 
 
@@ -26,6 +21,11 @@ def draw(pool: Dataset, r: int | str, seed: int, validation_rows: int = 0) -> Da
     Raises ValueError if the pool has too few rows.
     """
     count = len(pool) - validation_rows if r == "all" else r
+    if count + validation_rows > len(pool) or (r == "all" and count < 1):
+        beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
+        raise ValueError(
+            f"replay: found {r}{beside}, but the pool of past data has {len(pool):,} rows; allowed: what it has"
+        )
     rows = sample(len(pool), count + validation_rows, seed)
     splits = ["train"] * count + ["validation"] * validation_rows
     return pool.select(rows).add_column("pool_row", rows).add_column("split", splits)

@@ -43,9 +43,8 @@ def results(evaluated: list[tuple]) -> pd.DataFrame:
 def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
     """The report's figures by their file names; the one against r needs tuned runs with a base."""
     drawn = {"groups": figures.group_bars(table), "languages": figures.heat_map(table)}
-    tuned = table[table["difference"].notna() & (table["replay"] != "all")] if "difference" in table else table[:0]
-    if len(tuned):
-        drawn["difference"] = figures.difference_to_base(tuned)
+    if (table["difference"].notna() & (table["replay"].astype(str) != "all")).any():
+        drawn["difference"] = figures.difference_to_base(table)
     return drawn
 
 
@@ -75,7 +74,10 @@ def write(
         name=name,
         generated=GENERATED_TEXT if any(run.corpus == "minilab" for run in runs) else None,
         groups=GROUPS,
-        languages={group: [NAMES[code] for code in codes] for group, codes in runs[0].groups.items()},
+        languages={
+            group: [NAMES[code] for code in dict.fromkeys(code for run in runs for code in run.groups[group])]
+            for group in GROUPS
+        },
         summary=_summary(table),
         baselines=table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
         chance_cells=_chance_cells(table),

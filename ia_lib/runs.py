@@ -40,9 +40,9 @@ STAGE_VERSION = {"data": 1, "tune": 1, "evaluate": 1, "report": 1}
 # The modules whose change may change a stage's artefacts; `plan` says so, and `run --changed` acts on it.
 STAGE_CODE = {
     "data": ("languages", "corpora", "noise", "prompts", "alignment", "replay", "minilab"),
-    "tune": ("replay", "tuning", "minilab"),
-    "evaluate": ("corpora", "prompts", "scoring", "evaluation"),
-    "report": ("figures", "report", "languages"),
+    "tune": ("prompts", "replay", "tuning", "minilab"),
+    "evaluate": ("languages", "corpora", "prompts", "tuning", "scoring", "evaluation", "minilab"),
+    "report": ("figures", "report", "languages", "evaluation"),
 }
 # Fields that change how a stage is carried out and not what it makes.
 _NO_MATTER = {"save_steps", "log_steps", "data_dir", "batch_tokens"}
@@ -152,11 +152,13 @@ class Stage:
         except Timeout:
             raise RuntimeError(f"another process is at work on {self} in {self.folder.parent}") from None
         if not self.done:
+            # inputs that were made anew count too: a checkpoint must not go on with other data
+            made_from = _hash([self.key, *(needed.manifest["digest"] for needed in self.needs)])
             stamp = self.part / "key"
-            if not stamp.is_file() or stamp.read_text() != self.key:
+            if not stamp.is_file() or stamp.read_text() != made_from:
                 shutil.rmtree(self.part, ignore_errors=True)
                 self.part.mkdir()
-                stamp.write_text(self.key)
+                stamp.write_text(made_from)
         self._started = time.time()
         return self
 
@@ -227,9 +229,11 @@ class Stage:
 class Table:
     """A table of settings with its folder of outputs."""
 
-    def __init__(self, path: str | Path, outputs_dir: str | Path = "outputs", changes: dict[str, Any] | None = None):
+    def __init__(self, path: str | Path, outputs_dir: str | Path = "outputs"):
         self.path = _locate(path)
-        self.runs = tables.load(self.path, changes)
+        self.runs = tables.load(self.path)
+        # runs that `add` made: their name -> the run they came from and what was changed
+        self.changed: dict[str, tuple[str, dict[str, Any]]] = {}
         outputs = Path(outputs_dir).expanduser()
         self.outputs = outputs if outputs.is_absolute() else root() / outputs
         self.folder = self.outputs / self.path.stem
@@ -283,9 +287,12 @@ class Table:
     def add(self, run: Settings, changes: dict[str, Any]) -> Settings:
         """A run of its own with some fields changed, named after the changes; returns it."""
         changed = next(r for r in tables.load(self.path, run.row, changes) if r.name == run.name)
-        label = ",".join(f"{k}={v}" for k, v in sorted(changes.items()))
-        label = "".join(c if c.isalnum() or c in "_.+=,-" else "_" for c in label)
-        changed = changed.model_copy(update={"name": f"{run.name}~{label[:80]}", "changes": changes})
+        exact = ",".join(f"{k}={v}" for k, v in sorted(changes.items()))
+        label = "".join(c if c.isalnum() or c in "_.+=,-" else "_" for c in exact)[:60]
+        if label != exact:
+            label += f"~{_hash(changes)[:6]}"
+        changed = changed.model_copy(update={"name": f"{run.name}~{label}"})
+        self.changed[changed.name] = (run.name, changes)
         self.runs.append(changed)
         self.__dict__.pop("by_name", None)
         return changed
@@ -302,7 +309,9 @@ class Table:
                 (stage.folder / "manifest.json").unlink()
         failed = self.make([stage for stage in self.stages(runs) if not stage.done], runs, cores)
         report = self.report(finished_only=True)
-        if report.needs and (not report.done or (changed and report.code_changed)):
+        if changed and report.code_changed:
+            (report.folder / "manifest.json").unlink()
+        if report.needs and not report.done:
             failed += self._report()
         return failed
 
@@ -323,13 +332,14 @@ class Table:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
         command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(jobs)]
         command += ["--cores", str(cores)] if cores else []
-        command += [
-            "--config",
-            f"table={self.path.resolve()}",
-            f"outputs={self.outputs}",
-            f"runs={','.join(runs or [])}",
-        ]
-        command += [] if report else ["report="]
+        config = {"table": str(self.path.resolve()), "outputs": str(self.outputs), "runs": ",".join(runs or [])}
+        _write_json(jobs / "config.json", {**config, "report": report})
+        command += ["--configfile", str(jobs / "config.json")]
+        lock = FileLock(jobs / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise StageFailed(f"another run of {self.path} is at work in {self.folder}") from None
         watch = _Watch(todo)
         print(f"{self.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
         with open(log, "w") as file:
@@ -347,6 +357,7 @@ class Table:
                 raise
             finally:
                 watch.close()
+                lock.release()
         unfinished = [stage for stage in todo if not stage.done]
         if process.returncode and not unfinished:
             return [f"Snakemake ended with code {process.returncode}: see {log}"]
@@ -360,7 +371,8 @@ class Table:
     def lab(self, run: Settings) -> Path:
         """The folder of the corpus: the mini lab's files, made once per seed and size, or the real data."""
         if run.corpus == "minilab":
-            size = _hash([run.lab.model_dump(), run.known, run.taught, run.unseen])[:6]
+            # its own code and words too: after a change there is another lab
+            size = _hash([run.lab.model_dump(), run.known, run.taught, run.unseen, _lab_hash()])[:8]
             return self.folder / "lab" / f"seed{run.seed}-{size}"
         folder = run.folder().expanduser()
         return (folder if folder.is_absolute() else root() / folder) / run.corpus
@@ -371,22 +383,29 @@ class Table:
             return self.stage(run.past.run, "data").folder / "replay.parquet"
         return _locate(run.past.file) if run.past and run.past.file else None
 
-    def tokenizer(self, run: Settings) -> str:
-        """Where the run's tokenizer comes from: a run's data folder, a local folder or a Hub name."""
-        if run.model.new:
-            return str(self.stage(run.name, "data").folder / "tokenizer")
-        return self.tokenizer(self.by_name[run.model.run]) if run.model.run else run.model.name
+    def tokenizer(self, run: Settings) -> tuple[str, str | None]:
+        """Where the run's tokenizer comes from, as (folder or Hub name, revision)."""
+        owner = self._owner(run)
+        if owner.model.new:
+            return str(self.stage(owner.name, "data").folder / "tokenizer"), None
+        return _outside(owner)
 
-    def model(self, run: Settings) -> str:
-        """Where the model that the run begins with comes from; not for a new model."""
+    def model(self, run: Settings) -> tuple[str, str | None]:
+        """Where the model that the run begins with comes from, as (folder or Hub name, revision); not for a new one."""
         if not run.model.run:
-            return run.model.name
+            return _outside(run)
         start = self.by_name[run.model.run]
-        return str(self.stage(start.name, "tune").folder / "model") if start.trains else self.model(start)
+        return self.tuned_model(start)
 
-    def tuned_model(self, run: Settings) -> str:
+    def tuned_model(self, run: Settings) -> tuple[str, str | None]:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
-        return str(self.stage(run.name, "tune").folder / "model") if run.trains else self.model(run)
+        return (str(self.stage(run.name, "tune").folder / "model"), None) if run.trains else self.model(run)
+
+    def _owner(self, run: Settings) -> Settings:
+        """The run at the beginning of the chain, whose model is new or comes from outside."""
+        while run.model.run:
+            run = self.by_name[run.model.run]
+        return run
 
     def finished(self) -> tuple[list, list[str], dict[str, dict]]:
         """What `report.write` needs: (settings, folder) of evaluated runs, names of the others, manifests by stage."""
@@ -411,9 +430,7 @@ class Table:
         if name == "data":
             if run.past and run.past.run:
                 needs.append(self.stage(run.past.run, "data"))
-            owner = run
-            while owner.model.run:
-                owner = self.by_name[owner.model.run]
+            owner = self._owner(run)
             if owner.model.new and owner is not run:
                 needs.append(self.stage(owner.name, "data"))
         else:
@@ -438,19 +455,26 @@ class Table:
             parts["settings"]["past"] = {**values["past"], "run": None, "file": None}
         if name == "data":
             parts["tokenizer"] = values["model"]["new"] and values["model"]["new"]["vocabulary"]
-            parts["tokenizer_name"] = [values["model"]["name"], values["model"]["revision"]]
         return Stage(name, run, self, self.folder / run.name / name, _hash(parts), needs)
 
-    def _files(self, run: Settings, name: str) -> dict[str, str]:
-        """Hashes of the files from outside that the stage reads."""
+    def _files(self, run: Settings, name: str) -> dict[str, Any]:
+        """What the stage depends on from outside: hashes of files, and the name of the model the chain began with."""
         files = {}
         if run.corpus != "minilab" and name in ("data", "evaluate"):
             files |= _hash_folder(self.lab(run))
         if name == "data" and run.past and run.past.file:
             files["past"] = _hash_file(_locate(run.past.file))
-        if name != "data" and run.model.name and Path(run.model.name).is_dir():
-            files |= _hash_folder(Path(run.model.name))
+        owner = self._owner(run)
+        if owner.model.name:
+            source, revision = _outside(owner)
+            files["model"] = [owner.model.name, revision, _hash_folder(Path(source)) if Path(source).is_dir() else None]
         return files
+
+
+def _outside(run: Settings) -> tuple[str, str | None]:
+    """A model's name as a folder's path, if there is such a folder, or as a Hub name; and its revision."""
+    path = _locate(run.model.name)
+    return (str(path.resolve()) if path.is_dir() else run.model.name), run.model.revision
 
 
 def open_stage(
@@ -489,6 +513,7 @@ def execute(stage: Stage) -> None:
     Raises StageFailed with the notebook's error; then the notebook lies there as `<stage>.failed.ipynb`.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     running, failed = stage.notebook("running"), stage.notebook("failed")
@@ -497,7 +522,8 @@ def execute(stage: Stage) -> None:
     paths = {"table": stage.table.path.resolve(), "outputs_dir": stage.table.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
     if stage.run:
-        parameters |= {"run": stage.run.row if stage.run.changes else stage.run.name, "changes": stage.run.changes}
+        name, changes = stage.table.changed.get(stage.run.name, (stage.run.name, {}))
+        parameters |= {"run": name, "changes": changes}
     os.environ[_JOB] = str(stage)
     try:
         papermill.execute_notebook(
@@ -508,9 +534,10 @@ def execute(stage: Stage) -> None:
             progress_bar=False,
             cwd=root(),
         )
-    except PapermillExecutionError as error:
+    except (PapermillExecutionError, DeadKernelError) as error:
         os.replace(running, failed)
-        raise StageFailed(f"{stage} failed: {error.ename}: {error.evalue} (see {failed})") from None
+        what = f"{error.ename}: {error.evalue}" if isinstance(error, PapermillExecutionError) else "its kernel died"
+        raise StageFailed(f"{stage} failed: {what} (see {failed})") from None
     finally:
         del os.environ[_JOB]
     os.replace(running, stage.notebook())
@@ -603,7 +630,7 @@ def _hash_file(path: Path) -> str:
 @cache
 def _hash_folder(folder: Path) -> dict[str, str]:
     """Hashes of a folder's text and weights files, by their path in it."""
-    kinds = (".csv", ".json", ".txt", ".model", ".safetensors")
+    kinds = (".csv", ".tsv", ".yaml", ".json", ".txt", ".model", ".safetensors")
     return {p.relative_to(folder).as_posix(): _hash_file(p) for p in sorted(folder.rglob("*")) if p.suffix in kinds}
 
 
@@ -612,7 +639,14 @@ def _code_hash(stage: str) -> str:
     package = Path(__file__).parent
     paths = [package / f"{name}.py" for name in STAGE_CODE[stage]]
     paths.append(root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb")
-    return _hash([_hash_file(path) for path in paths])
+    prompts = _hash_folder(root() / "params" / "prompts") if stage in ("data", "evaluate") else None
+    return _hash([[_hash_file(path) for path in paths], prompts, _lab_hash() if stage == "data" else None])
+
+
+@cache
+def _lab_hash() -> str:
+    package = Path(__file__).parent
+    return _hash([_hash_file(package / "minilab.py"), _hash_folder(package / "minilab_data")])
 
 
 def _versions() -> dict[str, str]:
@@ -672,15 +706,21 @@ def _print_results(table: Table) -> None:
     groups = list(dict.fromkeys(zip(frame["group"], frame["group_name"], strict=True)))
     print(" " * width + "".join(f"{f'{group} {name}':<26}" for group, name in groups))
     for run, part in frame.groupby("run", sort=False):
-        cells = [
-            f"{r.weighted_f1:5.1f} [{r.low:.1f}, {r.high:.1f}]{'*' if r.within_chance else ''}"
-            for r in part.itertuples()
-        ]
+        by_group = {line.group: line for line in part.itertuples()}
+        cells = [_cell(by_group.get(group)) for group, _ in groups]
         print(f"{run:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
     for name in ("chance", "majority"):
         cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
         print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
+    if not table.report().done:
+        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
+
+
+def _cell(line) -> str:
+    if line is None:
+        return ""
+    return f"{line.weighted_f1:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
 
 
 def _print_run(table: Table, name: str) -> None:
@@ -717,7 +757,8 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
     options = parser.parse_args(arguments)
     # who ends the run ends its jobs too
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         table = Table(options.table, options.outputs)
         if options.command == "plan":
@@ -743,6 +784,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, StageFailed) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

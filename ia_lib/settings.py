@@ -13,14 +13,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 
 from ia_lib import languages
 
 OBJECTIVES = ("tlm", "mt", "xss", "mlm")
 Count = Annotated[int, Field(ge=1, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1)]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=,~-]*")
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 class SettingsError(ValueError):
@@ -43,12 +44,18 @@ class Lab(_Part):
 class Mixture(_Part):
     """Past data for a model trained from scratch: shares in percent (see `minilab.mixture`)."""
 
-    sentiment: float = Field(0, ge=0)
-    mt: float = Field(0, ge=0)
-    xss: float = Field(0, ge=0)
-    mlm: float = Field(0, ge=0)
+    sentiment: Number = Field(0, ge=0)
+    mt: Number = Field(0, ge=0)
+    xss: Number = Field(0, ge=0)
+    mlm: Number = Field(0, ge=0)
     rows: Count = 60000
     split: str = "base"
+
+    @model_validator(mode="after")
+    def _has_shares(self):
+        if not self.sentiment + self.mt + self.xss + self.mlm:
+            raise _Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm")
+        return self
 
 
 class Past(_Part):
@@ -79,6 +86,12 @@ class New(_Part):
     heads: Count = 4
     vocabulary: int = Field(2500, ge=300, strict=True)
 
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.hidden % self.heads:
+            raise _Refusal("heads", self.heads, f"a divisor of hidden ({self.hidden})")
+        return self
+
 
 class Model(_Part):
     """The model to begin with: exactly one of the three."""
@@ -91,6 +104,8 @@ class Model(_Part):
     @model_validator(mode="after")
     def _one_source(self):
         _exactly_one(self, ("new", "run", "name"))
+        if self.revision and not self.name:
+            raise _Refusal("revision", self.revision, "nothing, unless the model has a name")
         return self
 
 
@@ -121,9 +136,9 @@ class TuneSettings(_Part):
     """What tuning depends on, beside its data."""
 
     model: Model
-    learning_rate: float = Field(1e-5, gt=0)
+    learning_rate: Number = Field(1e-5, gt=0)
     warmup: Share = 0.0
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Number = Field(0.0, ge=0)
     accumulation: Count = 1
     loss: Literal["answer", "all"] = "answer"
     loss_average: Literal["example", "token"] = "token"
@@ -137,7 +152,7 @@ class TuneSettings(_Part):
 class EvaluateSettings(_Part):
     """What evaluation depends on, beside the model."""
 
-    tasks: list[Literal["sentiment"]] = ["sentiment"]
+    tasks: list[Literal["sentiment"]] = Field(["sentiment"], min_length=1)
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
     quantisation: Literal["none", "int8"] = "none"
@@ -150,7 +165,6 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
 
     name: str
     row: str = ""  # the row's name in the table, without a seed
-    changes: dict[str, Any] = {}  # fields that were changed from outside the table
     seed: int = Field(1, ge=0, strict=True)
     threads: Count = 1
 
@@ -187,12 +201,18 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     @model_validator(mode="after")
     def _consistent(self):
         if not _NAME.fullmatch(self.name):
-            raise _Refusal("name", self.name, "letters, digits and . _ + = , ~ -")
+            raise _Refusal("name", self.name, "letters, digits and . _ + -")
         seen: dict[str, str] = {}
         for field in ("known", "taught", "unseen"):
             for code in getattr(self, field):
                 if code not in languages.NAMES:
                     raise _Refusal(field, code, f"a known language code ({', '.join(languages.NAMES)})")
+                if code not in languages.NUSAX:
+                    raise _Refusal(
+                        field, code, f"a language of the corpus {self.corpus} ({', '.join(languages.NUSAX)})"
+                    )
+                if self.corpus == "minilab" and field == "known" and code not in languages.NUSAX[:2]:
+                    raise _Refusal(field, code, "eng and ind, the languages of the mini lab's grammar")
                 if code in seen:
                     raise _Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
@@ -207,6 +227,9 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
             raise _Refusal(
                 "past", "nothing", f"a source of past data (run, file or mixture), since replay is {self.replay}"
             )
+        mixture = self.past.mixture if self.past else None
+        if mixture and len(self.known) < 2 and mixture.mt + mixture.xss:
+            raise _Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
         if self.trains and not self.steps:
             raise _Refusal("steps", 0, "at least 1 for a run that trains")
         if self.model.new and not self.trains:
@@ -230,12 +253,17 @@ class _Refusal(ValueError):
         self.field = field
 
 
+_FIELDS = [field for field in Settings.model_fields if field != "row"]
+
+
 def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
     """All runs of a table, in order; `changes` overrides fields of the row named `row`.
 
     Raises SettingsError for anything that is wrong, before any work.
     """
     path = Path(path)
+    if changes is not None and (not isinstance(changes, dict) or {"name", "row"} & set(changes)):
+        raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
     table = _read(path)
     for key in table:
         if key not in ("defaults", "runs", "seeds"):
@@ -256,11 +284,15 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             where = f"{path}, line {rows.lc.item(i)[0] + 1}, run {i + 1}"
             raise SettingsError(f"{where}, field 'name': found {_plain(entry)!r}; allowed: a row with a name")
+        for holder in (entry, defaults):
+            if "row" in holder:
+                raise SettingsError(_where(path, holder, "row") + f", run {entry['name']!r}" + _unknown("row", _FIELDS))
         changed = (changes or {}) if entry["name"] == row else {}
         for seed in seeds or [None]:
-            values = {**_plain(defaults), **_plain(entry), **changed, "row": entry["name"]}
+            values = {**_plain(defaults), **_plain(entry), "row": entry["name"]}
             if seed is not None:
                 values |= {"seed": seed, "name": f"{entry['name']}-s{seed}"}
+            values |= changed
             try:
                 run = Settings.model_validate(values)
             except ValidationError as error:
@@ -285,9 +317,10 @@ def _read(path: Path) -> dict:
         raise SettingsError(f"{path}: the table is not UTF-8 text ({error.reason} at byte {error.start})") from None
     try:
         table = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = " ".join(str(error.problem).split())
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else 1
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise SettingsError(f"{path}, line {line}: this is not valid YAML ({problem})") from None
     if not isinstance(table, dict):
         raise SettingsError(f"{path}, line 1: found no table; allowed: defaults, runs and seeds")
@@ -332,15 +365,21 @@ def _check_references(path: Path, rows: list, runs: list[Settings]) -> None:
                 raise SettingsError(
                     f"{where}, field '{field}.run': found {needed!r}; allowed: a run above it ({above})"
                 )
-            if field := _trains_nothing(run, by_name):
-                raise SettingsError(f"{where}, field '{field}': found {needed!r}; allowed: a run that keeps past data")
+            earlier = by_name[needed]
+            if run.past and run.past.run == needed and not earlier.uses_old:
+                raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
+            for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
+                # another lab would test on sentences that the earlier run was trained on
+                if getattr(run, field) != getattr(earlier, field):
+                    found, allowed = _short(getattr(run, field)), _short(getattr(earlier, field))
+                    raise SettingsError(
+                        f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {needed!r}"
+                    )
         by_name[run.name] = run
 
 
-def _trains_nothing(run: Settings, by_name: dict[str, Settings]) -> str | None:
-    if run.past and run.past.run and not by_name[run.past.run].uses_old:
-        return "past.run"
-    return None
+def _short(value: Any) -> str:
+    return repr(value.model_dump()) if isinstance(value, BaseModel) else repr(value)
 
 
 def _exactly_one(part: BaseModel, fields: tuple[str, ...]) -> None:
@@ -385,6 +424,10 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
 
 
 def _allowed(problem: dict) -> str:
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        kinds = (Past, Model, New, Mixture, Lab)
+        part = next((k for k in kinds if k.__name__.lower() == problem["loc"][-1]), None)
+        return f"some of {', '.join(part.model_fields)} with their values" if part else "fields with their values"
     text = problem["msg"].removeprefix("Input should be ")
     text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")
     return text.replace("a valid number", "a number").replace("greater than or equal to", "at least")
@@ -399,7 +442,8 @@ def _unknown(key: Any, known: list[str]) -> str:
 def _where(path: Path, holder: Any, key: Any) -> str:
     """File and line of a key, or of its holder if the key is not there."""
     try:
-        line = holder.lc.key(key)[0] if key in holder else holder.lc.line
+        line = holder.lc.key(key)[0]
     except (AttributeError, KeyError, TypeError):
-        line = 0
+        # a key that is not there itself, or that a merge key brought in
+        line = getattr(getattr(holder, "lc", None), "line", 0) or 0
     return f"{path}, line {line + 1}"

@@ -78,7 +78,9 @@ def any_model(request, tokenizer):
     size = len(tokenizer)
     config = {
         "bloom": lambda: BloomConfig(vocab_size=size, hidden_size=16, n_layer=2, n_head=2),
-        "gpt2": lambda: GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=256),
+        "gpt2": lambda: GPT2Config(
+            vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=256, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
+        ),
         "llama": lambda: LlamaConfig(
             vocab_size=size, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
         ),

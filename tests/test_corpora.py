@@ -37,6 +37,8 @@ def test_labelled_text(tmp_path):
     [
         ("id,text\n1,a\n", "no column 'label'; found: id, text"),
         ("id,text,label\n1,a,neutral\n2,,neutral\n", r"row 2: the column 'text' is empty"),
+        ("id,text,label\n1,a,neutral\n1,b,neutral\n", r"row 2: the id '1' was used before"),
+        ("", "no CSV table"),
         ("id,text,label\n1,a,good\n", r"row 1: found the label 'good'; allowed: negative, neutral, positive"),
     ],
 )
@@ -59,6 +61,8 @@ def test_past_instructions(tmp_path):
     found = corpora.past(path, "inputs", "targets")
     assert found.to_dict() == {"prompt": ["a [x]", "c"], "answer": ["b", "d"]}
     assert len(corpora.past(None)) == 0
+    write(tmp_path, "past.jsonl", '\ufeff{"prompt": "a\u2028b", "answer": "c"}\n\n')
+    assert corpora.past(path)["prompt"][:] == ["a\u2028b"]
     write(tmp_path, "past.jsonl", json.dumps({"prompt": "a", "answer": "b"}) + "\n{broken\n")
     with pytest.raises(corpora.CorpusError, match="line 2: this is no JSON object"):
         corpora.past(path)

@@ -119,6 +119,9 @@ def test_the_difference_to_a_base_is_paired():
     line = found[(found["language"] == "all") & (found["group"] == "L2")].iloc[0]
     assert line["difference_low"] > 0
     assert line["difference_low"] < line["difference"] < line["difference_high"]
+    # other examples cannot be paired
+    unlike = evaluation.metrics(better, GROUPS, {"sentiment": "negative"}, base=scores(noisy(0.6), examples=40))
+    assert unlike["difference"].isna().all()
     alone = evaluation.metrics(table, GROUPS, {"sentiment": "negative"})
     assert alone["difference"].isna().all()
 

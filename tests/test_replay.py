@@ -18,8 +18,10 @@ def test_the_sample_is_uniform_over_the_whole_pool():
 
 
 def test_more_than_there_is_is_refused():
-    with pytest.raises(ValueError, match="pool of past data has 5 rows"):
-        replay.sample(5, 6, 1)
+    pool = Dataset.from_dict({"prompt": ["p"] * 5, "answer": ["a"] * 5})
+    for r, validation in ((6, 0), (4, 2), ("all", 5), ("all", 6)):
+        with pytest.raises(ValueError, match="pool of past data has 5 rows"):
+            replay.draw(pool, r, 1, validation)
 
 
 def test_drawn_rows_carry_where_they_come_from():

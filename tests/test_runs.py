@@ -74,7 +74,7 @@ def test_a_second_run_does_nothing(finished):
         ("objective: tlm", "objective: tlm, examples: 6", {"tlm: evaluate"}),
         ("objective: tlm", "objective: tlm, weight_decay: 0.1", {"tlm: tune", "tlm: evaluate"}),
         ("objective: tlm", "objective: mt", {"tlm: data", "tlm: tune", "tlm: evaluate"}),
-        ("replay: all", "seed: 2, replay: all".replace(", ", "\n    "), None),
+        ("  corpus: minilab", "  corpus: minilab\n  seed: 2", None),
     ],
 )
 def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, new, expected):
@@ -199,6 +199,33 @@ def test_a_stage_is_worked_on_by_one_process_alone(table, tmp_path):
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
     assert "another process is at work on base: data" in answer.stderr
     assert first.part.is_dir()
+
+
+@pytest.mark.quick
+def test_a_key_knows_the_model_that_the_chain_began_with(table, tmp_path):
+    keys = set()
+    text = table.read_text().split("runs:")[0]
+    for model in ("{name: a/b}", "{name: a/c}", "{name: a/b, revision: x}"):
+        rows = f"runs:\n  - {{name: base, replay: 0, past: {{file: x}}, model: {model}}}\n"
+        table.write_text(text + rows + "  - {name: tlm, objective: tlm, replay: 0, past: null}\n")
+        made = Table(table, tmp_path)
+        keys |= {made.stage(run, stage).key for run, stage in (("base", "evaluate"), ("tlm", "data"), ("tlm", "tune"))}
+        assert made.tokenizer(made.run("tlm")) == made.model(made.run("tlm")) == made.tuned_model(made.run("base"))
+    assert len(keys) == 9
+    assert made.model(made.run("tlm")) == ("a/b", "x")
+
+
+@pytest.mark.quick
+def test_a_checkpoint_is_not_continued_with_other_data(table, tmp_path):
+    made = Table(table, tmp_path)
+    for digest in ("one", "two"):
+        data, tune = made.stage("base", "data"), made.stage("base", "tune")
+        data.folder.mkdir(parents=True, exist_ok=True)
+        record = {"key": data.key, "inputs": {}, "digest": digest, "code": ""}
+        (data.folder / "manifest.json").write_text(json.dumps(record))
+        tune.open()
+        assert not list(tune.part.glob("checkpoints"))
+        (tune.part / "checkpoints").mkdir()
 
 
 @pytest.mark.quick

@@ -43,8 +43,9 @@ def test_the_tables_of_the_kit(path):
 
 
 def test_no_is_norwegian(tmp_path):
-    runs = load(tmp_path, GOOD.replace("objective: tlm", "taught: [no]\n    objective: tlm"))
-    assert runs[0].taught == ["no"]
+    # refused as a language that the corpus does not have, and not as the truth value false
+    message = refusal(tmp_path, GOOD.replace("objective: tlm", "taught: [no]\n    objective: tlm"))
+    assert "field 'taught': found 'no'; allowed: a language of the corpus" in message
 
 
 def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
@@ -74,6 +75,23 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("    objective: tlm", "    threads: yes\n    objective: tlm", 6, ["'threads'", "'yes'"]),
         ("    objective: tlm", "    accumulation: 3\n    objective: tlm", 6, ["'accumulation'", "3", "16"]),
         ("objective: tlm", "objective: [tlm", 7, ["not valid YAML"]),
+        ("{name: some/model}", "base", 2, ["'model'", "'base'", "some of new, run, name"]),
+        ("{name: some/model}", "{new: {heads: 3}}", 2, ["'model.new.heads'", "3", "divisor of hidden"]),
+        ("{name: some/model}", "{new: {}, revision: a}", 2, ["'model.revision'"]),
+        ("{file: past.jsonl}", "{mixture: {rows: 100}}", 3, ["'past.mixture'", "no shares"]),
+        ("    objective: tlm", "    learning_rate: .inf\n    objective: tlm", 6, ["'learning_rate'", "inf"]),
+        ("    objective: tlm", "    noise_probability: '0.5'\n    objective: tlm", 6, ["'noise_probability'", "'0.5'"]),
+        ("    objective: tlm", "    tasks: []\n    objective: tlm", 6, ["'tasks'"]),
+        ("    objective: tlm", "    taught: [bg]\n    objective: tlm", 6, ["'taught'", "'bg'", "minilab"]),
+        ("    objective: tlm", "    known: [eng, sun]\n    objective: tlm", 6, ["'known'", "'sun'"]),
+        ("    objective: tlm", "    row: x\n    objective: tlm", 6, ["'row'", "unknown"]),
+        ("  - name: one", "  - name: one,two", 5, ["'name'", "one,two"]),
+        (
+            "    replay: 10",
+            "    replay: 10\n    model: {run: one}\n    seed: 2",
+            7,
+            ["'seed'", "found 2", "allowed: 1"],
+        ),
         ("runs:", "rums:", 4, ["'rums'", "did you mean 'runs'"]),
         ("  - name: two", "  - nome: two", 7, ["'name'", "nome"]),
     ],
@@ -94,9 +112,14 @@ def test_a_key_given_twice_is_refused(tmp_path):
 def test_a_missing_table(tmp_path):
     with pytest.raises(settings.SettingsError, match="cannot be read"):
         settings.load(tmp_path / "none.yaml")
+    with pytest.raises(settings.SettingsError, match="not valid YAML"):
+        load(tmp_path, GOOD + "\x07")
 
 
 def test_changes_are_checked_too(tmp_path):
     assert load(tmp_path, GOOD, row="two", changes={"replay": 5})[1].replay == 5
     with pytest.raises(settings.SettingsError, match=r"changes, run 'two', field 'replay': found 'x'"):
         load(tmp_path, GOOD, row="two", changes={"replay": "x"})
+    for changes in ({"name": "x"}, "replay=5"):
+        with pytest.raises(settings.SettingsError, match="allowed: fields with their values, but not name"):
+            load(tmp_path, GOOD, row="two", changes=changes)
