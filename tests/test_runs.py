@@ -69,7 +69,7 @@ def test_a_second_run_does_nothing(finished):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("objective: tlm", "objective: tlm # a comment", set()),
+        ("runs:", "runs: # a comment", set()),
         ("  save_steps: 2", "  save_steps: 3", set()),
         ("objective: tlm", "objective: tlm, examples: 6", {"tlm: evaluate"}),
         ("objective: tlm", "objective: tlm, weight_decay: 0.1", {"tlm: tune", "tlm: evaluate"}),
