@@ -558,6 +558,8 @@ class _Watch:
         self.begin = time.monotonic()
         self.told: dict[str, str] = {}
         self.next_line = 0.0
+        self.busy = self.last = 0.0  # seconds that jobs were at work, taken together; when that was last counted
+        self.before = sum(stage.cost() * self._share(stage) for stage in stages)  # what earlier tries had done
 
     def look(self) -> None:
         total = done = 0.0
@@ -574,7 +576,17 @@ class _Watch:
                 self._print(f"{self._clock()}  {name} {state}", ends=True)
         self.told = now
         elapsed = time.monotonic() - self.begin
-        left = f"about {_minutes(elapsed * (total - done) / done)} left" if done > 0.02 * total else ""
+        self.busy, self.last = self.busy + len(running) * (elapsed - self.last), elapsed
+        left = ""
+        if done - self.before > 0.02 * total:
+            # at the speed so far of one job, with as many side by side as there are cores
+            seconds = (
+                (total - done)
+                * self.busy
+                / (done - self.before)
+                / min(os.cpu_count() or 1, len(self.todo) - finished or 1)
+            )
+            left = f"about {_minutes(seconds)} left"
         line = f"{self._clock()}  {finished}/{len(self.todo)} stages  {', '.join(running)}  {left}".rstrip()
         if sys.stdout.isatty():
             self._print(line, ends=False)
