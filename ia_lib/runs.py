@@ -724,7 +724,7 @@ def _print_results(table: Table) -> None:
     for name in ("chance", "majority"):
         cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
         print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
-    if not table.report().done:
+    if not table.report(finished_only=True).done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
 
