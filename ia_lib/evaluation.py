@@ -14,7 +14,7 @@ from datasets import Dataset, concatenate_datasets
 
 from ia_lib import prompts as templates
 from ia_lib.corpora import LABELS, labelled
-from ia_lib.scoring import label_logprobs
+from ia_lib.scoring import apply_rule, label_logprobs
 
 # The columns of scores.parquet: one line per example, prompt and label.
 SCORE_COLUMNS = [
@@ -100,13 +100,7 @@ def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:
     The prediction is the label with the highest score under `rule` (as in `scoring.LabelScores.scores`); of equal
     ones the first in the task's order.
     """
-    value = scores["label_logprob"]
-    if rule == "label_mean":
-        value = value / scores["label_tokens"]
-    elif rule == "label_per_char":
-        value = value / scores["label_chars"]
-    elif rule != "label_sum":
-        raise ValueError(f"rule: found {rule!r}; allowed: label_sum, label_mean, label_per_char")
+    value = apply_rule(rule, scores["label_logprob"], scores["label_tokens"], scores["label_chars"])
     if value.isna().any():
         raise ValueError("some scores are not numbers: the model's training has diverged; try a lower learning_rate")
     best = value.groupby([scores[c] for c in ("task", "language", "example", "prompt")], sort=False).idxmax()

@@ -21,6 +21,17 @@ class ScoringError(ValueError):
     """A prompt and label that cannot be scored; the message names both and their tokens."""
 
 
+def apply_rule(rule: str, label_logprob, label_tokens, label_chars):
+    """The scores of labels under a rule (see `LabelScores.scores`), from arrays or columns of one shape."""
+    if rule == "label_sum":
+        return label_logprob
+    if rule == "label_mean":
+        return label_logprob / label_tokens
+    if rule == "label_per_char":
+        return label_logprob / label_chars
+    raise ValueError(f"rule: found {rule!r}; allowed: label_sum, label_mean, label_per_char")
+
+
 @dataclass(frozen=True)
 class LabelScores:
     """Scores of N prompts with L labels each; all arrays are [N, L]."""
@@ -34,13 +45,7 @@ class LabelScores:
         """[N, L]; the highest of a row is the prediction. `label_sum` is the label's log-probability given the
         prompt (the same choice as the paper's joint probability); `label_mean` divides it by the label's tokens and
         `label_per_char` by its characters. Raises ValueError for any other rule."""
-        if rule == "label_sum":
-            return self.label_logprob
-        if rule == "label_mean":
-            return self.label_logprob / self.label_tokens
-        if rule == "label_per_char":
-            return self.label_logprob / self.label_chars
-        raise ValueError(f"rule: found {rule!r}; allowed: label_sum, label_mean, label_per_char")
+        return apply_rule(rule, self.label_logprob, self.label_tokens, self.label_chars)
 
 
 @dataclass
