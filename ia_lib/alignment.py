@@ -5,11 +5,14 @@ every machine, in any number of processes and after a resume, and fresh in every
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset
+from sklearn.feature_extraction.text import CountVectorizer
 
 from ia_lib import languages, prompts
 from ia_lib.noise import add_noise, generator, pick, shuffled
@@ -47,6 +50,7 @@ def instructions(
     epoch: int,
     noise_probability: float = 0.2,
     mask: str = "___",
+    xss_negatives: str = "random",
 ) -> Iterator[dict]:
     """One epoch of instructions in training order: every sentence in every direction once.
 
@@ -62,6 +66,7 @@ def instructions(
     pairs = [(code, code) for code in codes] if names == ["mlm"] else directions(pivots, taught)
     texts = {code: parallel[code][:] for code in codes}
     ids = parallel["sentence_id"][:]
+    near = cache(lambda code: _nearest(texts[code], seed))
     order = shuffled(generator(seed, epoch, "order"), len(ids) * len(pairs))
     for position, sample in enumerate(order):
         sentence, (source, target) = sample // len(pairs), pairs[sample % len(pairs)]
@@ -93,7 +98,8 @@ def instructions(
         elif chosen == "xss":
             same = rng.random() < 0.5
             if not same:
-                slots["TARGET_TEXT"] = _other(texts[target], sentence, rng)
+                others = near(target)[sentence] if xss_negatives == "hard" else range(len(ids))
+                slots["TARGET_TEXT"] = _other(texts[target], sentence, others, rng)
             slots["LABEL"] = "yes" if same else "no"
         prompt, answer = prompts.fill(chosen, number, **slots)
         yield {
@@ -180,10 +186,35 @@ def _tokens_per_word(tokenizer, texts: list[str]) -> float:
     return round(tokens / sum(len(text.split()) for text in texts), 2)
 
 
-def _other(texts: list[str], sentence: int, rng) -> str:
-    """Another sentence's text, drawn uniformly from those that read differently from this one."""
+def _other(texts: list[str], sentence: int, others: Sequence[int], rng) -> str:
+    """The text of one of `others`, drawn uniformly from those that read differently from this sentence."""
     for _ in range(1000):
-        other = texts[int(rng.random() * len(texts))]
+        other = texts[others[int(rng.random() * len(others))]]
         if other != texts[sentence]:
             return other
     raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[sentence]!r}")
+
+
+def _nearest(texts: list[str], seed, count: int = 8, pool: int = 5000) -> np.ndarray:
+    """For every text the indices of the `count` most similar ones that read differently: [texts, count].
+
+    Similarity is the share of words in common (Jaccard) times the ratio of lengths in characters. In a large corpus
+    the neighbours are looked for among `pool` texts drawn at random, so time and memory grow with its length alone.
+    """
+    candidates = np.array(shuffled(generator(seed, "negatives"), len(texts))[:pool])
+    vectors = CountVectorizer(binary=True, token_pattern=r"\w+", dtype=np.float32).fit_transform(texts)
+    words = np.asarray(vectors.sum(1)).ravel()
+    lengths = np.array([len(text) for text in texts], dtype=np.float32)
+    numbers = pd.factorize(np.array(texts, dtype=object))[0]  # equal texts have equal numbers
+    columns = vectors[candidates].T.tocsr()
+    nearest = np.empty((len(texts), min(count, len(candidates))), dtype=np.int64)
+    for begin in range(0, len(texts), 512):
+        part = slice(begin, begin + 512)
+        common = (vectors[part] @ columns).toarray()
+        union = words[part, None] + words[candidates] - common
+        shorter = np.minimum(lengths[part, None], lengths[candidates])
+        longer = np.maximum(lengths[part, None], lengths[candidates])
+        similarity = common / np.maximum(union, 1) * shorter / np.maximum(longer, 1)
+        similarity[numbers[part, None] == numbers[candidates]] = -1
+        nearest[part] = candidates[np.argsort(-similarity, axis=1, kind="stable")[:, : nearest.shape[1]]]
+    return nearest

@@ -25,7 +25,8 @@ from ia_lib.noise import generator, pick
 KNOWN = ["eng", "ind"]
 _DATA = Path(__file__).parent / "minilab_data"
 _SLOT = re.compile(r"\{([a-z]+)(\d*)\}")
-_WORD = re.compile(r"[\w'’-]+")
+_OPPOSITE = {"good": "bad", "glad": "sad", "boon": "bane", "praise": "blame"}
+_OPPOSITE |= {bad: good for good, bad in _OPPOSITE.items()}
 
 
 @cache
@@ -70,10 +71,13 @@ def sentences(seed: int) -> Iterator[dict]:
     while True:
         judges = rng.random() < 1 / 2
         template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
+        # where a sentence does not judge, good and bad words change places in every second one
+        swap = template.get("label") in (None, "neutral") and rng.random() < 1 / 2
         words: dict[str, list[str]] = {}
         for slot, digit in _SLOT.findall(template["ind"]):
             taken = list(words.values())
-            while (entry := pick(rng, grammar()["slots"][slot])) in taken:
+            entries = grammar()["slots"][_OPPOSITE.get(slot, slot) if swap else slot]
+            while (entry := pick(rng, entries)) in taken:
                 pass
             words[slot + digit] = entry
         ind, eng = (
@@ -118,7 +122,15 @@ def mixture(folder: Path, codes: list[str], settings, seed: int) -> Dataset:
     labels = corpora.LABELS["sentiment"]
     texts = list(corpora.labelled(folder, "sentiment", codes, "train")) if "sentiment" in shares else []
     streams = {
-        name: alignment.stream(parallel, rows, objective=name, pivots=codes, taught=codes, seed=f"{seed}/{name}")
+        name: alignment.stream(
+            parallel,
+            rows,
+            objective=name,
+            pivots=codes,
+            taught=codes,
+            seed=f"{seed}/{name}",
+            xss_negatives=settings.xss_negatives,
+        )
         for name in shares
         if name != "sentiment"
     }

@@ -50,6 +50,7 @@ class Mixture(_Part):
     mlm: Number = Field(0, ge=0)
     rows: Count = 60000
     split: str = "base"
+    xss_negatives: Literal["random", "hard"] = "random"
 
     @model_validator(mode="after")
     def _has_shares(self):
@@ -122,6 +123,7 @@ class DataSettings(_Part):
     objective: str = "none"
     noise_probability: Share = 0.2
     mask: str = Field("___", min_length=1)
+    xss_negatives: Literal["random", "hard"] = "random"
     past: Past | None = None
     replay: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 0
     steps: Annotated[int, Field(ge=0, strict=True)] = 2000
