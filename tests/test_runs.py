@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import time
 import pandas as pd
 import pytest
 
-from ia_lib import runs
+from ia_lib import console
 from ia_lib.runs import Table, root
+from ia_lib.stages import REDO
 
 
 def statuses(table):
@@ -60,9 +62,7 @@ def test_replay_rows_are_those_the_base_was_trained_on(finished):
 
 def test_a_second_run_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
-    begin = time.monotonic()
     assert Table(finished.path, finished.outputs).execute() == []
-    assert time.monotonic() - begin < 20
     assert before == {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
 
 
@@ -87,8 +87,6 @@ def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, ne
 
 
 def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "base" / "tune" / "manifest.json"
     record = json.loads(manifest.read_text())
@@ -98,14 +96,30 @@ def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
     assert found["tlm: data"] == "finished"
 
 
+def test_code_that_changed_is_reported_and_counts_only_on_request(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    manifest = tmp_path / "outputs" / "tiny" / "tlm" / "evaluate" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "code": "of yesterday"}))
+    table = Table(finished.path, tmp_path / "outputs")
+    assert [str(stage) for stage in table.stages() if stage.code_changed] == ["tlm: evaluate"]
+    assert set(statuses(table).values()) == {"finished"}
+    monkeypatch.setenv(REDO, "1")
+    assert {name for name, status in statuses(table).items() if status == "code changed"} == {"tlm: evaluate"}
+
+
+def test_the_report_knows_which_runs_were_missing(finished, tmp_path):
+    more = tmp_path / "tiny.yaml"
+    more.write_text(finished.path.read_text() + "  - {name: mlm, objective: mlm, steps: 2}\n")
+    assert finished.report(finished_only=True).done
+    assert not Table(more, finished.outputs).report(finished_only=True).done
+
+
 def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished, tmp_path):
     text = (
         finished.path.read_text() + "  - {name: broken, objective: tlm, replay: 10000}\n  - {name: mt, objective: mt}\n"
     )
     path = tmp_path / "tiny.yaml"
     path.write_text(text)
-    import shutil
-
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     answer = command("run", path, "--outputs", tmp_path / "outputs")
     assert answer.returncode == 1
@@ -122,8 +136,6 @@ def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished
 
 
 def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finished, tmp_path):
-    import shutil
-
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     path = tmp_path / "tiny.yaml"
     path.write_text(finished.path.read_text().replace("objective: tlm", "objective: tlm, steps: 400, replay: 100"))
@@ -268,5 +280,5 @@ def test_the_snakefile_lints_as_a_graph(table, tmp_path):
 
 @pytest.mark.quick
 def test_times_read_like_times():
-    assert runs._minutes(20) == "20 s"
-    assert runs._minutes(90) == "2 min"
+    assert console._minutes(20) == "20 s"
+    assert console._minutes(90) == "2 min"

@@ -1,0 +1,150 @@
+"""What the command line prints: how far the jobs are, the plan, the results."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from ia_lib.stages import Stage
+
+if TYPE_CHECKING:
+    from ia_lib.runs import Table
+
+
+class Watch:
+    """One line that says how far a table's jobs are and about how much time is left."""
+
+    def __init__(self, stages: list[Stage]):
+        self.todo = stages
+        self.begin = time.monotonic()
+        self.told: dict[str, str] = {}
+        self.next_line = 0.0
+        self.busy = self.last = 0.0  # seconds that jobs were at work, taken together; when that was last counted
+        self.before = sum(stage.cost() * self._share(stage) for stage in stages)  # what earlier tries had done
+
+    def look(self) -> None:
+        total = done = 0.0
+        now, running, finished = {}, [], 0
+        for stage in self.todo:
+            share = self._share(stage)
+            total, done = total + stage.cost(), done + stage.cost() * share
+            finished += share == 1
+            if share < 1 and stage.notebook("running").is_file():
+                running.append(f"{stage} {share:.0%}")
+            now[str(stage)] = "finished" if share == 1 else "failed" if self._failed(stage) else "not finished"
+        for name, state in now.items():
+            if state != self.told.get(name, "not finished"):
+                self._print(f"{self._clock()}  {name} {state}", ends=True)
+        self.told = now
+        elapsed = time.monotonic() - self.begin
+        self.busy, self.last = self.busy + len(running) * (elapsed - self.last), elapsed
+        left = ""
+        if done - self.before > 0.02 * total:
+            # at the speed so far of one job, with as many side by side as there are cores
+            seconds = (
+                (total - done)
+                * self.busy
+                / (done - self.before)
+                / min(os.cpu_count() or 1, len(self.todo) - finished or 1)
+            )
+            left = f"about {_minutes(seconds)} left"
+        line = f"{self._clock()}  {finished}/{len(self.todo)} stages  {', '.join(running)}  {left}".rstrip()
+        if sys.stdout.isatty():
+            self._print(line, ends=False)
+        elif elapsed >= self.next_line:
+            self.next_line = elapsed + 20
+            self._print(line, ends=True)
+
+    def close(self) -> None:
+        if sys.stdout.isatty():
+            print("\r\033[K", end="", flush=True)
+
+    def _share(self, stage: Stage) -> float:
+        if stage.done:
+            return 1.0
+        with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+            progress = json.loads((stage.part / "progress.json").read_text())
+            return min(0.99, progress["done"] / progress["total"])
+        return 0.0
+
+    def _failed(self, stage: Stage) -> bool:
+        path = stage.notebook("failed")
+        return path.is_file() and path.stat().st_mtime > time.time() - (time.monotonic() - self.begin)
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self.begin)
+        return f"[{seconds // 60:02d}:{seconds % 60:02d}]"
+
+    def _print(self, line: str, ends: bool) -> None:
+        clear = "\r\033[K" if sys.stdout.isatty() else ""
+        width = shutil.get_terminal_size().columns - 1
+        print(clear + (line if ends else line[:width]), end="\n" if ends else "", flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min" if seconds > 45 else f"{max(5, round(seconds / 5) * 5)} s"
+
+
+def print_plan(table: "Table", runs: list[str] | None) -> None:
+    print(f"{table.path}: {len(table.runs)} runs, outputs in {table.folder}")
+    for stage in [*table.stages(runs), *([] if runs else [table.report()])]:
+        note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
+        print(f"  {stage!s:<28} {stage.status}{note}   {_what(stage)}")
+
+
+def _what(stage: Stage) -> str:
+    run = stage.run
+    if stage.name == "data":
+        return f"objective {run.objective}, replay {run.replay}"
+    if stage.name == "tune":
+        rows = run.new_per_step * run.uses_new + run.old_per_step * run.uses_old
+        return f"{run.steps:,} steps of {rows} rows"
+    if stage.name == "evaluate":
+        return f"{', '.join(run.tasks)} in {sum(map(len, run.groups.values()))} languages"
+    return ""
+
+
+def print_results(table: "Table") -> None:
+    import pandas as pd
+
+    path = table.folder / "report" / "results.csv"
+    if not path.is_file():
+        print("no results yet")
+        return
+    frame = pd.read_csv(path)
+    frame = frame[(frame["language"] == "all") & (frame["prompt"] == "all")]
+    width = max(len(name) for name in frame["run"]) + 2
+    print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance\n")
+    groups = list(dict.fromkeys(zip(frame["group"], frame["group_name"], strict=True)))
+    print(" " * width + "".join(f"{f'{group} {name}':<26}" for group, name in groups))
+    for run, part in frame.groupby("run", sort=False):
+        by_group = {line.group: line for line in part.itertuples()}
+        cells = [_cell(by_group.get(group)) for group, _ in groups]
+        print(f"{run:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
+    for name in ("chance", "majority"):
+        cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
+        print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
+    if not table.report(finished_only=True).done:
+        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
+    print(f"\nreport: {table.folder / 'report' / 'index.html'}")
+
+
+def _cell(line) -> str:
+    if line is None:
+        return ""
+    return f"{line.weighted_f1:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
+
+
+def print_run(table: "Table", name: str) -> None:
+    run = table.run(name)
+    print(json.dumps(run.model_dump(mode="json"), indent=1))
+    for stage in table.stages([run.name]):
+        if stage.run.name == run.name:
+            manifest = stage.manifest or {}
+            facts = ", ".join(
+                f"{k} {manifest[k]}" for k in ("end", "seconds", "peak_memory_mb", "device") if k in manifest
+            )
+            print(f"{stage.name}: {stage.status} {stage.folder} {facts}")
