@@ -20,13 +20,14 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from ia_lib import alignment, corpora, languages, prompts
-from ia_lib.noise import generator, pick
+from ia_lib.noise import generator, pick, shuffled
 
 KNOWN = ["eng", "ind"]
 _DATA = Path(__file__).parent / "minilab_data"
 _SLOT = re.compile(r"\{([a-z]+)(\d*)\}")
-_OPPOSITE = {"good": "bad", "glad": "sad", "boon": "bane", "praise": "blame"}
-_OPPOSITE |= {bad: good for good, bad in _OPPOSITE.items()}
+# Where a sentence does not judge, words of these kinds stand for one another, so that nothing but judgements and
+# translations tells their polarity.
+_KINDS = (("good", "bad", "plain"), ("glad", "sad"), ("boon", "bane", "stuff"), ("praise", "blame", "do"))
 
 
 @cache
@@ -71,13 +72,14 @@ def sentences(seed: int) -> Iterator[dict]:
     while True:
         judges = rng.random() < 1 / 2
         template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
-        # where a sentence does not judge, good and bad words change places in every second one
-        swap = template.get("label") in (None, "neutral") and rng.random() < 1 / 2
+        kinds = {}
+        for names in _KINDS if template.get("label") is None else ():
+            kinds |= dict(zip(names, (names[i] for i in shuffled(rng, len(names))), strict=True))
         words: dict[str, list[str]] = {}
         for slot, digit in _SLOT.findall(template["ind"]):
             taken = list(words.values())
-            entries = grammar()["slots"][_OPPOSITE.get(slot, slot) if swap else slot]
-            while (entry := pick(rng, entries)) in taken:
+            entries = grammar()["slots"][kinds.get(slot, slot)]
+            while (entry := _word(rng, entries)) in taken:
                 pass
             words[slot + digit] = entry
         ind, eng = (
@@ -170,6 +172,16 @@ def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> 
                 rows.append(sentence)
         for code in codes:
             _save_labelled(folder, code, split, rows)
+
+
+def _word(rng, entries: list) -> list:
+    """One of `entries`, the earlier ones more often than the later ones, as in real text: weights 1/3, 1/4, 1/5, ..."""
+    u = rng.random() * sum(1 / (rank + 3) for rank in range(len(entries)))
+    for rank, entry in enumerate(entries):
+        u -= 1 / (rank + 3)
+        if u < 0:
+            return entry
+    return entries[-1]
 
 
 def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
