@@ -17,9 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib import console
-from ia_lib import settings as tables
-from ia_lib.settings import Settings, SettingsError
+from ia_lib import console, tables
+from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings, needs
 from ia_lib.stages import (
     JOB,
     NOTEBOOKS,
@@ -40,9 +39,9 @@ from ia_lib.stages import (
 # Fields that change how a stage is carried out and not what it makes.
 _NO_MATTER = {"save_steps", "log_steps", "data_dir", "batch_tokens"}
 _FIELDS = {
-    "data": set(tables.DataSettings.model_fields),
-    "tune": set(tables.TuneSettings.model_fields) | {"threads", "steps", "new_per_step", "old_per_step", "max_length"},
-    "evaluate": set(tables.EvaluateSettings.model_fields) | {"corpus", "lab", "known", "taught", "unseen", "threads"},
+    "data": set(DataSettings.model_fields),
+    "tune": set(TuneSettings.model_fields) | {"threads", "steps", "new_per_step", "old_per_step", "max_length"},
+    "evaluate": set(EvaluateSettings.model_fields) | {"corpus", "lab", "known", "taught", "unseen", "threads"},
 }
 _COMMAND = (sys.executable, "-m", "ia_lib.runs")
 
@@ -242,7 +241,7 @@ class Table:
         return {}
 
     def _collect(self, run: Settings, wanted: list[str]) -> None:
-        for name in tables.needs(run):
+        for name in needs(run):
             self._collect(self.by_name[name], wanted)
         wanted.append(run.name)
 
