@@ -8,6 +8,7 @@ empty text.
 
 import hashlib
 import random
+import re
 
 import numpy as np
 import regex
@@ -25,7 +26,8 @@ MIXTURE = (
 
 # A word is a run of letters, digits and combining marks, with apostrophes or hyphens inside or one apostrophe at its
 # end (Buginese tike').
-_WORD = regex.compile(r"[\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?")
+_WORD = regex.compile(r"([\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?)")
+_ASCII_WORD = re.compile(r"(\w+(?:['-]\w+)*'?)", re.ASCII)  # the same on such text, and faster
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -155,14 +157,8 @@ def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> st
 
 def split(text: str) -> tuple[list[str], list[str]]:
     """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end."""
-    words, gaps, end = [], [], 0
-    for match in _WORD.finditer(text):
-        start = match.start()
-        gaps.append(text[end:start])
-        words.append(match.group())
-        end = match.end()
-    gaps.append(text[end:])
-    return words, gaps
+    parts = (_ASCII_WORD if text.isascii() else _WORD).split(text)
+    return parts[1::2], parts[::2]
 
 
 def _nltk(text: str) -> tuple[list[str], list[str]]:

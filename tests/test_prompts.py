@@ -23,7 +23,7 @@ SLOTS = {
 
 @pytest.mark.parametrize("kind", list(prompts.ANSWER_SLOTS))
 def test_every_template_is_filled_verbatim(kind):
-    assert len(prompts.templates(kind)) == (3 if kind == "classification" else 6)
+    assert len(prompts.templates(kind)) == {"classification": 3, "word": 1, "span": 1}.get(kind, 6)
     for number, template in enumerate(prompts.templates(kind)):
         assert template.endswith(f"[{prompts.ANSWER_SLOTS[kind]}]")
         prompt, answer = prompts.fill(kind, number, **SLOTS)
@@ -36,6 +36,50 @@ def test_every_template_is_filled_verbatim(kind):
         left = prompt.replace(SLOTS["INPUT_TEXT"], "")
         assert "[" not in left
         assert "]" not in left
+
+
+def test_the_first_version_has_its_own_translation_prompt():
+    prompt, _ = prompts.fill("mt", 0, "ia1", **SLOTS)
+    assert prompt == 'What is the Javanese translation of the following English sentence: "source", '
+    assert prompts.templates("tlm", "ia1") == prompts.templates("tlm")
+
+
+def test_a_prompt_file_of_ones_own(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text('mt: ["[SOURCE_LANG]: [SOURCE_TEXT]\\n[TARGET_LANG]: [TARGET_TEXT]"]')
+    assert prompts.fill("mt", 0, str(path), **SLOTS) == ("English: source\nJavanese: ", "target")
+    assert len(prompts.templates("tlm", str(path))) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('mt: ["[SOURCE] [TARGET_TEXT]"]', r"mt, template 0: found the slot \[SOURCE\]"),
+        ('mt: ["[SOURCE_TEXT]: [TARGET_TEXT] now"]', "mt, template 0: found"),
+        ('qa: ["[SOURCE_TEXT] [TARGET_TEXT]"]', "found templates of the kind 'qa'"),
+        ("mt: none", "mt: found 'none'; allowed: a list of templates"),
+        ("- mt", "found no lists of templates"),
+        ("mt: [", "cannot be read"),
+    ],
+)
+def test_a_wrong_prompt_file_is_refused(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(prompts.PromptError, match=message):
+        prompts.templates("mt", str(path))
+
+
+def test_indonesian_prompts_have_a_word_for_every_label():
+    every = ["negative", "neutral", "positive", "angry", "disgusted", "fear", "happy", "sad", "shame", "surprise"]
+    every += ["business", "culture & heritage", "food & beverages", "leisures", "religion", "slice of life"]
+    every += ["sports", "technology"]
+    words = prompts.label_words(every, "indonesian")
+    assert len(set(words)) == len(every)
+    assert not set(words) & set(every)
+    asked = prompts.classification_prompts("Enak!", "sentiment", ["negative", "neutral", "positive"], "indonesian")
+    assert len(asked) == 3
+    assert asked[1] == "Apa sentimen dari teks ini?\nTeks: Enak!\nJawab dengan negatif, netral, atau positif: "
+    assert prompts.label_words(every) == every
 
 
 def test_a_missing_slot_is_an_error():
