@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -287,7 +287,7 @@ def _work(block: tuple[int, int, int]) -> list[dict]:
     return _maker(block)
 
 
-def hold_out(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
+def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
     """Split by sentence into (training, validation), so that no sentence is in both in any language.
 
     Raises ValueError if nothing would be left to train on.
@@ -301,32 +301,43 @@ def hold_out(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dat
     return parallel.select(sorted(order[sentences:])), parallel.select(sorted(order[:sentences]))
 
 
-def report(instructions: pd.DataFrame, replayed: pd.DataFrame, parallel: Dataset, tokenizer, settings) -> dict:
-    """Counts, tokens per word and language, answers that the length limit cuts, and repetitions of replayed rows.
+def make(
+    parallel: Dataset,
+    plan: Plan,
+    rows: int,
+    validation_sentences: int,
+    validation_rows: int,
+    hold_out: str = "sentence",
+) -> pd.DataFrame:
+    """All instructions of a run, with the columns `COLUMNS`: `rows` to train on, `validation_rows` held out.
 
-    `instructions` and `replayed` have a column `split`; only their training rows are counted as training.
+    `hold_out`: "sentence" keeps a validation sentence out of training in every language (see
+    `split_off`); "row" holds out directed pairs at random, as the released code does, so that the same sentence is
+    trained on in another direction. Raises ValueError if nothing would be left to train on.
     """
-    new, old = (frame[frame["split"] == "train"] for frame in (instructions, replayed))
-    encoded = {
-        name: prompts.encode(tokenizer, list(frame["prompt"]), list(frame["answer"]), settings.max_length)
-        for name, frame in (("new", new), ("old", old))
-    }
-    codes = [column for column in parallel.column_names if column != "sentence_id"]
-    drawn = settings.steps * settings.old_per_step if len(old) else 0
-    return {
-        "new_rows": {name: int(count) for name, count in new["objective"].value_counts(sort=False).items()},
-        "new_rows_validation": int((instructions["split"] == "validation").sum()),
-        "epochs_of_new_data": int(new["epoch"].max()) + 1 if len(new) else 0,
-        "old_rows": len(old),
-        "repetitions_per_old_row": round(drawn / len(old), 2) if len(old) else 0,
-        "mean_tokens": {
-            name: round(sum(len(row["input_ids"]) for row in rows) / len(rows), 1)
-            for name, (rows, _) in encoded.items()
-            if rows
-        },
-        "answers_cut": {name: cut for name, (_, cut) in encoded.items()},
-        "tokens_per_word": {code: _tokens_per_word(tokenizer, parallel[code][:]) for code in codes},
-    }
+    if hold_out == "sentence":
+        training, validation = split_off(parallel, validation_sentences, plan.seed)
+        parts = {"train": stream(training, rows, plan), "validation": stream(validation, validation_rows, plan)}
+    else:
+        size = len(parallel) * len(plan.pairs)
+        if validation_rows >= size:
+            raise ValueError(
+                f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
+            )
+        held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
+        endless = (row for epoch in count() for row in instructions(parallel, plan, epoch))
+        first = instructions(parallel, plan)
+        parts = {
+            "train": islice((row for row in endless if row["sample"] not in held), rows),
+            "validation": (row for row in first if row["sample"] in held),
+        }
+    return pd.DataFrame([{**row, "split": split} for split, made in parts.items() for row in made], columns=COLUMNS)
+
+
+def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
+    """How many training rows one epoch of `make` has."""
+    size = len(parallel) * len(plan.pairs)
+    return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
 
 
 def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame, report: dict) -> None:
@@ -334,8 +345,3 @@ def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame, repor
     instructions.to_parquet(folder / "instructions.parquet", index=False)
     replayed.to_parquet(folder / "replay.parquet", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _tokens_per_word(tokenizer, texts: list[str]) -> float:
-    tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
-    return round(tokens / sum(len(text.split()) for text in texts), 2)

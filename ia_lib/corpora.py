@@ -74,13 +74,18 @@ def labels(corpus: str, task: str) -> list[str]:
     return [label for label in LABELS[task] if not (two and label == "neutral")]
 
 
+def places(corpus: str, task: str | None, codes: list[str], split: str) -> list[tuple[str, str]]:
+    """(source, file) of what `labelled` (`parallel`, if `task` is None) reads; nothing is fetched."""
+    _check(corpus, task, codes, split)
+    return list(dict.fromkeys(_place(corpus, task, code, split) for code in _own(corpus, task, codes)))
+
+
 def files(
     folder: Path | None, corpus: str, task: str | None, codes: list[str], split: str, **where
 ) -> dict[str, list[Path]]:
     """The files that `labelled` (`parallel`, if `task` is None) reads, by source, each fetched if it has to be."""
-    _check(corpus, task, codes, split)
     found: dict[str, list[Path]] = {}
-    for source, file in dict.fromkeys(_place(corpus, task, code, split) for code in _own(corpus, task, codes)):
+    for source, file in places(corpus, task, codes, split):
         found.setdefault(source, []).append(_find(folder, corpus, source, file, **where))
     return found
 

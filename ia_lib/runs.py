@@ -17,8 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib import console, tables
-from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings, needs
+from ia_lib import console, inputs, tables
+from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings, locate, needs, root
 from ia_lib.stages import (
     JOB,
     NOTEBOOKS,
@@ -31,17 +31,18 @@ from ia_lib.stages import (
     hash_file,
     hash_folder,
     lab_hash,
-    locate,
-    root,
     write_json,
 )
 
 # Fields that change how a stage is carried out and not what it makes.
-_NO_MATTER = {"save_steps", "log_steps", "data_dir", "batch_tokens"}
+_NO_MATTER = {"save_steps", "log_steps", "data_dir", "mirror", "offline", "batch_tokens"}
+_BOTH = {"threads", "chat", "share_text"}
 _FIELDS = {
     "data": set(DataSettings.model_fields),
-    "tune": set(TuneSettings.model_fields) | {"threads", "steps", "new_per_step", "old_per_step", "max_length"},
-    "evaluate": set(EvaluateSettings.model_fields) | {"corpus", "lab", "known", "taught", "unseen", "threads"},
+    "tune": set(TuneSettings.model_fields)
+    | _BOTH
+    | {"steps", "new_epochs", "new_per_step", "old_per_step", "max_length", "end_of_sequence", "cut"},
+    "evaluate": set(EvaluateSettings.model_fields) | _BOTH | {"corpus", "lab", "known", "taught", "unseen"},
 }
 _COMMAND = (sys.executable, "-m", "ia_lib.runs")
 
@@ -190,13 +191,13 @@ class Table:
         ]
 
     def lab(self, run: Settings) -> Path:
-        """The folder of the corpus: the mini lab's files, made once per seed and size, or the real data."""
+        """The folder that `inputs` reads from: the mini lab's files, made once per seed and size, or the real data."""
         if run.corpus == "minilab":
             # its own code and words too: after a change there is another lab
             size = digest([run.lab.model_dump(), run.known, run.taught, run.unseen, lab_hash()])[:8]
             return self.folder / "lab" / f"seed{run.seed}-{size}"
         folder = run.folder().expanduser()
-        return (folder if folder.is_absolute() else root() / folder) / run.corpus
+        return folder if folder.is_absolute() else root() / folder
 
     def past(self, run: Settings) -> Path | None:
         """The file of the run's past instruction data; None if it has none or it is a mixture yet to be made."""
@@ -280,11 +281,13 @@ class Table:
 
     def _files(self, run: Settings, name: str) -> dict[str, Any]:
         """What the stage depends on from outside: hashes of files, and the name of the model the chain began with."""
-        files = {}
-        if run.corpus != "minilab" and name in ("data", "evaluate"):
-            files |= hash_folder(self.lab(run))
-        if name == "data" and run.past and run.past.file:
-            files["past"] = hash_file(locate(run.past.file))
+        files: dict[str, Any] = {}
+        if name in ("data", "evaluate"):
+            for entry, path in inputs.read_files(run, self.lab(run), name).items():
+                if path is not None and not path.is_file():
+                    raise SettingsError(f"{self.path}, run {run.name!r}: {path}: there is no such file")
+                # what is to be fetched is pinned, or recorded at its first download
+                files[entry] = hash_file(path) if path else "fetched"
         owner = self._owner(run)
         if owner.model.name:
             source, revision = _outside(owner)

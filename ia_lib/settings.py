@@ -7,9 +7,32 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ia_lib import languages
+from ia_lib import corpora, languages
 
-OBJECTIVES = ("tlm", "mt", "xss", "mlm")
+OBJECTIVES = ("tlm", "mt", "xss", "mlm", "word", "span")
+# What a reading of the method means, field by field: (paper, released code, corrected). docs/fidelity.md explains them.
+READINGS: dict[str, tuple[Any, Any, Any]] = {
+    "pivots": (["eng", "ind"], ["eng"], ["eng", "ind"]),
+    "teach_known": (False, True, False),
+    "noise": ("infilling", "mixture", "mixture"),
+    "noise_tokens": ("words", "nltk", "words"),
+    "tlm_names": ("own", "swapped", "own"),
+    "xss_negatives": ("random", "corrupted", "mixed"),
+    "drop_test_overlap": (False, False, True),
+    "hold_out": ("sentence", "row", "sentence"),
+    "replay_sampling": ("uniform", "released", "uniform"),
+    "alternation": ("strict", "shuffled", "strict"),
+    "loss": ("answer", "all", "answer"),
+    "end_of_sequence": (True, False, True),
+    "cut": ("prompt", "end", "prompt"),
+    "max_length": (256, 128, 256),
+    "scoring_rule": ("joint", "mean_all", "label_sum"),
+    "label_order": ("documented", "shuffled", "documented"),
+    "majority_of": ("train", "test", "train"),
+    "metric": ("weighted_f1", "macro_f1", "weighted_f1"),
+    "quantisation": ("int8", "int8", "none"),
+}
+FIDELITY = ("paper", "released", "corrected")
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -42,7 +65,7 @@ class Mixture(_Part):
     mlm: Number = Field(0, ge=0)
     rows: Count = 60000
     split: str = "base"
-    xss_negatives: Literal["random", "hard"] = "random"
+    xss_negatives: Literal["random", "hard", "mixed"] = "random"
 
     @model_validator(mode="after")
     def _has_shares(self):
@@ -52,23 +75,56 @@ class Mixture(_Part):
 
 
 class Past(_Part):
-    """Where the model's old instruction data comes from: exactly one of the three."""
+    """Where the model's old instruction data comes from: exactly one of run, file, url, xp3 and mixture."""
 
     run: str | None = None  # what that run of the table was trained on
-    file: str | None = None  # a JSONL or parquet file with these two fields
-    prompt: str = "prompt"
-    answer: str = "answer"
+    file: str | None = None  # a JSONL or parquet file with the two fields below
+    url: str | None = None  # a JSONL file too large to download: rows are drawn from random parts of it
+    xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
+    prompt: str | None = None
+    answer: str | None = None
+    stream: bool = False  # read a large local file line by line, holding only the rows that are drawn
+    blocks: Count = 2000
     mixture: Mixture | None = None
 
     @property
     def fields(self) -> dict[str, str]:
-        """The names of the file's fields, for `corpora.past`."""
-        return {"prompt": self.prompt, "answer": self.answer} if self.file else {}
+        """Column of the pool -> the file's field."""
+        prompt, answer = ("inputs", "targets") if self.xp3 else ("prompt", "answer")
+        return {"prompt": self.prompt or prompt, "answer": self.answer or answer}
 
     @model_validator(mode="after")
     def _one_source(self):
-        _exactly_one(self, ("run", "file", "mixture"))
+        _exactly_one(self, ("run", "file", "url", "xp3", "mixture"))
+        if self.stream and not self.file:
+            raise Refusal("stream", True, "nothing, unless there is a local file")
         return self
+
+
+class Parallel(_Part):
+    """A user's own parallel text: one file with a column per language, or one text file per language."""
+
+    file: str | None = None  # CSV, TSV, JSONL, parquet, XLSX or TMX
+    columns: dict[str, str] = {}  # language code -> the file's column (in TMX: language); default: the code itself
+    id: str | None = None  # the file's column with the sentences' ids
+    lines: dict[str, str] | None = None  # language code -> a text file; line n of one translates line n of the others
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        _exactly_one(self, ("file", "lines"))
+        return self
+
+
+class Test(_Part):
+    """A user's own labelled texts in one language."""
+
+    file: str  # CSV, TSV, JSONL, parquet or XLSX
+    language: str
+    labels: list[str] = Field(min_length=2)
+    task: str = "sentiment"
+    text: str = "text"
+    label: str = "label"
+    id: str | None = None
 
 
 class New(_Part):
@@ -103,37 +159,57 @@ class Model(_Part):
 
 
 # The parts a row can have, by the fields that hold them.
-PARTS = (Past, Model, New, Mixture, Lab)
+PARTS = {"past": Past, "model": Model, "new": New, "mixture": Mixture, "lab": Lab, "parallel": Parallel, "tests": Test}
 
 
 class DataSettings(_Part):
     """What the data stage depends on."""
 
-    corpus: Literal["minilab", "nusax"] = "minilab"
+    corpus: Literal["minilab", "nusax", "nusatranslation", "flores", "own"] = "minilab"
+    parallel: Parallel | None = None
+    sentences: Count | None = None
     data_dir: str | None = None
+    mirror: str | None = None
+    offline: bool = False
     lab: Lab = Lab()
+    languages: dict[str, str] = {}
     known: list[str] = ["eng", "ind"]
     taught: list[str] = ["sun", "jav", "ban", "min", "bug", "ace", "bjn"]
     unseen: list[str] = ["bbc", "mad", "nij"]
     pivots: list[str] = ["eng", "ind"]
+    teach_known: bool = False
     objective: str = "none"
+    templates: str = "instructalign"
+    noise: Literal["mixture", "infilling", "deletion", "permutation"] = "mixture"
+    noise_tokens: Literal["words", "nltk"] = "words"
     noise_probability: Share = 0.2
     mask: str = Field("___", min_length=1)
-    xss_negatives: Literal["random", "hard"] = "random"
+    tlm_names: Literal["own", "swapped"] = "own"
+    xss_negatives: Literal["random", "hard", "mixed", "corrupted"] = "mixed"
+    drop_test_overlap: bool = True
+    hold_out: Literal["sentence", "row"] = "sentence"
     past: Past | None = None
     replay: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 0
-    steps: Annotated[int, Field(ge=0, strict=True)] = 2000
+    replay_sampling: Literal["uniform", "released"] = "uniform"
+    replay_stratify: str | None = None
+    steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    new_epochs: Annotated[Number, Field(gt=0)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
     validation_sentences: Count = 50
     validation_rows: Count = 256
     max_length: Annotated[int, Field(ge=16, strict=True)] = 256
+    end_of_sequence: bool = True
+    cut: Literal["prompt", "end"] = "prompt"
+    chat: bool = False
+    share_text: bool = True
 
 
 class TuneSettings(_Part):
     """What tuning depends on, beside its data."""
 
     model: Model
+    alternation: Literal["strict", "shuffled"] = "strict"
     learning_rate: Number = Field(1e-5, gt=0)
     warmup: Share = 0.0
     weight_decay: Number = Field(0.0, ge=0)
@@ -150,9 +226,15 @@ class TuneSettings(_Part):
 class EvaluateSettings(_Part):
     """What evaluation depends on, beside the model."""
 
-    tasks: list[Literal["sentiment"]] = Field(["sentiment"], min_length=1)
+    tasks: list[str] = []
+    tests: list[Test] = []
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
+    wordings: list[str] = Field(["english"], min_length=1)
+    label_order: Literal["documented", "shuffled"] = "documented"
+    scoring_rule: Literal["label_sum", "joint", "mean_all", "label_mean", "label_per_char"] = "label_sum"
+    majority_of: Literal["train", "test"] = "train"
+    metric: Literal["weighted_f1", "macro_f1", "accuracy"] = "weighted_f1"
     quantisation: Literal["none", "int8"] = "none"
     batch_tokens: Count = 8192
     score_max_length: Count = 1024
@@ -163,6 +245,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
 
     name: str
     row: str = ""  # the row's name in the table, without a seed
+    fidelity: Literal["paper", "released", "corrected"] = "corrected"
+    reproduces: list[str] = []  # the published cells that this run is to be compared with
     seed: int = Field(1, ge=0, strict=True)
     threads: Count = 1
 
@@ -187,58 +271,145 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     def training(self) -> dict[str, Any]:
         """The keyword arguments of `tuning.tune` that are settings of their own."""
         names = (
-            "steps learning_rate warmup weight_decay accumulation loss loss_average precision "
+            "learning_rate warmup weight_decay accumulation loss loss_average precision "
             "log_steps validate_steps save_steps seed"
         )
         return {name: getattr(self, name) for name in names.split()}
+
+    def encoding(self) -> dict[str, Any]:
+        """The keyword arguments of `prompts.encode`."""
+        return {name: getattr(self, name) for name in ("max_length", "end_of_sequence", "cut", "chat")}
+
+    def plan(self) -> dict[str, Any]:
+        """The keyword arguments of `alignment.Plan`."""
+        names = "objective pivots seed noise noise_tokens noise_probability mask xss_negatives tlm_names templates"
+        partners = [code for code in self.known if code not in self.pivots] if self.teach_known else []
+        return {
+            **{name: getattr(self, name) for name in names.split()},
+            "taught": [*partners, *self.taught],
+            "names": self.languages,
+        }
+
+    @property
+    def per_step(self) -> int:
+        """Rows of a batch: new and old ones."""
+        return self.new_per_step * self.uses_new + self.old_per_step * self.uses_old
+
+    def evaluates(self) -> list[tuple[str, str, str]]:
+        """The named tests: (task's name in results, corpus, task)."""
+        if not self.tasks and self.tests:
+            return []
+        own = self.corpus if self.corpus in ("minilab", "nusax", "nusatranslation") else "nusax"
+        parts = [(name, *name.rpartition("/")[::2]) for name in self.tasks or ["sentiment"]]
+        return [(name, corpus or own, task) for name, corpus, task in parts]
 
     def folder(self) -> Path:
         """The folder of real data: `data_dir`, else the environment variable IA_DATA, else ../shared/data."""
         return Path(self.data_dir or os.environ.get("IA_DATA") or "../shared/data")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reading(cls, values: Any) -> Any:
+        """What the row does not say itself is as its reading has it."""
+        if not isinstance(values, dict) or values.get("fidelity", "corrected") not in FIDELITY:
+            return values
+        number = FIDELITY.index(values.get("fidelity", "corrected"))
+        known = values.get("known", ["eng", "ind"])
+        found = {name: reading[number] for name, reading in READINGS.items()}
+        if isinstance(known, list):
+            found["pivots"] = [code for code in found["pivots"] if code in known] or known[:1]
+        return {**found, **values}
+
     @model_validator(mode="after")
     def _consistent(self):
         if not _NAME.fullmatch(self.name):
             raise Refusal("name", self.name, "letters, digits and . _ + -")
-        seen: dict[str, str] = {}
-        for field in ("known", "taught", "unseen"):
-            for code in getattr(self, field):
-                if code not in languages.NAMES:
-                    raise Refusal(field, code, f"a known language code ({', '.join(languages.NAMES)})")
-                if code not in languages.NUSAX:
-                    raise Refusal(field, code, f"a language of the corpus {self.corpus} ({', '.join(languages.NUSAX)})")
-                if self.corpus == "minilab" and field == "known" and code not in languages.NUSAX[:2]:
-                    raise Refusal(field, code, "eng and ind, the languages of the mini lab's grammar")
-                if code in seen:
-                    raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
-                seen[code] = field
-        if not self.pivots or any(code not in self.known for code in self.pivots):
-            raise Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
+        self._check_languages()
+        self._check_tests()
         parts = self.objective.split("+")
         if self.objective != "none" and (set(parts) - set(OBJECTIVES) or len(set(parts)) < len(parts)):
             raise Refusal("objective", self.objective, f"none, or some of {', '.join(OBJECTIVES)} joined by +")
         if self.uses_new and not self.taught:
             raise Refusal("taught", self.taught, f"at least one language, since the objective is {self.objective}")
+        self._check_past()
+        self._check_batches()
+        return self
+
+    def _check_languages(self) -> None:
+        seen: dict[str, str] = {}
+        for field in ("known", "taught", "unseen"):
+            for code in getattr(self, field):
+                if code not in languages.NAMES and code not in self.languages:
+                    raise Refusal(
+                        field,
+                        code,
+                        f"a known language code ({', '.join(languages.NAMES)}), or one with a name in languages",
+                    )
+                if code in seen:
+                    raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
+                seen[code] = field
+        if self.corpus == "minilab" and (other := [c for c in self.known if c not in languages.NUSAX[:2]]):
+            raise Refusal("known", other[0], "eng and ind, the languages of the mini lab's grammar")
+        if self.corpus in languages.CORPORA:
+            have = languages.CORPORA[self.corpus]
+            for field in ("pivots", "taught"):
+                if self.uses_new and (other := [c for c in getattr(self, field) if c not in have]):
+                    raise Refusal(field, other[0], f"a language of the corpus {self.corpus} ({', '.join(have)})")
+            if self.corpus == "minilab" and (other := [c for c in seen if c not in have]):
+                raise Refusal(seen[other[0]], other[0], f"a language of the corpus minilab ({', '.join(have)})")
+        if (not self.pivots and self.uses_new) or any(code not in self.known for code in self.pivots):
+            raise Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
+        if (self.parallel is None) != (self.corpus != "own"):
+            found = "nothing" if self.parallel is None else "a part parallel"
+            raise Refusal("parallel", found, "a part parallel with corpus: own, and only there")
+
+    def _check_tests(self) -> None:
+        for name, corpus, task in self.evaluates():
+            try:
+                corpora.labels(corpus, task)
+            except ValueError as error:
+                raise Refusal("tasks", name, f"<task> or <corpus>/<task> ({error})") from None
+            if not any(code in languages.CORPORA[corpus] for group in self.groups.values() for code in group):
+                raise Refusal("tasks", name, f"a corpus with one of the run's languages; {corpus} has none of them")
+        codes = [code for group in self.groups.values() for code in group]
+        for test in self.tests:
+            if test.language not in codes:
+                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(codes)})")
+
+    def _check_past(self) -> None:
         if self.uses_old and self.past is None:
             raise Refusal(
-                "past", "nothing", f"a source of past data (run, file or mixture), since replay is {self.replay}"
+                "past",
+                "nothing",
+                f"a source of past data (run, file, url, xp3 or mixture), since replay is {self.replay}",
             )
         mixture = self.past.mixture if self.past else None
         if mixture and len(self.known) < 2 and mixture.mt + mixture.xss:
             raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
-        if self.trains and not self.steps:
+        if self.replay == "all" and self.past and (self.past.url or self.past.xp3):
+            raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
+        if self.replay_sampling == "released" and self.replay_stratify:
+            raise Refusal("replay_stratify", self.replay_stratify, "nothing, where replay_sampling is released")
+
+    def _check_batches(self) -> None:
+        if self.trains and (self.steps is None) == (self.new_epochs is None):
+            found = "nothing" if self.steps is None else "steps and new_epochs"
+            raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
+        if self.new_epochs and not self.uses_new:
+            raise Refusal("new_epochs", self.new_epochs, "steps, for a run without new instructions")
+        if self.trains and self.steps == 0:
             raise Refusal("steps", 0, "at least 1 for a run that trains")
         if self.model.new and not self.trains:
             raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         if self.uses_new and self.uses_old and self.new_per_step != self.old_per_step:
             raise Refusal("old_per_step", self.old_per_step, f"new_per_step ({self.new_per_step}): a batch alternates")
-        rows = self.new_per_step * self.uses_new + self.old_per_step * self.uses_old
         unit = 2 if self.uses_new and self.uses_old else 1
-        if rows % (self.accumulation * unit):
+        if self.per_step % (self.accumulation * unit):
             raise Refusal(
-                "accumulation", self.accumulation, f"a divisor of {rows // unit}, so that every part alternates"
+                "accumulation",
+                self.accumulation,
+                f"a divisor of {self.per_step // unit}, so that every part alternates",
             )
-        return self
 
 
 def needs(run: Settings) -> list[str]:
@@ -259,3 +430,18 @@ def _exactly_one(part: BaseModel, fields: tuple[str, ...]) -> None:
     given = [field for field in fields if getattr(part, field) is not None]
     if len(given) != 1:
         raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
+
+
+def root() -> Path:
+    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parent.parent):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
+
+
+def locate(path: str | Path) -> Path:
+    """A path as given from here, or from the project's folder."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else root() / path

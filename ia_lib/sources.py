@@ -111,7 +111,7 @@ def fetch(
     Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded.
     """
     place = location(name, file, mirror)
-    path = Path(cache or os.environ.get("IA_CACHE") or "~/.cache/ia_lib").expanduser() / name / file
+    path = cache_folder(cache) / name / file
     pinned = known()[name].checksums.get(file)
     if not path.is_file():
         if offline:
@@ -130,6 +130,11 @@ def fetch(
     if not record:
         _write_record(path, path, {"file": file, "url": "found in the cache"})
     return path
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where fetched files lie: as given, else the environment variable IA_CACHE, else ~/.cache/ia_lib."""
+    return Path(cache or os.environ.get("IA_CACHE") or "~/.cache/ia_lib").expanduser()
 
 
 def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:

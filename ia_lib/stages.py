@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib.settings import Settings
+from ia_lib.settings import Settings, root
 
 if TYPE_CHECKING:
     from ia_lib.runs import Table
@@ -57,15 +57,6 @@ _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 JOB = "IA_JOB"
 # Set while finished stages whose code has changed since count as not finished (`run --changed`).
 REDO = "IA_REDO"
-
-
-def root() -> Path:
-    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    return here
 
 
 @dataclass
@@ -257,12 +248,6 @@ def execute(stage: Stage) -> None:
 
 class StageFailed(RuntimeError):
     """A stage's notebook raised an error."""
-
-
-def locate(path: str | Path) -> Path:
-    """A path as given from here, or from the project's folder."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else root() / path
 
 
 def digest(value: Any) -> str:

@@ -152,7 +152,7 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
     elif problem["type"] == "extra_forbidden":
         inside: Any = Settings
         for part in location[:-1]:
-            inside = next((a for a in PARTS if a.__name__.lower() == part), inside)
+            inside = PARTS.get(part, inside)
         text = _unknown(location[-1], [f for f in inside.model_fields if f != "row"]).removeprefix(
             f", field {location[-1]!r}: "
         )
@@ -175,7 +175,7 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
 
 def _allowed(problem: dict) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        part = next((k for k in PARTS if k.__name__.lower() == problem["loc"][-1]), None)
+        part = PARTS.get(problem["loc"][-1])
         return f"some of {', '.join(part.model_fields)} with their values" if part else "fields with their values"
     text = problem["msg"].removeprefix("Input should be ")
     text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")

@@ -91,12 +91,12 @@ def test_rows_depend_on_seed_epoch_and_sample_alone(parallel):
 
 
 def test_held_out_sentences_are_in_no_training_row(parallel):
-    training, validation = alignment.hold_out(parallel, 20, 1)
+    training, validation = alignment.split_off(parallel, 20, 1)
     assert len(validation) == 20
     assert not set(training["sentence_id"]) & set(validation["sentence_id"])
     assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(parallel["sentence_id"])
     with pytest.raises(ValueError, match="fewer than"):
-        alignment.hold_out(parallel, len(parallel), 1)
+        alignment.split_off(parallel, len(parallel), 1)
 
 
 def test_pivots_can_be_selected(parallel):
