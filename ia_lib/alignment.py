@@ -4,7 +4,6 @@ Every row is derived from (seed, epoch, sample): noise, template, objective and 
 every machine, in any number of processes and after a resume, and fresh in every epoch.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -340,8 +339,7 @@ def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, vali
     return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
 
 
-def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame, report: dict) -> None:
-    """Write instructions.parquet, replay.parquet and report.json."""
+def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame) -> None:
+    """Write instructions.parquet and replay.parquet."""
     instructions.to_parquet(folder / "instructions.parquet", index=False)
     replayed.to_parquet(folder / "replay.parquet", index=False)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -68,16 +68,16 @@ def score(
         rows = data.filter(lambda row, task=task: row["task"] == task).to_pandas()
         names, kind = labels[task], task.rpartition("/")[2]
         asked = [
-            [p for w in wordings for p in templates.classification_prompts(text, kind, names, w)]
+            [(p, w) for w in wordings for p in templates.classification_prompts(text, kind, names, w)]
             for text in rows["text"]
         ]
         per_text = len(asked[0])
-        words = [templates.label_words(names, w) for w in wordings for _ in range(per_text // len(wordings))]
+        words = {w: templates.label_words(names, w) for w in wordings}
         scores = label_logprobs(
             model,
             tokenizer,
-            [prompt for row in asked for prompt in row],
-            words * len(rows),
+            [prompt for row in asked for prompt, _ in row],
+            [words[w] for row in asked for _, w in row],
             chat=chat,
             max_length=max_length,
             batch_tokens=batch_tokens,

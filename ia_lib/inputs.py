@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, concatenate_datasets
 
 from ia_lib import corpora, languages, minilab, replay, sources
@@ -181,3 +182,13 @@ def _spaced(run: Settings, found: Dataset) -> Dataset:
 
 def _xp3(code: str, mirror: str | None) -> str | Path:
     return sources.location("xp3", f"{code}/merged_{code}.jsonl", mirror)
+
+
+def shown(run: Settings, frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` as notebooks and reports may show it: with `share_text: false` every text in it is replaced by its
+    number of words, since whoever it belongs to has not agreed to its being passed on."""
+    if run.share_text:
+        return frame
+    codes = [code for group in run.groups.values() for code in group]
+    hidden = [name for name in frame if name in ("prompt", "answer", "text", "model", *codes)]
+    return frame.assign(**{name: [f"({len(str(text).split())} words)" for text in frame[name]] for name in hidden})

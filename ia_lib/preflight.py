@@ -144,15 +144,10 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict) -> list[str]
                 f"{code} takes {value:g} tokens a word, the easiest language {min(tokens.values()):g}: the tokenizer "
                 "hardly knows it, so training is slow and texts are cut sooner"
             )
-    if found["pairs_still_in_tests"]:
-        said.append(
-            f"{found['pairs_still_in_tests']:,} of {sentences:,} training sentences also occur in the test data: scores "
-            "will flatter the model"
-        )
-    if found["pairs_dropped_because_in_tests"]:
-        said.append(
-            f"{found['pairs_dropped_because_in_tests']:,} pairs were left out because they occur in the test data"
-        )
+    if still := found["pairs_still_in_tests"]:
+        said.append(f"{still:,} of {sentences:,} training sentences occur in the test data: scores will flatter it")
+    if dropped := found["pairs_dropped_because_in_tests"]:
+        said.append(f"{dropped:,} pairs were left out because they occur in the test data")
     if found["doubled_pairs"]:
         said.append(f"{found['doubled_pairs']:,} of {sentences:,} pairs occur more than once")
     for pair, equal in found["equal_sides"].items():

@@ -223,6 +223,11 @@ class Table:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
         return (str(self.stage(run.name, "tune").folder / "model"), None) if run.trains else self.model(run)
 
+    def origin(self, run: Settings) -> str:
+        """The name or folder of the model at the beginning of the run's chain; empty if that is a new one."""
+        owner = self._owner(run)
+        return "" if owner.model.new else _outside(owner)[0]
+
     def _owner(self, run: Settings) -> Settings:
         """The run at the beginning of the chain, whose model is new or comes from outside."""
         while run.model.run:

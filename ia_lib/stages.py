@@ -150,8 +150,11 @@ class Stage:
             self._told = now
             write_json(self.part / "progress.json", {"done": done, "total": total})
 
-    def finish(self, device: str = "cpu") -> Path:
-        """Write the manifest, put the artefacts in place and let go of the stage; returns their folder."""
+    def finish(self, device: str = "cpu", sources: list[dict[str, Any]] | None = None) -> Path:
+        """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
+
+        `sources` says what was read from outside, with its licence and checksums.
+        """
         if not self.done:
             (self.part / "manifest.json").unlink(missing_ok=True)
             made = sorted(p for p in self.part.rglob("*") if p.is_file())
@@ -169,6 +172,7 @@ class Stage:
                 # a log tells how fast it went, which is no part of what was made
                 "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
                 "files": files,
+                "sources": sources or [],
                 "code": _code_hash(self.name),
                 "versions": {"python": platform.python_version(), **_versions()},
                 "git_commit": _git_commit(),
@@ -204,7 +208,8 @@ class Stage:
         if self.name == "evaluate":
             return 20
         run = self.run
-        return 8 + run.steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
+        steps = run.steps or 1000
+        return 8 + steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
 
 
 def execute(stage: Stage) -> None:
