@@ -136,7 +136,7 @@ def _what(stage: Stage) -> str:
             f" of {run.per_step} rows"
         )
     if stage.name == "evaluate":
-        return f"{', '.join(run.tasks) or 'sentiment'} in {sum(map(len, run.groups.values()))} languages"
+        return f"{', '.join(name for name, _, _ in run.evaluates()) or 'own tests'} in {sum(map(len, run.groups.values()))} languages"
     return ""
 
 

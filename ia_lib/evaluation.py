@@ -28,6 +28,7 @@ SCORE_COLUMNS = [
     "label_chars",
     "label_logprob",
     "prompt_tokens",
+    "prompt_logprob",
 ]
 RESAMPLES = 1000
 
@@ -51,6 +52,7 @@ def score(
     wordings: Sequence[str] = ("english",),
     *,
     chat: bool = False,
+    prompt_logprob: bool = False,
     max_length: int = 1024,
     batch_tokens: int = 8192,
     on_progress: Callable[[int, int], None] | None = None,
@@ -79,6 +81,7 @@ def score(
             [prompt for row in asked for prompt, _ in row],
             [words[w] for row in asked for _, w in row],
             chat=chat,
+            prompt_logprob=prompt_logprob,
             max_length=max_length,
             batch_tokens=batch_tokens,
             on_progress=on_progress,
@@ -88,10 +91,11 @@ def score(
         frame["prompt"] = np.tile(np.repeat(np.arange(1, per_text + 1), len(names)), len(rows))
         frame["label"] = np.tile(names, len(rows) * per_text)
         frame["gold"] = rows["label"].iloc[index].to_numpy()
-        for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens"):
-            frame[name] = getattr(scores, name).reshape(-1)
+        for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "prompt_logprob"):
+            values = getattr(scores, name)
+            frame[name] = np.nan if values is None else values.reshape(-1)
         frames.append(frame[SCORE_COLUMNS])
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
 def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, concatenate_datasets
 
-from ia_lib import corpora, languages, minilab, replay, sources
+from ia_lib import alignment, corpora, languages, minilab, replay, sources
 from ia_lib.corpora import CorpusError
 from ia_lib.noise import generator, permuted, shuffled
 from ia_lib.pools import Jsonl
@@ -41,6 +41,14 @@ def parallel(run: Settings, folder: Path) -> Dataset:
         drawn = permuted((run.seed, "sentences"), np.arange(run.sentences), len(found))
         found = found.select(sorted(drawn.tolist()))
     return found
+
+
+def held_out(run: Settings, folder: Path) -> Dataset:
+    """The parallel sentences that no instruction of the run is made from."""
+    found = parallel(run, folder)
+    if run.drop_test_overlap:
+        found, _ = corpora.drop_overlap(found, labelled(run, folder))
+    return alignment.split_off(found, run.validation_sentences, run.seed)[1]
 
 
 def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:

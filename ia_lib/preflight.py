@@ -27,19 +27,20 @@ def report(
     labels: dict[str, list[str]],
     tokenizer,
     settings,
+    encoding: dict[str, Any],
     rows_of_epoch: int = 0,
     dropped: int = 0,
 ) -> dict[str, Any]:
     """Counts and checks of all that training will read.
 
     `instructions` and `replayed` have a column `split`; only their training rows are counted as training.
-    `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of pairs left out because they occur in
-    test data. Shares are from 0 to 1.
+    `encoding` holds the keyword arguments of `prompts.encode`, `rows_of_epoch` is the size of one epoch of new rows,
+    `dropped` the number of pairs left out because they occur in test data. Shares are from 0 to 1.
     """
     new, old = (frame[frame["split"] == "train"] for frame in (instructions, replayed))
     kinds = {f"new {name}": frame for name, frame in new.groupby("objective", sort=False)} | {"old": old}
     encoded = {
-        name: prompts.encode(tokenizer, list(frame["prompt"]), list(frame["answer"]), **settings.encoding())
+        name: prompts.encode(tokenizer, list(frame["prompt"]), list(frame["answer"]), **encoding)
         for name, frame in kinds.items()
         if len(frame)
     }

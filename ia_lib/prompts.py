@@ -162,6 +162,8 @@ def encode(
     *,
     chat: bool = False,
     encoder_decoder: bool = False,
+    end_of_sequence: bool = True,
+    cut: str = "prompt",
 ) -> tuple[list[dict], int]:
     """Tokenise prompts with their answers and the token that ends an answer.
 
@@ -173,16 +175,26 @@ def encode(
 
     A row longer than `max_length` tokens loses the beginning of its prompt's own text, never its beginning-of-sequence
     token, what the chat template adds, or its answer, unless the answer finds no room without the prompt's text: then
-    the answer's end is cut, and the second value returned counts such rows.
+    the answer's end is cut, and the second value returned counts such rows. With `cut` "end" it loses its end instead,
+    so that of a long row's answer nothing may be left, and without `end_of_sequence` nothing ends an answer: the
+    released code's ways.
 
     Raises ValueError for a tokenizer without end-of-sequence token, an answer without a token, a `max_length` that
     leaves an answer no room, and what `in_chat` refuses.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token; give it one (tokenizer.eos_token)")
-    rows, cut = [], 0
+    rows, shortened = [], 0
     pieces = _two_texts if encoder_decoder else _one_text
     for opening, own, closing, answer in pieces(tokenizer, prompts, answers, chat) if prompts else ():
+        if not end_of_sequence and answer[-1] == tokenizer.eos_token_id:
+            answer = answer[:-1]
+        if cut == "end":
+            start = len(opening) + len(own) + len(closing)
+            ids = [*opening, *own, *closing, *answer]
+            shortened += len(ids) > max_length
+            rows.append({"input_ids": ids[:max_length], "answer_start": min(start, max_length)})
+            continue
         room = max_length - len(opening) - len(closing)
         if room < 1:
             raise ValueError(
@@ -190,11 +202,11 @@ def encode(
                 "the tokens that stand around prompt and answer"
             )
         if len(answer) > room:
-            answer, cut = answer[:room], cut + 1
+            answer, shortened = answer[:room], shortened + 1
         kept = min(len(own), room - len(answer))
         prompt = [*opening, *own[len(own) - kept :], *closing]
         rows.append({"input_ids": prompt + answer, "answer_start": len(prompt)})
-    return rows, cut
+    return rows, shortened
 
 
 def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:

@@ -148,6 +148,7 @@ def interleave(
     seed: int,
     lengths: dict[str, list[int]] | None = None,
     window: int = 1,
+    alternation: str = "strict",
 ) -> list[tuple[str, int]]:
     """The rows of all training batches in order, as ("old" | "new", index).
 
@@ -157,6 +158,9 @@ def interleave(
 
     With `window` above 1, the rows of that many consecutive batches are sorted by length (`lengths`, in tokens, by
     kind) before they are cut into batches, and the batches are shuffled: less padding, the same rows.
+
+    `alternation` "shuffled" then shuffles all rows, so that batches are balanced only on average, as the released code
+    does.
 
     Raises ValueError if `new` is not exactly steps x new_per_step, if old rows are asked for and there are none, or if
     both kinds are asked for in unequal numbers.
@@ -185,6 +189,8 @@ def interleave(
             }
             for i in range(max(new_per_step, old_per_step)):
                 rows += [(kind, indices[i]) for kind, indices in batch.items() if indices]
+    if alternation == "shuffled":
+        rows = [rows[i] for i in shuffled(generator(seed, "batches"), len(rows))]
     return rows
 
 

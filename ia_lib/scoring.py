@@ -27,7 +27,10 @@ class ScoringError(ValueError):
     """A prompt and label that cannot be scored; the message names both and their tokens."""
 
 
-def apply_rule(rule: str, label_logprob, label_tokens, label_chars):
+RULES = ("label_sum", "label_mean", "label_per_char", "joint", "mean_all")
+
+
+def apply_rule(rule: str, label_logprob, label_tokens, label_chars, prompt_tokens=None, prompt_logprob=None):
     """The scores of labels under a rule (see `LabelScores.scores`), from arrays or columns of one shape."""
     if rule == "label_sum":
         return label_logprob
@@ -35,7 +38,12 @@ def apply_rule(rule: str, label_logprob, label_tokens, label_chars):
         return label_logprob / label_tokens
     if rule == "label_per_char":
         return label_logprob / label_chars
-    raise ValueError(f"rule: found {rule!r}; allowed: label_sum, label_mean, label_per_char")
+    if rule not in RULES:
+        raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
+    if prompt_logprob is None:
+        raise ValueError(f"rule: found {rule!r}, but prompts were not scored; allowed: score with prompt_logprob=True")
+    whole = prompt_logprob + label_logprob
+    return whole if rule == "joint" else whole / (prompt_tokens + label_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,17 @@ class LabelScores:
     label_tokens: np.ndarray  # tokens that count as the label's
     label_chars: np.ndarray  # characters of the label
     prompt_tokens: np.ndarray  # tokens before the label's, special tokens included
+    # sum of the log-probabilities of the tokens before the label's but the first, in nats; None unless asked for
+    prompt_logprob: np.ndarray | None = None
 
     def scores(self, rule: str = "label_sum") -> np.ndarray:
         """[N, L]; the highest of a row is the prediction. `label_sum` is the label's log-probability given the
-        prompt (the same choice as the paper's joint probability); `label_mean` divides it by the label's tokens and
-        `label_per_char` by its characters. Raises ValueError for any other rule."""
-        return apply_rule(rule, self.label_logprob, self.label_tokens, self.label_chars)
+        prompt; `label_mean` divides it by the label's tokens and `label_per_char` by its characters. `joint` is the
+        log-probability of prompt and label (InstructAlign, section 4: the same choice) and `mean_all` its mean over
+        all predicted tokens (the released code); both need `prompt_logprob`. Raises ValueError for any other rule."""
+        return apply_rule(
+            rule, self.label_logprob, self.label_tokens, self.label_chars, self.prompt_tokens, self.prompt_logprob
+        )
 
 
 @dataclass
@@ -78,6 +91,7 @@ def label_logprobs(
     chat: bool = False,
     max_length: int = 1024,
     batch_tokens: int = 8192,
+    prompt_logprob: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> LabelScores:
     """Score every label as a continuation of every prompt.
@@ -106,13 +120,19 @@ def label_logprobs(
     else:
         texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat)
     shape = (len(prompts), len(per_prompt[0]) if per_prompt else len(labels) if shared else 0)
-    logprob = np.zeros(shape)
+    logprob, before = np.zeros(shape), np.zeros(shape)
     done = 0
     model.eval()
+    if prompt_logprob:
+        if model.config.is_encoder_decoder:
+            raise ValueError("prompt_logprob: found True; allowed: False for an encoder-decoder model")
+        # the vocabulary at every position: as few positions at once as keep it below 256 MB
+        batch_tokens = min(batch_tokens, 2**26 // model.get_output_embeddings().weight.shape[0])
     for batch in _batches(texts, shape[1], batch_tokens):
         with torch.inference_mode():
-            values = _score(model, batch, tokenizer.pad_token_id or 0)
-        logprob[[text.index for text in batch]] = values
+            values, others = _score(model, batch, tokenizer.pad_token_id or 0, prompt_logprob)
+        places = [text.index for text in batch]
+        logprob[places], before[places] = values, others
         done += len(batch)
         if on_progress:
             on_progress(done, len(prompts))
@@ -122,6 +142,7 @@ def label_logprobs(
         label_tokens=np.array([t.label_tokens for t in by_index], dtype=int).reshape(shape),
         label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
         prompt_tokens=np.array([t.prompt_tokens for t in by_index], dtype=int).reshape(shape),
+        prompt_logprob=before if prompt_logprob else None,
     )
 
 
@@ -226,8 +247,8 @@ def _batches(texts: list[_Text], labels: int, batch_tokens: int):
         yield batch
 
 
-def _score(model, batch: list[_Text], pad: int) -> np.ndarray:
-    """[rows, labels] log-probabilities of the labels' tokens."""
+def _score(model, batch: list[_Text], pad: int, whole_prompt: bool) -> tuple[np.ndarray, np.ndarray]:
+    """[rows, labels] log-probabilities of the labels' tokens and, if asked for, of those before them."""
     decodes = model.config.is_encoder_decoder
     rows, labels = len(batch), len(batch[0].suffixes)
     longest = max(len(s) for t in batch for s in t.suffixes)
@@ -244,10 +265,14 @@ def _score(model, batch: list[_Text], pad: int) -> np.ndarray:
         first = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
     else:
         first = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        first |= {"logits_to_keep": 1}
+        first |= {"logits_to_keep": 0 if whole_prompt else 1}
     more = longest > 1
     cache = None if decodes or not more else DynamicCache(config=model.config)
     out = _forward(model, **first, past_key_values=cache, use_cache=more)
+    if whole_prompt:
+        told = out.logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
+        # a token counts if it and the one before it are real: the first of a text is predicted by nothing
+        prefix = (told.double() * (mask[:, 1:] * mask[:, :-1])).sum(1)
     logprobs = torch.zeros(follow.shape, device=model.device)
     logprobs[:, 0] = out.logits[:, -1].float().log_softmax(-1).gather(1, follow[:, 0].view(rows, labels)).flatten()
     if more:
@@ -265,7 +290,12 @@ def _score(model, batch: list[_Text], pad: int) -> np.ndarray:
             then = {"input_ids": follow[:, :-1], "attention_mask": whole, "position_ids": position}
         out = _forward(model, **then, past_key_values=cache, use_cache=True)
         logprobs[:, 1:] = out.logits.float().log_softmax(-1).gather(2, follow[:, 1:, None])[:, :, 0]
-    return (logprobs.double() * counts).sum(1).view(rows, labels).cpu().numpy()
+    values = (logprobs.double() * counts).sum(1).view(rows, labels).cpu().numpy()
+    if not whole_prompt:
+        return values, np.zeros_like(values)
+    # the shared prefix, and of each suffix what is not yet the label's
+    others = (logprobs.double() * (attend.bool() & ~counts)).sum(1).view(rows, labels)
+    return values, (others + prefix[:, None]).cpu().numpy()
 
 
 def _pad(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:

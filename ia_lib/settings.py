@@ -226,13 +226,15 @@ class TuneSettings(_Part):
 class EvaluateSettings(_Part):
     """What evaluation depends on, beside the model."""
 
-    tasks: list[str] = []
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None
     tests: list[Test] = []
+    held_out: bool | None = None
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
     scoring_rule: Literal["label_sum", "joint", "mean_all", "label_mean", "label_per_char"] = "label_sum"
+    prompt_logprob: bool = False
     majority_of: Literal["train", "test"] = "train"
     metric: Literal["weighted_f1", "macro_f1", "accuracy"] = "weighted_f1"
     quantisation: Literal["none", "int8"] = "none"
@@ -276,9 +278,10 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         )
         return {name: getattr(self, name) for name in names.split()}
 
-    def encoding(self) -> dict[str, Any]:
-        """The keyword arguments of `prompts.encode`."""
-        return {name: getattr(self, name) for name in ("max_length", "end_of_sequence", "cut", "chat")}
+    def encoding(self, encoder_decoder: bool = False) -> dict[str, Any]:
+        """The keyword arguments of `prompts.encode` for a model of that kind."""
+        names = ("max_length", "end_of_sequence", "cut", "chat")
+        return {**{name: getattr(self, name) for name in names}, "encoder_decoder": encoder_decoder}
 
     def plan(self) -> dict[str, Any]:
         """The keyword arguments of `alignment.Plan`."""
@@ -295,9 +298,20 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         """Rows of a batch: new and old ones."""
         return self.new_per_step * self.uses_new + self.old_per_step * self.uses_old
 
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' own log-probabilities are needed, which costs the vocabulary at every position."""
+        return self.prompt_logprob or self.scoring_rule in ("joint", "mean_all")
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether held-out parallel text is measured too; unless the row says, where there is no labelled test."""
+        without = self.corpus == "own" and not self.tasks and not self.tests
+        return without if self.held_out is None else self.held_out
+
     def evaluates(self) -> list[tuple[str, str, str]]:
         """The named tests: (task's name in results, corpus, task)."""
-        if not self.tasks and self.tests:
+        if not self.tasks and self.corpus == "own":
             return []
         own = self.corpus if self.corpus in ("minilab", "nusax", "nusatranslation") else "nusax"
         parts = [(name, *name.rpartition("/")[::2]) for name in self.tasks or ["sentiment"]]
@@ -314,7 +328,11 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         if not isinstance(values, dict) or values.get("fidelity", "corrected") not in FIDELITY:
             return values
         number = FIDELITY.index(values.get("fidelity", "corrected"))
+        if values.get("corpus") == "own" and values.get("replay", 0) != 0 and values.get("past") is None:
+            values = {**values, "past": {"xp3": ["en"]}}
         known = values.get("known", ["eng", "ind"])
+        if values.get("new_epochs") is None:
+            values = {"steps": 2000, **values}
         found = {name: reading[number] for name, reading in READINGS.items()}
         if isinstance(known, list):
             found["pivots"] = [code for code in found["pivots"] if code in known] or known[:1]
@@ -336,6 +354,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         return self
 
     def _check_languages(self) -> None:
+        if self.corpus == "minilab" and (other := [c for c in self.known if c not in languages.NUSAX[:2]]):
+            raise Refusal("known", other[0], "eng and ind, the languages of the mini lab's grammar")
         seen: dict[str, str] = {}
         for field in ("known", "taught", "unseen"):
             for code in getattr(self, field):
@@ -348,8 +368,6 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
                 if code in seen:
                     raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
-        if self.corpus == "minilab" and (other := [c for c in self.known if c not in languages.NUSAX[:2]]):
-            raise Refusal("known", other[0], "eng and ind, the languages of the mini lab's grammar")
         if self.corpus in languages.CORPORA:
             have = languages.CORPORA[self.corpus]
             for field in ("pivots", "taught"):

@@ -41,9 +41,15 @@ def load_model(
     options = {"dtype": torch.float32, **version}
     if quantisation == "int8":
         options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
-    encoder_decoder = AutoConfig.from_pretrained(source, **version).is_encoder_decoder
-    model = (AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM).from_pretrained(source, **options)
+    model = (AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM).from_pretrained(
+        source, **options
+    )
     return fuse_gelu(model if quantisation == "int8" else model.to(device))
+
+
+def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
+    """Whether the model in a folder or of a Hub name has a decoder of its own; a new one's source is empty."""
+    return bool(source) and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -57,9 +63,9 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def prepare(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, settings, *, chat: bool = False, encoder_decoder: bool = False
+    folder: Path, tokenizer: PreTrainedTokenizerBase, settings, encoder_decoder: bool = False
 ) -> tuple[list[dict], list[dict], list[tuple]]:
-    """Read a finished data stage and lay out the batches; `chat` and `encoder_decoder` as in `prompts.encode`.
+    """Read a finished data stage and lay out the batches.
 
     Returns the training rows in order (as `prompts.encode` gives them), the validation rows, and for each training
     row ("old" | "new", index).
@@ -73,22 +79,18 @@ def prepare(
         for kind, frame in frames.items():
             part = frame[frame["split"] == split]
             encoded[split, kind] = prompts.encode(
-                tokenizer,
-                list(part["prompt"]),
-                list(part["answer"]),
-                settings.max_length,
-                chat=chat,
-                encoder_decoder=encoder_decoder,
+                tokenizer, list(part["prompt"]), list(part["answer"]), **settings.encoding(encoder_decoder)
             )[0]
     order = replay.interleave(
         len(encoded["train", "new"]),
         len(encoded["train", "old"]),
-        settings.steps,
+        settings.steps or len(encoded["train", "new"]) // settings.new_per_step,
         settings.new_per_step if settings.uses_new else 0,
         settings.old_per_step if settings.uses_old else 0,
         settings.seed,
         {kind: [len(row["input_ids"]) for row in encoded["train", kind]] for kind in frames},
         settings.length_window,
+        settings.alternation,
     )
     rows = [encoded["train", kind][index] for kind, index in order]
     return rows, encoded["validation", "new"] + encoded["validation", "old"], order
@@ -102,7 +104,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     (folder / "README.md").write_text(
         f"# {settings.name}\n\n"
         f"Began with {start}; objective {settings.objective}, {settings.replay} replayed samples, "
-        f"{settings.steps:,} steps, seed {settings.seed}.\n\n"
+        f"seed {settings.seed}.\n\n"
         f"Taught languages: {', '.join(settings.taught) if settings.uses_new else 'none'}. "
         f"Corpus: {settings.corpus}.\n\n"
         "Made for research on teaching languages; check its evaluation before you rely on it.\n",
@@ -111,7 +113,11 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    tokens: int = 40,
+    batch_size: int = 16,
 ) -> pd.DataFrame:
     """What the model answers (greedily, at most `tokens`) to rows from `prompts.encode`, beside the true answers.
 
@@ -119,24 +125,34 @@ def answers(
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.eos_token_id} | {row["input_ids"][-1] for row in rows} & special
-    lines = []
-    for row in rows:
-        ids = torch.tensor([row["input_ids"][: max(1, row["answer_start"])]], device=model.device)
+    lines: dict[int, dict] = {}
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["answer_start"])
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    for begin in range(0, len(rows), batch_size):
+        numbers = order[begin : begin + batch_size]
+        asked = [rows[i]["input_ids"][: max(1, rows[i]["answer_start"])] for i in numbers]
+        width = max(map(len, asked))
+        ids = torch.full((len(asked), width), pad, device=model.device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(asked):
+            # a causal model goes on from the right end; an encoder may count positions from the left one
+            place = slice(len(prompt)) if model.config.is_encoder_decoder else slice(width - len(prompt), width)
+            ids[row, place], mask[row, place] = torch.tensor(prompt, device=model.device), 1
         with torch.inference_mode():
             out = model.generate(
                 ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=mask,
                 max_new_tokens=tokens,
                 do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=pad,
                 eos_token_id=sorted(ends),
             )
-        # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
-        said = out[0, 1 if model.config.is_encoder_decoder else ids.shape[1] :]
-        true = tokenizer.decode(row["input_ids"][row["answer_start"] :], skip_special_tokens=True)
-        given = tokenizer.decode(said, skip_special_tokens=True)
-        lines.append({"prompt": tokenizer.decode(ids[0]), "answer": true.strip(), "model": given.strip()})
-    return pd.DataFrame(lines)
+        for i, prompt, said in zip(numbers, asked, out, strict=True):
+            # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
+            given = tokenizer.decode(said[1 if model.config.is_encoder_decoder else width :], skip_special_tokens=True)
+            true = tokenizer.decode(rows[i]["input_ids"][rows[i]["answer_start"] :], skip_special_tokens=True)
+            lines[i] = {"prompt": tokenizer.decode(prompt), "answer": true.strip(), "model": given.strip()}
+    return pd.DataFrame([lines[i] for i in range(len(rows))], columns=["prompt", "answer", "model"])
 
 
 def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
@@ -148,13 +164,14 @@ def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str 
     gradient accumulation changes nothing.
     """
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
-    counts = [len(row["input_ids"]) - f for row, f in zip(rows, first, strict=True)]
+    # a row that was cut at its end may have nothing left that counts
+    counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]
     weighed = []
     for begin in range(0, len(rows), batch_size):
         batch = range(begin, min(begin + batch_size, len(rows)))
         total = sum(counts[i] for i in batch)
         for i in batch:
-            weight = 1 / total if average == "token" else 1 / (len(batch) * counts[i])
+            weight = 1 / max(1, total) if average == "token" else 1 / (len(batch) * max(1, counts[i]))
             weighed.append({"input_ids": rows[i]["input_ids"], "first": first[i], "weight": weight})
     return weighed
 

@@ -168,3 +168,23 @@ def test_a_model_without_a_cache_is_refused(tokenizer):
     model = MambaForCausalLM(MambaConfig(vocab_size=len(tokenizer), hidden_size=8, num_hidden_layers=1, state_size=2))
     with pytest.raises(ScoringError, match="MambaForCausalLM"):
         label_logprobs(model, tokenizer, ["a "], ["b"])
+
+
+def test_the_prompts_own_log_probability(any_model, tokenizer):
+    asked = some_prompts(12, 40)
+    for batch_tokens in (1, 100000):
+        scores = label_logprobs(any_model, tokenizer, asked, LABELS, batch_tokens=batch_tokens, prompt_logprob=True)
+        for prompt, joint, mean in zip(asked, scores.scores("joint"), scores.scores("mean_all"), strict=True):
+            for label, found, found_mean in zip(LABELS, joint, mean, strict=True):
+                ids = torch.tensor([tokenizer(prompt + label)["input_ids"]])
+                with torch.no_grad():
+                    logprobs = any_model(ids).logits[0].float().log_softmax(-1)
+                whole = logprobs[:-1].gather(1, ids[0, 1:, None]).sum().item()
+                assert found == pytest.approx(whole, abs=1e-3)
+                assert found_mean == pytest.approx(whole / (ids.shape[1] - 1), abs=1e-4)
+
+
+def test_rules_over_the_whole_text_need_the_prompts_scored(model, tokenizer):
+    scores = label_logprobs(model, tokenizer, ["The food is "], ["good", "bad"])
+    with pytest.raises(ValueError, match="prompts were not scored"):
+        scores.scores("joint")

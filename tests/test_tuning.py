@@ -1,6 +1,5 @@
 import json
 from copy import deepcopy
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from chats import CHATS
 from transformers import AutoModelForCausalLM
 
 from ia_lib import prompts, replay, tuning
+from ia_lib.settings import Settings
 
 STEPS, NEW, OLD = 6, 4, 4
 OPTIONS = {"steps": STEPS, "batch_size": NEW + OLD, "learning_rate": 1e-3, "log_steps": 1, "validate_steps": 3}
@@ -267,11 +267,20 @@ def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer, tmp
     new = {"prompt": ["A? ", "B? ", "C? "], "answer": ["a", "b", "c"], "split": ["train", "train", "validation"]}
     pd.DataFrame(new).to_parquet(tmp_path / "instructions.parquet")
     pd.DataFrame({"prompt": ["D? "], "answer": ["d"], "split": ["train"]}).to_parquet(tmp_path / "replay.parquet")
-    settings = SimpleNamespace(
-        max_length=100, steps=2, new_per_step=1, old_per_step=1, uses_new=True, uses_old=True, seed=1, length_window=1
-    )
     kinds = {} if kind == "plain" else {kind: True}
-    rows, validation, order = tuning.prepare(tmp_path, turns_tokenizer, settings, **kinds)
+    settings = Settings(
+        name="run",
+        model={"name": "some/model"},
+        objective="tlm",
+        past={"file": "x"},
+        replay=1,
+        max_length=100,
+        steps=2,
+        new_per_step=1,
+        old_per_step=1,
+        chat=kind == "chat",
+    )
+    rows, validation, order = tuning.prepare(tmp_path, turns_tokenizer, settings, kind == "encoder_decoder")
     assert order == [("old", 0), ("new", 0), ("old", 0), ("new", 1)]
     expected, _ = prompts.encode(turns_tokenizer, ["D? ", "A? ", "D? ", "B? "], list("dadb"), 100, **kinds)
     assert rows == expected
