@@ -136,7 +136,8 @@ def _what(stage: Stage) -> str:
             f" of {run.per_step} rows"
         )
     if stage.name == "evaluate":
-        return f"{', '.join(name for name, _, _ in run.evaluates()) or 'own tests'} in {sum(map(len, run.groups.values()))} languages"
+        tests = ", ".join([name for name, _, _ in run.evaluates()] + [test.task for test in run.tests])
+        return f"{tests or 'held-out sentences'} in {sum(map(len, run.groups.values()))} languages"
     return ""
 
 

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 1, "tune": 1, "evaluate": 1, "report": 1}
+STAGE_VERSION = {"data": 2, "tune": 2, "evaluate": 2, "report": 1}
 # The modules whose change may change a stage's artefacts; `plan` says so, and `run --changed` acts on it.
 STAGE_CODE = {
-    "data": ("languages", "corpora", "noise", "prompts", "alignment", "replay", "minilab"),
+    "data": (
+        *("languages", "formats", "corpora", "noise", "prompts", "alignment", "replay", "pools", "minilab"),
+        *("inputs", "preflight"),
+    ),
     "tune": ("prompts", "replay", "tuning", "minilab"),
-    "evaluate": ("languages", "corpora", "prompts", "tuning", "scoring", "evaluation", "minilab"),
+    "evaluate": (
+        *("languages", "formats", "corpora", "prompts", "alignment", "inputs", "tuning", "scoring", "evaluation"),
+        *("heldout", "minilab"),
+    ),
     "report": ("figures", "report", "languages", "evaluation"),
 }
 _PACKAGES = (
