@@ -4,19 +4,23 @@ Every row is derived from (seed, epoch, sample): noise, template, objective and 
 every machine, in any number of processes and after a resume, and fresh in every epoch.
 """
 
-import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cache
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count, islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from sklearn.feature_extraction.text import CountVectorizer
 
 from ia_lib import languages, prompts
-from ia_lib.noise import add_noise, generator, pick, shuffled
+from ia_lib.noise import add_noise, generator, mask_span, mask_words, permuted, pick, shuffled, split, uniforms
 
+# Positions that are worked on together.
+_BLOCK = 1024
 # The columns of instructions.parquet.
 COLUMNS = [
     "prompt",
@@ -34,105 +38,255 @@ COLUMNS = [
 ]
 
 
-def directions(pivots: list[str], taught: list[str]) -> list[tuple[str, str]]:
+@dataclass(frozen=True)
+class Plan:
+    """How instructions are made; `docs/fidelity.md` says which values are the paper's and which its code's."""
+
+    objective: str  # tlm, mt, xss, mlm, word, span, or several joined by +: each sample draws one of them uniformly
+    pivots: Sequence[str]
+    taught: Sequence[str]
+    seed: int | str
+    noise: str = "mixture"  # see noise.add_noise
+    noise_tokens: str = "words"
+    noise_probability: float = 0.2
+    mask: str = "___"
+    # what the second sentence is where the answer is no: "random" another one, "hard" one of the nearest ones, "mixed"
+    # half and half, or "corrupted": both sentences of the pair get noise (the released code)
+    xss_negatives: str = "mixed"
+    tlm_names: str = "own"  # "swapped": the noisy text carries its partner's language name (the released code)
+    templates: str = "instructalign"  # see prompts.templates
+    names: dict[str, str] = field(default_factory=dict)  # of languages that the kit does not know
+
+    @property
+    def objectives(self) -> list[str]:
+        return self.objective.split("+")
+
+    @property
+    def codes(self) -> list[str]:
+        return [*self.pivots, *(code for code in self.taught if code not in self.pivots)]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What a sentence is turned into: directed pairs of languages; for mlm alone each language by itself."""
+        if self.objectives == ["mlm"]:
+            return [(code, code) for code in self.codes]
+        return directions(self.pivots, self.taught)
+
+    def name(self, code: str) -> str:
+        return self.names.get(code) or languages.name(code)
+
+
+def directions(pivots: Sequence[str], taught: Sequence[str]) -> list[tuple[str, str]]:
     """All directed pairs (source, target) that have a pivot on one side at least, each once."""
     codes = [*pivots, *(code for code in taught if code not in pivots)]
     pairs = [(a, b) for i, a in enumerate(codes) for b in codes[i + 1 :] if a in pivots or b in pivots]
     return [pair for a, b in pairs for pair in ((a, b), (b, a))]
 
 
-def instructions(
-    parallel: Dataset,
-    objective: str,
-    pivots: list[str],
-    taught: list[str],
-    seed: int,
-    epoch: int,
-    noise_probability: float = 0.2,
-    mask: str = "___",
-    xss_negatives: str = "random",
-) -> Iterator[dict]:
+def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1) -> Iterator[dict]:
     """One epoch of instructions in training order: every sentence in every direction once.
 
-    `objective` is one of tlm, mt, xss, mlm, or several joined by `+`: each sample then draws one of them uniformly.
-    With `mlm` alone a sample is a sentence in one language. `parallel` has `sentence_id` and a column per language.
+    `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
+    (processes), and memory does not grow with the corpus if that is a file.
 
-    Yields `prompt, answer, objective, template` (0 to 5), `noise` (its kinds joined by +, None where there is none),
+    Yields `prompt, answer, objective, template` (from 0), `noise` (its kinds joined by +, None where there is none),
     `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in the target language
     (XSS: `yes` or `no`).
     """
-    names = objective.split("+")
-    codes = [*pivots, *(code for code in taught if code not in pivots)]
-    pairs = [(code, code) for code in codes] if names == ["mlm"] else directions(pivots, taught)
-    texts = {code: parallel[code][:] for code in codes}
-    ids = parallel["sentence_id"][:]
-    near = cache(lambda code: _nearest(texts[code], seed))
-    order = shuffled(generator(seed, epoch, "order"), len(ids) * len(pairs))
-    for position, sample in enumerate(order):
-        sentence, (source, target) = sample // len(pairs), pairs[sample % len(pairs)]
-        rng = generator(seed, epoch, sample)
-        chosen = pick(rng, names) if len(names) > 1 else names[0]
-        number = int(rng.random() * len(prompts.templates(chosen)))
-        noise = None
-        source_text, target_text = texts[source][sentence], texts[target][sentence]
-        source_name, target_name = languages.name(source), languages.name(target)
-        slots = {
-            "SOURCE_LANG": source_name,
-            "SOURCE_TEXT": source_text,
-            "TARGET_LANG": target_name,
-            "TARGET_TEXT": target_text,
-        }
-        if chosen == "tlm":
-            noisy, noise = add_noise(target_text, rng, noise_probability, mask)
-            slots = {
-                "INPUT_TEXT": noisy,
-                "INPUT_LANG": target_name,
-                "CONTEXT": source_text,
-                "CONTEXT_LANG": source_name,
-                "LABEL_TEXT": target_text,
-            }
-        elif chosen == "mlm":
-            source = target
-            noisy, noise = add_noise(target_text, rng, noise_probability, mask)
-            slots |= {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy}
-        elif chosen == "xss":
+    size = len(parallel) * len(plan.pairs)
+    blocks = [(epoch, begin, min(begin + _BLOCK, size)) for begin in range(0, size, _BLOCK)]
+    if workers == 1:
+        make = _Maker(parallel, plan)
+        for block in blocks:
+            yield from make(block)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (parallel, plan)) as pool:
+        # so many blocks at a time that no worker waits and that few are held
+        for begin in range(0, len(blocks), 4 * workers):
+            for rows in pool.map(_work, blocks[begin : begin + 4 * workers]):
+                yield from rows
+
+
+def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterator[dict]:
+    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`.
+
+    Raises ValueError if there is nothing to make them from.
+    """
+    size = len(parallel) * len(plan.pairs)
+    if rows and not size:
+        raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
+    for epoch in range(-(-rows // size) if rows else 0):
+        yield from islice(instructions(parallel, plan, epoch, workers), rows - epoch * size)
+
+
+class _Maker:
+    """Makes the rows of a block of positions; every row depends on (seed, epoch, sample) alone."""
+
+    def __init__(self, parallel: Dataset, plan: Plan):
+        self.parallel, self.plan = parallel.with_format("arrow"), plan
+        self.size = len(parallel)
+        self.pools: dict[str, _Pool] = {}
+
+    def __call__(self, block: tuple[int, int, int]) -> list[dict]:
+        plan, (epoch, begin, end) = self.plan, block
+        pairs, objectives = plan.pairs, plan.objectives
+        positions = np.arange(begin, end)
+        samples = permuted((plan.seed, epoch, "order"), positions, self.size * len(pairs))
+        table = self.parallel[(samples // len(pairs)).tolist()]
+        columns = {name: table[name].to_pylist() for name in (*plan.codes, "sentence_id")}
+        numbers = uniforms((plan.seed, epoch), samples, 48).tolist()  # most rows need fewer
+        rows = []
+        for i, (sample, drawn) in enumerate(zip(samples.tolist(), numbers, strict=True)):
+            rng = _Row(drawn, plan.seed, epoch, sample)
+            chosen = objectives[int(rng.random() * len(objectives))]
+            number = int(rng.random() * len(prompts.templates(chosen, plan.templates)))
+            source, target = pairs[sample % len(pairs)]
+            texts = columns[source][i], columns[target][i]
+            if chosen == "mlm":
+                source = target
+            slots, noise = self._slots(chosen, source, target, texts, rng)
+            prompt, answer = prompts.fill(chosen, number, plan.templates, **slots)
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "answer": answer,
+                    "objective": chosen,
+                    "template": number,
+                    "noise": noise,
+                    "source_language": source,
+                    "target_language": target,
+                    "sentence_id": columns["sentence_id"][i],
+                    "epoch": epoch,
+                    "position": begin + i,
+                    "sample": sample,
+                }
+            )
+        return rows
+
+    def _slots(self, chosen: str, source: str, target: str, texts: tuple[str, str], rng) -> tuple[dict, str | None]:
+        """What the template's slots are filled with, and the kind of noise."""
+        plan = self.plan
+        (source_text, target_text), noise = texts, None
+        source_name, target_name = plan.name(source), plan.name(target)
+        if chosen in ("tlm", "word", "span"):
+            if chosen == "tlm":
+                noisy, noise = self._noisy(target_text, rng)
+            else:
+                mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
+                noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+            names = (source_name, target_name) if plan.tlm_names == "swapped" else (target_name, source_name)
+            slots = {"INPUT_TEXT": noisy, "INPUT_LANG": names[0], "CONTEXT_LANG": names[1]}
+            return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise
+        if chosen == "mlm":
+            noisy, noise = self._noisy(target_text, rng)
+            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise
+        answer = {}
+        if chosen == "xss":
             same = rng.random() < 0.5
-            if not same:
-                others = near(target)[sentence] if xss_negatives == "hard" else range(len(ids))
-                slots["TARGET_TEXT"] = _other(texts[target], sentence, others, rng)
-            slots["LABEL"] = "yes" if same else "no"
-        prompt, answer = prompts.fill(chosen, number, **slots)
-        yield {
-            "prompt": prompt,
-            "answer": answer,
-            "objective": chosen,
-            "template": number,
-            "noise": noise,
-            "source_language": source,
-            "target_language": target,
-            "sentence_id": ids[sentence],
-            "epoch": epoch,
-            "position": position,
-            "sample": sample,
-        }
+            answer = {"LABEL": "yes" if same else "no"}
+            if not same and plan.xss_negatives == "corrupted":
+                source_text, noise = self._noisy(source_text, rng)
+                target_text, other = self._noisy(target_text, rng)
+                noise = f"{noise} / {other}"
+            elif not same:
+                hard = plan.xss_negatives == "hard" or (plan.xss_negatives == "mixed" and rng.random() < 0.5)
+                target_text = (self._near if hard else self._other)(target, target_text, rng)
+        names = {"SOURCE_LANG": source_name, "TARGET_LANG": target_name}
+        return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise
+
+    def _noisy(self, text: str, rng) -> tuple[str, str]:
+        plan = self.plan
+        return add_noise(text, rng, plan.noise_probability, plan.mask, plan.noise, plan.noise_tokens)
+
+    def _other(self, code: str, text: str, rng) -> str:
+        """Another sentence's text, drawn uniformly from those that read differently from this one."""
+        for _ in range(1000):
+            other = self._pool(code).text(int(rng.random() * self.size))
+            if other != text:
+                return other
+        raise ValueError(f"xss needs sentences that differ, but nearly all read {text!r}")
+
+    def _near(self, code: str, text: str, rng) -> str:
+        """One of the most similar texts that read differently."""
+        nearest = self._pool(code).nearest(text)
+        return pick(rng, nearest) if nearest else self._other(code, text, rng)
+
+    def _pool(self, code: str) -> "_Pool":
+        if code not in self.pools:
+            self.pools[code] = _Pool(self.parallel, code, self.plan.seed)
+        return self.pools[code]
 
 
-def stream(parallel: Dataset, rows: int, **settings) -> Iterator[dict]:
-    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions(parallel, **settings)`."""
-    epoch = 0
-    while rows > 0:
-        before = rows
-        for row in instructions(parallel, epoch=epoch, **settings):
-            yield row
-            rows -= 1
-            if rows == 0:
-                return
-        if rows == before:
-            raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
-        epoch += 1
+class _Row:
+    """The random numbers of one row: from its block, and behind those from a generator of its own."""
+
+    def __init__(self, drawn: list[float], *key: object):
+        self._key, self._drawn = key, iter(drawn)
+
+    def random(self) -> float:
+        for number in self._drawn:
+            return number
+        self._drawn = iter(generator(*self._key, "more").random, None)
+        return next(self._drawn)
 
 
-def hold_out(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
+class _Pool:
+    """The texts in one language among which negatives are looked for: in a large corpus 5,000 drawn at random.
+
+    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
+    """
+
+    def __init__(self, parallel: Dataset, code: str, seed, size: int = 5000):
+        self.column = parallel.select_columns([code])
+        count = len(parallel)
+        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count)
+        self.texts = list(dict.fromkeys(self.column[chosen.tolist()][code].to_pylist()))
+        self.index = {text: i for i, text in enumerate(self.texts)}
+        words = [set(split(text.lower())[0]) for text in self.texts]
+        holding: dict[str, list[int]] = defaultdict(list)
+        for i, found in enumerate(words):
+            for word in found:
+                holding[word].append(i)
+        self.holding = {word: np.array(found) for word, found in holding.items()}
+        self.words = np.array([len(found) for found in words])
+        self.lengths = np.array([len(text) for text in self.texts])
+        self.known: dict[str, list[str]] = {}
+
+    def text(self, sentence: int) -> str:
+        return self.column[sentence][0][0].as_py()
+
+    def nearest(self, text: str, count: int = 8) -> list[str]:
+        """The `count` most similar texts that read differently and have a word in common, the most similar first."""
+        if text not in self.known:
+            if len(self.known) > 20000:
+                self.known.clear()
+            words = set(split(text.lower())[0])
+            holders = [self.holding[word] for word in words if word in self.holding]
+            common = np.bincount(np.concatenate([*holders, []]).astype(int), minlength=len(self.texts))
+            ratio = np.minimum(self.lengths, len(text)) / np.maximum(self.lengths, len(text))
+            similarity = common / np.maximum(self.words + len(words) - common, 1) * ratio
+            if text in self.index:
+                similarity[self.index[text]] = 0
+            least = np.partition(similarity, -count)[-count] if len(similarity) > count else 0
+            best = np.flatnonzero((similarity >= least) & (similarity > 0))
+            best = best[np.argsort(-similarity[best], kind="stable")][:count]
+            self.known[text] = [self.texts[i] for i in best]
+        return self.known[text]
+
+
+_maker: _Maker | None = None
+
+
+def _begin(parallel: Dataset, plan: Plan) -> None:
+    global _maker
+    _maker = _Maker(parallel, plan)
+
+
+def _work(block: tuple[int, int, int]) -> list[dict]:
+    return _maker(block)
+
+
+def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
     """Split by sentence into (training, validation), so that no sentence is in both in any language.
 
     Raises ValueError if nothing would be left to train on.
@@ -146,75 +300,46 @@ def hold_out(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dat
     return parallel.select(sorted(order[sentences:])), parallel.select(sorted(order[:sentences]))
 
 
-def report(instructions: pd.DataFrame, replayed: pd.DataFrame, parallel: Dataset, tokenizer, settings) -> dict:
-    """Counts, tokens per word and language, answers that the length limit cuts, and repetitions of replayed rows.
+def make(
+    parallel: Dataset,
+    plan: Plan,
+    rows: int,
+    validation_sentences: int,
+    validation_rows: int,
+    hold_out: str = "sentence",
+) -> pd.DataFrame:
+    """All instructions of a run, with the columns `COLUMNS`: `rows` to train on, `validation_rows` held out.
 
-    `instructions` and `replayed` have a column `split`; only their training rows are counted as training.
+    `hold_out`: "sentence" keeps a validation sentence out of training in every language (see
+    `split_off`); "row" holds out directed pairs at random, as the released code does, so that the same sentence is
+    trained on in another direction. Raises ValueError if nothing would be left to train on.
     """
-    new, old = (frame[frame["split"] == "train"] for frame in (instructions, replayed))
-    encoded = {
-        name: prompts.encode(tokenizer, list(frame["prompt"]), list(frame["answer"]), settings.max_length)
-        for name, frame in (("new", new), ("old", old))
-    }
-    codes = [column for column in parallel.column_names if column != "sentence_id"]
-    drawn = settings.steps * settings.old_per_step if len(old) else 0
-    return {
-        "new_rows": {name: int(count) for name, count in new["objective"].value_counts(sort=False).items()},
-        "new_rows_validation": int((instructions["split"] == "validation").sum()),
-        "epochs_of_new_data": int(new["epoch"].max()) + 1 if len(new) else 0,
-        "old_rows": len(old),
-        "repetitions_per_old_row": round(drawn / len(old), 2) if len(old) else 0,
-        "mean_tokens": {
-            name: round(sum(len(row["input_ids"]) for row in rows) / len(rows), 1)
-            for name, (rows, _) in encoded.items()
-            if rows
-        },
-        "answers_cut": {name: cut for name, (_, cut) in encoded.items()},
-        "tokens_per_word": {code: _tokens_per_word(tokenizer, parallel[code][:]) for code in codes},
-    }
+    if hold_out == "sentence":
+        training, validation = split_off(parallel, validation_sentences, plan.seed)
+        parts = {"train": stream(training, rows, plan), "validation": stream(validation, validation_rows, plan)}
+    else:
+        size = len(parallel) * len(plan.pairs)
+        if validation_rows >= size:
+            raise ValueError(
+                f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
+            )
+        held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
+        endless = (row for epoch in count() for row in instructions(parallel, plan, epoch))
+        first = instructions(parallel, plan)
+        parts = {
+            "train": islice((row for row in endless if row["sample"] not in held), rows),
+            "validation": (row for row in first if row["sample"] in held),
+        }
+    return pd.DataFrame([{**row, "split": split} for split, made in parts.items() for row in made], columns=COLUMNS)
 
 
-def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame, report: dict) -> None:
-    """Write instructions.parquet, replay.parquet and report.json."""
+def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
+    """How many training rows one epoch of `make` has."""
+    size = len(parallel) * len(plan.pairs)
+    return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
+
+
+def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame) -> None:
+    """Write instructions.parquet and replay.parquet."""
     instructions.to_parquet(folder / "instructions.parquet", index=False)
     replayed.to_parquet(folder / "replay.parquet", index=False)
-    (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _tokens_per_word(tokenizer, texts: list[str]) -> float:
-    tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
-    return round(tokens / sum(len(text.split()) for text in texts), 2)
-
-
-def _other(texts: list[str], sentence: int, others: Sequence[int], rng) -> str:
-    """The text of one of `others`, drawn uniformly from those that read differently from this sentence."""
-    for _ in range(1000):
-        other = texts[others[int(rng.random() * len(others))]]
-        if other != texts[sentence]:
-            return other
-    raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[sentence]!r}")
-
-
-def _nearest(texts: list[str], seed, count: int = 8, pool: int = 5000) -> np.ndarray:
-    """For every text the indices of the `count` most similar ones that read differently: [texts, count].
-
-    Similarity is the share of words in common (Jaccard) times the ratio of lengths in characters. In a large corpus
-    the neighbours are looked for among `pool` texts drawn at random, so time and memory grow with its length alone.
-    """
-    candidates = np.array(shuffled(generator(seed, "negatives"), len(texts))[:pool])
-    vectors = CountVectorizer(binary=True, token_pattern=r"\w+", dtype=np.float32).fit_transform(texts)
-    words = np.asarray(vectors.sum(1)).ravel()
-    lengths = np.array([len(text) for text in texts], dtype=np.float32)
-    numbers = pd.factorize(np.array(texts, dtype=object))[0]  # equal texts have equal numbers
-    columns = vectors[candidates].T.tocsr()
-    nearest = np.empty((len(texts), min(count, len(candidates))), dtype=np.int64)
-    for begin in range(0, len(texts), 512):
-        part = slice(begin, begin + 512)
-        common = (vectors[part] @ columns).toarray()
-        union = words[part, None] + words[candidates] - common
-        shorter = np.minimum(lengths[part, None], lengths[candidates])
-        longer = np.maximum(lengths[part, None], lengths[candidates])
-        similarity = common / np.maximum(union, 1) * shorter / np.maximum(longer, 1)
-        similarity[numbers[part, None] == numbers[candidates]] = -1
-        nearest[part] = candidates[np.argsort(-similarity, axis=1, kind="stable")[:, : nearest.shape[1]]]
-    return nearest

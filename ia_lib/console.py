@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from ia_lib.estimate import GPUS, assumptions, estimate
 from ia_lib.stages import Stage
 
 if TYPE_CHECKING:
@@ -89,10 +90,41 @@ def _minutes(seconds: float) -> str:
 
 
 def print_plan(table: "Table", runs: list[str] | None) -> None:
+    """What is finished, and what each run would take."""
     print(f"{table.path}: {len(table.runs)} runs, outputs in {table.folder}")
-    for stage in [*table.stages(runs), *([] if runs else [table.report()])]:
+    stages = table.stages(runs)
+    for stage in [*stages, *([] if runs else [table.report()])]:
         note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
-        print(f"  {stage!s:<28} {stage.status}{note}   {_what(stage)}")
+        print(f"  {stage!s:<36} {stage.status}{note}   {_what(stage)}")
+    header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>9}"
+    print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
+    for run in dict.fromkeys(stage.run.name for stage in stages):
+        print("  " + _estimated(table, table.by_name[run]))
+    print(f"* more memory than this GPU has; {assumptions()}")
+
+
+def _estimated(table: "Table", run) -> str:
+    data = table.stage(run.name, "data").folder / "report.json"
+    report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
+    found = estimate(run, "" if run.model.new else table.origin(run), report)
+    texts = "?" if found.texts is None else _short(found.texts)
+    memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
+    line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
+    hours = (
+        "".join(f"{_hours(h):>10}" for h in found.hours.values()) if found.hours else "  the model's size is unknown"
+    )
+    return line + hours
+
+
+def _short(number: int) -> str:
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
 
 
 def _what(stage: Stage) -> str:
@@ -100,10 +132,12 @@ def _what(stage: Stage) -> str:
     if stage.name == "data":
         return f"objective {run.objective}, replay {run.replay}"
     if stage.name == "tune":
-        rows = run.new_per_step * run.uses_new + run.old_per_step * run.uses_old
-        return f"{run.steps:,} steps of {rows} rows"
+        return (f"{run.steps:,} steps" if run.steps else f"{run.new_epochs:g} epochs of new data") + (
+            f" of {run.per_step} rows"
+        )
     if stage.name == "evaluate":
-        return f"{', '.join(run.tasks)} in {sum(map(len, run.groups.values()))} languages"
+        tests = ", ".join([name for name, _, _ in run.evaluates()] + [test.task for test in run.tests])
+        return f"{tests or 'held-out sentences'} in {sum(map(len, run.groups.values()))} languages"
     return ""
 
 

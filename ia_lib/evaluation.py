@@ -5,15 +5,15 @@ throughout (`tests/test_evaluation.py` holds them against it); the resampling co
 it needs a thousand of them per cell.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from ia_lib import prompts as templates
-from ia_lib.corpora import LABELS, labelled
+from ia_lib.corpora import LABELS
 from ia_lib.scoring import apply_rule, label_logprobs
 
 # The columns of scores.parquet: one line per example, prompt and label.
@@ -28,27 +28,16 @@ SCORE_COLUMNS = [
     "label_chars",
     "label_logprob",
     "prompt_tokens",
+    "prompt_logprob",
 ]
 RESAMPLES = 1000
 
 
-def test_data(corpus: Path, settings) -> Dataset:
-    """The labelled texts of all tasks and languages of a run; the first `settings.examples` of each, if that is set."""
-    codes = [code for group in settings.groups.values() for code in group]
-    parts = []
-    for task in settings.tasks:
-        for code in codes:
-            part = labelled(corpus, task, [code], settings.test_split)
-            parts.append(part.select(range(min(settings.examples or len(part), len(part)))))
-    return concatenate_datasets(parts)
-
-
-def save(folder: Path, scores: pd.DataFrame, corpus: Path, settings) -> pd.DataFrame:
-    """Write scores.parquet and metrics.csv; returns the metrics. The majority label is that of the training texts of
-    the first known language."""
-    majority = {
-        task: majority_label(labelled(corpus, task, settings.known[:1], "train")["label"]) for task in settings.tasks
-    }
+def save(
+    folder: Path, scores: pd.DataFrame, training_labels: dict[str, tuple[list[str], str]], settings
+) -> pd.DataFrame:
+    """Write scores.parquet and metrics.csv; returns the metrics. `training_labels` is `inputs.training_labels`."""
+    majority = {task: majority_label(labels) for task, (labels, _) in training_labels.items()}
     scores.to_parquet(folder / "scores.parquet", index=False)
     table = metrics(scores, settings.groups, majority, settings.seed)
     table.round(4).to_csv(folder / "metrics.csv", index=False)
@@ -59,39 +48,54 @@ def score(
     model,
     tokenizer,
     data: Dataset,
+    labels: dict[str, list[str]],
+    wordings: Sequence[str] = ("english",),
     *,
+    chat: bool = False,
+    prompt_logprob: bool = False,
     max_length: int = 1024,
     batch_tokens: int = 8192,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Score every label of every text of `data` (as `corpora.labelled` gives it) under each published prompt.
+    """Score every label of every text of `data` under each prompt of each wording.
 
-    Returns a table with `SCORE_COLUMNS`; `prompt` is the template's number from 1, `gold` the text's true label.
+    `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
+    `prompts.classification_prompts`. A task's name may begin with its corpus (nusax/sentiment).
+
+    Returns a table with `SCORE_COLUMNS`; `prompt` is the template's number from 1, counted on through the wordings,
+    `gold` the text's true label and `label` the one that was scored, whatever the wording calls it.
     """
     frames = []
     for task in sorted(set(data["task"])):
         rows = data.filter(lambda row, task=task: row["task"] == task).to_pandas()
-        labels = LABELS[task]
-        asked = [templates.classification_prompts(text, task, labels) for text in rows["text"]]
+        names, kind = labels[task], task.rpartition("/")[2]
+        asked = [
+            [(p, w) for w in wordings for p in templates.classification_prompts(text, kind, names, w)]
+            for text in rows["text"]
+        ]
         per_text = len(asked[0])
+        words = {w: templates.label_words(names, w) for w in wordings}
         scores = label_logprobs(
             model,
             tokenizer,
-            [prompt for row in asked for prompt in row],
-            labels,
+            [prompt for row in asked for prompt, _ in row],
+            [words[w] for row in asked for _, w in row],
+            chat=chat,
+            prompt_logprob=prompt_logprob,
             max_length=max_length,
             batch_tokens=batch_tokens,
             on_progress=on_progress,
         )
-        index = np.repeat(np.arange(len(rows)), per_text * len(labels))
+        index = np.repeat(np.arange(len(rows)), per_text * len(names))
         frame = rows[["task", "language", "example"]].iloc[index].reset_index(drop=True)
-        frame["prompt"] = np.tile(np.repeat(np.arange(1, per_text + 1), len(labels)), len(rows))
-        frame["label"] = np.tile(labels, len(rows) * per_text)
+        frame["prompt"] = np.tile(np.repeat(np.arange(1, per_text + 1), len(names)), len(rows))
+        frame["label"] = np.tile(names, len(rows) * per_text)
         frame["gold"] = rows["label"].iloc[index].to_numpy()
-        for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens"):
-            frame[name] = getattr(scores, name).reshape(-1)
+        for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "prompt_logprob"):
+            values = getattr(scores, name)
+            frame[name] = np.nan if values is None else values.reshape(-1)
         frames.append(frame[SCORE_COLUMNS])
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCORE_COLUMNS)
 
 
 def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:

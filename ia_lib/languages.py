@@ -36,6 +36,41 @@ NAMES = {
 # What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.
 NUSAX = ("eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn", "bbc", "mad", "nij")
 
+# The other corpora, in the order of the paper's Tables 12, 14 and 15. Indonesian of NusaTranslation is IndoLEM's.
+NUSATRANSLATION = ("ind", "jav", "sun", "min", "abs", "btk", "bew", "bhp", "mad", "mak", "mui", "rej")
+NUSAPARAGRAPH = ("jav", "min", "sun", "bug", "btk", "bew", "mad", "mak", "mui", "rej")
+
+# Corpus -> its languages; FLORES-200 is not here, since it has 200 of them.
+CORPORA = {
+    "minilab": NUSAX,
+    "nusax": NUSAX,
+    "nusatranslation": NUSATRANSLATION,
+    "nusaparagraph": NUSAPARAGRAPH,
+    "indolem": ("ind",),
+}
+
+# What FLORES-200 calls those of them that it has. A language beyond these is looked for by its code, in Latin script
+# before others.
+FLORES = {
+    "eng": "eng_Latn",
+    "ind": "ind_Latn",
+    "sun": "sun_Latn",
+    "jav": "jav_Latn",
+    "ban": "ban_Latn",
+    "min": "min_Latn",
+    "bug": "bug_Latn",
+    "ace": "ace_Latn",
+    "bjn": "bjn_Latn",
+    "bg": "bul_Cyrl",
+    "bn": "ben_Beng",
+    "en": "eng_Latn",
+    "es": "spa_Latn",
+    "fr": "fra_Latn",
+    "no": "nob_Latn",
+    "ru": "rus_Cyrl",
+    "zh": "zho_Hans",
+}
+
 # The three groups of the papers and what readers who are no specialists are told.
 GROUPS = {"L1": "known before", "L2": "taught", "L3": "never seen"}
 

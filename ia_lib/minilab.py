@@ -123,19 +123,12 @@ def mixture(folder: Path, codes: list[str], settings, seed: int) -> Dataset:
     parallel = corpora.parallel(folder, codes, split)
     labels = corpora.LABELS["sentiment"]
     texts = list(corpora.labelled(folder, "sentiment", codes, "train")) if "sentiment" in shares else []
-    streams = {
-        name: alignment.stream(
-            parallel,
-            rows,
-            objective=name,
-            pivots=codes,
-            taught=codes,
-            seed=f"{seed}/{name}",
-            xss_negatives=settings.xss_negatives,
-        )
+    plans = {
+        name: alignment.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=settings.xss_negatives)
         for name in shares
         if name != "sentiment"
     }
+    streams = {name: alignment.stream(parallel, rows, plan) for name, plan in plans.items()}
     names, total = list(shares), sum(shares.values())
     result = []
     for _ in range(rows):

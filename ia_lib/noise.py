@@ -1,14 +1,19 @@
-"""Noise for denoising instructions: infilling, deletion and permutation of words.
+"""Noise for denoising instructions, and the random numbers that everything in the kit is drawn with.
 
-The mixture is the released one (InstructAlign, section 3.1, and the released code): 24% infilling, 24% deletion,
-24% permutation, 8% each pair, 4% all three. It works on words, so that punctuation and spacing stay where they are,
-and it never returns an empty text.
+The kinds of noise and their mixture are the released ones (InstructAlign, section 3.1, and the released code): 24%
+infilling, 24% deletion, 24% permutation, 8% each pair, 4% all three. Span masking is that of the paper's first
+version. By default noise works on words, so that punctuation and spacing stay where they are, and never returns an
+empty text.
 """
 
+import hashlib
 import random
+import re
 
+import numpy as np
 import regex
 
+KINDS = ("infilling", "deletion", "permutation")
 MIXTURE = (
     (("infilling",), 0.24),
     (("deletion",), 0.24),
@@ -21,7 +26,9 @@ MIXTURE = (
 
 # A word is a run of letters, digits and combining marks, with apostrophes or hyphens inside or one apostrophe at its
 # end (Buginese tike').
-_WORD = regex.compile(r"[\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?")
+_WORD = regex.compile(r"([\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?)")
+_ASCII_WORD = re.compile(r"(\w+(?:['-]\w+)*'?)", re.ASCII)  # the same on such text, and faster
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def generator(*key: object) -> random.Random:
@@ -32,7 +39,7 @@ def generator(*key: object) -> random.Random:
     return random.Random("/".join(map(str, key)))
 
 
-def pick(rng: random.Random, items):
+def pick(rng, items):
     """One of `items`, uniformly."""
     return items[int(rng.random() * len(items))]
 
@@ -42,7 +49,47 @@ def shuffled(rng: random.Random, n: int) -> list[int]:
     return [i for _, i in sorted((rng.random(), i) for i in range(n))]
 
 
-def draw_kinds(rng: random.Random) -> tuple[str, ...]:
+def uniforms(key: tuple, samples: np.ndarray, count: int) -> np.ndarray:
+    """[samples, count] numbers in [0, 1): a row depends on `key` and its sample alone, whatever stands beside it.
+
+    The SplitMix64 generator, started anew for every sample. It is integer arithmetic, the same on every machine, and
+    makes a block of samples at once, where a generator object per sample would cost more than the rest of its work.
+    """
+    with np.errstate(over="ignore"):
+        start = _mixed(_seed(key) ^ _mixed(samples.astype(np.uint64) * _GOLDEN + _GOLDEN))
+        return (_mixed(start[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
+
+
+def permuted(key: tuple, positions: np.ndarray, n: int) -> np.ndarray:
+    """Where a permutation of 0 .. n - 1 that depends on `key` sends `positions`, without ever holding it in memory.
+
+    A Feistel network of eight rounds over the next even power of two; what falls outside goes through it again.
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    values = positions.astype(np.uint64)
+    outside = np.ones(len(values), dtype=bool)
+    with np.errstate(over="ignore"):
+        while outside.any():
+            left, right = values[outside] >> shift, values[outside] & mask
+            for number in range(8):
+                left, right = right, left ^ (_mixed(right + _seed((*key, number))) & mask)
+            values[outside] = left << shift | right
+            outside = values >= n
+    return values.astype(np.int64)
+
+
+def _mixed(values):
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _seed(key: tuple) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "little"))
+
+
+def draw_kinds(rng) -> tuple[str, ...]:
     """The kinds of noise that one sample gets, drawn from `MIXTURE`."""
     u = rng.random()
     for kinds, share in MIXTURE:
@@ -52,31 +99,82 @@ def draw_kinds(rng: random.Random) -> tuple[str, ...]:
     return MIXTURE[-1][0]
 
 
-def add_noise(text: str, rng: random.Random, probability: float = 0.2, mask: str = "___") -> tuple[str, str]:
+def add_noise(
+    text: str, rng, probability: float = 0.2, mask: str = "___", kinds: str = "mixture", tokens: str = "words"
+) -> tuple[str, str]:
     """Corrupt `text`; returns the noisy text and the kinds of noise joined by `+`.
 
     Infilling replaces each word by `mask` and deletion drops each word, both with `probability`; permutation brings
-    all words into a new order. What stands between the words stays in its place; with a deleted word goes the blank
-    before it. Deletion keeps at least one word. A text without words comes back unchanged.
+    all words into a new order; `kinds` is one of these or "mixture", which draws them by `MIXTURE`. What stands
+    between the words stays in its place; with a deleted word goes the blank before it. Deletion keeps at least one
+    word. A text without words comes back unchanged.
+
+    `tokens`: "words" as above, or "nltk" as the released code has it: the tokens of NLTK's word tokenizer joined by
+    blanks, so that punctuation is detached and quotes are rewritten, and deletion can leave an empty text.
+
+    `rng` needs a method `random()`, which is called at most 2 + 3 x words times.
     """
-    kinds = draw_kinds(rng)
-    spans = [m.span() for m in _WORD.finditer(text)]
-    if not spans:
-        return text, "+".join(kinds)
-    words = [text[a:b] for a, b in spans]
-    # gaps[i] stands before word i; gaps[-1] ends the text
-    ends = [0] + [b for _, b in spans]
-    gaps = [text[end:start] for end, (start, _) in zip(ends, spans, strict=False)] + [text[ends[-1] :]]
-    if "infilling" in kinds:
-        words = [mask if rng.random() < probability else word for word in words]
-    if "deletion" in kinds:
-        keep = [rng.random() >= probability for _ in words]
-        if not any(keep):
-            keep[int(rng.random() * len(keep))] = True
-        words, gaps = _delete(words, gaps, keep)
-    if "permutation" in kinds:
-        words = [words[i] for i in shuffled(rng, len(words))]
-    return "".join(gap + word for gap, word in zip(gaps, words, strict=False)) + gaps[-1], "+".join(kinds)
+    drawn = draw_kinds(rng) if kinds == "mixture" else (kinds,)
+    words, gaps = split(text) if tokens == "words" else _nltk(text)
+    if words:
+        if "infilling" in drawn:
+            words = [mask if rng.random() < probability else word for word in words]
+        if "deletion" in drawn:
+            keep = [rng.random() >= probability for _ in words]
+            if not any(keep) and tokens == "words":
+                keep[int(rng.random() * len(keep))] = True
+            words, gaps = _delete(words, gaps, keep)
+        if "permutation" in drawn:
+            words = [words[i] for i in shuffled(rng, len(words))]
+    return _joined(words, gaps), "+".join(drawn)
+
+
+def mask_words(text: str, rng, probability: float = 0.2, mask: str = "___") -> str:
+    """Mask each word with `probability`, one at least: word-level conditional denoising ((IA)^1, section 3)."""
+    words, gaps = split(text)
+    hit = [rng.random() < probability for _ in words]
+    if words and not any(hit):
+        hit[int(rng.random() * len(hit))] = True
+    return _joined([mask if h else word for h, word in zip(hit, words, strict=True)], gaps)
+
+
+def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> str:
+    """Put one mask in the place of a run of words: span-level conditional denoising ((IA)^1, section 3).
+
+    The run's length is drawn uniformly from 2 .. 2 x `probability` x words (2 at least, and never the whole of a
+    longer text): the papers and their code do not give it.
+    """
+    words, gaps = split(text)
+    if not words:
+        return text
+    longest = max(2, round(2 * probability * len(words)))
+    length = min(2 + int(rng.random() * (longest - 1)), max(1, len(words) - 1))
+    begin = int(rng.random() * (len(words) - length + 1))
+    words[begin : begin + length] = [mask]
+    del gaps[begin + 1 : begin + length]
+    return _joined(words, gaps)
+
+
+def split(text: str) -> tuple[list[str], list[str]]:
+    """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end."""
+    parts = (_ASCII_WORD if text.isascii() else _WORD).split(text)
+    return parts[1::2], parts[::2]
+
+
+def _nltk(text: str) -> tuple[list[str], list[str]]:
+    from nltk.tokenize import NLTKWordTokenizer
+
+    # the released code cuts a text into sentences before, which needs a model to download: here the full stop of a
+    # sentence that is not the last one stays with its word
+    words = NLTKWordTokenizer().tokenize(text)
+    return words, ["", *[" "] * (len(words) - 1), ""] if words else [""]
+
+
+def _joined(words: list[str], gaps: list[str]) -> str:
+    parts = [""] * (2 * len(words) + 1)
+    parts[1::2] = words
+    parts[::2] = gaps
+    return "".join(parts)
 
 
 def _delete(words: list[str], gaps: list[str], keep: list[bool]) -> tuple[list[str], list[str]]:

@@ -17,9 +17,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib import console
-from ia_lib import settings as tables
-from ia_lib.settings import Settings, SettingsError
+from ia_lib import console, inputs, tables
+from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings, locate, needs, root
 from ia_lib.stages import (
     JOB,
     NOTEBOOKS,
@@ -32,17 +31,18 @@ from ia_lib.stages import (
     hash_file,
     hash_folder,
     lab_hash,
-    locate,
-    root,
     write_json,
 )
 
 # Fields that change how a stage is carried out and not what it makes.
-_NO_MATTER = {"save_steps", "log_steps", "data_dir", "batch_tokens"}
+_NO_MATTER = {"save_steps", "log_steps", "data_dir", "mirror", "offline", "batch_tokens"}
+_BOTH = {"threads", "chat", "share_text"}
 _FIELDS = {
-    "data": set(tables.DataSettings.model_fields),
-    "tune": set(tables.TuneSettings.model_fields) | {"threads", "steps", "new_per_step", "old_per_step", "max_length"},
-    "evaluate": set(tables.EvaluateSettings.model_fields) | {"corpus", "lab", "known", "taught", "unseen", "threads"},
+    "data": set(DataSettings.model_fields),
+    "tune": set(TuneSettings.model_fields)
+    | _BOTH
+    | {"steps", "new_epochs", "new_per_step", "old_per_step", "max_length", "end_of_sequence", "cut"},
+    "evaluate": set(EvaluateSettings.model_fields) | _BOTH | {"corpus", "lab", "known", "taught", "unseen"},
 }
 _COMMAND = (sys.executable, "-m", "ia_lib.runs")
 
@@ -191,13 +191,13 @@ class Table:
         ]
 
     def lab(self, run: Settings) -> Path:
-        """The folder of the corpus: the mini lab's files, made once per seed and size, or the real data."""
+        """The folder that `inputs` reads from: the mini lab's files, made once per seed and size, or the real data."""
         if run.corpus == "minilab":
             # its own code and words too: after a change there is another lab
             size = digest([run.lab.model_dump(), run.known, run.taught, run.unseen, lab_hash()])[:8]
             return self.folder / "lab" / f"seed{run.seed}-{size}"
         folder = run.folder().expanduser()
-        return (folder if folder.is_absolute() else root() / folder) / run.corpus
+        return folder if folder.is_absolute() else root() / folder
 
     def past(self, run: Settings) -> Path | None:
         """The file of the run's past instruction data; None if it has none or it is a mixture yet to be made."""
@@ -223,6 +223,11 @@ class Table:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
         return (str(self.stage(run.name, "tune").folder / "model"), None) if run.trains else self.model(run)
 
+    def origin(self, run: Settings) -> str:
+        """The name or folder of the model at the beginning of the run's chain; empty if that is a new one."""
+        owner = self._owner(run)
+        return "" if owner.model.new else _outside(owner)[0]
+
     def _owner(self, run: Settings) -> Settings:
         """The run at the beginning of the chain, whose model is new or comes from outside."""
         while run.model.run:
@@ -242,7 +247,7 @@ class Table:
         return {}
 
     def _collect(self, run: Settings, wanted: list[str]) -> None:
-        for name in tables.needs(run):
+        for name in needs(run):
             self._collect(self.by_name[name], wanted)
         wanted.append(run.name)
 
@@ -281,11 +286,13 @@ class Table:
 
     def _files(self, run: Settings, name: str) -> dict[str, Any]:
         """What the stage depends on from outside: hashes of files, and the name of the model the chain began with."""
-        files = {}
-        if run.corpus != "minilab" and name in ("data", "evaluate"):
-            files |= hash_folder(self.lab(run))
-        if name == "data" and run.past and run.past.file:
-            files["past"] = hash_file(locate(run.past.file))
+        files: dict[str, Any] = {}
+        if name in ("data", "evaluate"):
+            for entry, path in inputs.read_files(run, self.lab(run), name).items():
+                if path is not None and not path.is_file():
+                    raise SettingsError(f"{self.path}, run {run.name!r}: {path}: there is no such file")
+                # what is to be fetched is pinned, or recorded at its first download
+                files[entry] = hash_file(path) if path else "fetched"
         owner = self._owner(run)
         if owner.model.name:
             source, revision = _outside(owner)

@@ -1,23 +1,38 @@
-"""The table of settings: YAML rows, validated before any work starts.
+"""One run's settings, validated: every field with its kind, its default and the rules over several fields."""
 
-A table is a YAML 1.2 file with `defaults` (fields for all rows), `runs` (a list of rows, each with a `name`) and
-optionally `seeds` (every row is run once per seed, as `name-s1`, `name-s2`, ...). Every wrong field is refused with
-one sentence that names file, line, run, field, what was found and what is allowed.
-"""
-
-import difflib
 import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ia_lib import languages
+from ia_lib import corpora, languages
 
-OBJECTIVES = ("tlm", "mt", "xss", "mlm")
+OBJECTIVES = ("tlm", "mt", "xss", "mlm", "word", "span")
+# What a reading of the method means, field by field: (paper, released code, corrected). docs/fidelity.md explains them.
+READINGS: dict[str, tuple[Any, Any, Any]] = {
+    "pivots": (["eng", "ind"], ["eng"], ["eng", "ind"]),
+    "teach_known": (False, True, False),
+    "noise": ("infilling", "mixture", "mixture"),
+    "noise_tokens": ("words", "nltk", "words"),
+    "tlm_names": ("own", "swapped", "own"),
+    "xss_negatives": ("random", "corrupted", "mixed"),
+    "drop_test_overlap": (False, False, True),
+    "hold_out": ("sentence", "row", "sentence"),
+    "replay_sampling": ("uniform", "released", "uniform"),
+    "alternation": ("strict", "shuffled", "strict"),
+    "loss": ("answer", "all", "answer"),
+    "end_of_sequence": (True, False, True),
+    "cut": ("prompt", "end", "prompt"),
+    "max_length": (256, 128, 256),
+    "scoring_rule": ("joint", "mean_all", "label_sum"),
+    "label_order": ("documented", "shuffled", "documented"),
+    "majority_of": ("train", "test", "train"),
+    "metric": ("weighted_f1", "macro_f1", "weighted_f1"),
+    "quantisation": ("int8", "int8", "none"),
+}
+FIDELITY = ("paper", "released", "corrected")
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -50,33 +65,66 @@ class Mixture(_Part):
     mlm: Number = Field(0, ge=0)
     rows: Count = 60000
     split: str = "base"
-    xss_negatives: Literal["random", "hard"] = "random"
+    xss_negatives: Literal["random", "hard", "mixed"] = "random"
 
     @model_validator(mode="after")
     def _has_shares(self):
         if not self.sentiment + self.mt + self.xss + self.mlm:
-            raise _Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm")
+            raise Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm")
         return self
 
 
 class Past(_Part):
-    """Where the model's old instruction data comes from: exactly one of the three."""
+    """Where the model's old instruction data comes from: exactly one of run, file, url, xp3 and mixture."""
 
     run: str | None = None  # what that run of the table was trained on
-    file: str | None = None  # a JSONL or parquet file with these two fields
-    prompt: str = "prompt"
-    answer: str = "answer"
+    file: str | None = None  # a JSONL or parquet file with the two fields below
+    url: str | None = None  # a JSONL file too large to download: rows are drawn from random parts of it
+    xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
+    prompt: str | None = None
+    answer: str | None = None
+    stream: bool = False  # read a large local file line by line, holding only the rows that are drawn
+    blocks: Count = 2000
     mixture: Mixture | None = None
 
     @property
     def fields(self) -> dict[str, str]:
-        """The names of the file's fields, for `corpora.past`."""
-        return {"prompt": self.prompt, "answer": self.answer} if self.file else {}
+        """Column of the pool -> the file's field."""
+        prompt, answer = ("inputs", "targets") if self.xp3 else ("prompt", "answer")
+        return {"prompt": self.prompt or prompt, "answer": self.answer or answer}
 
     @model_validator(mode="after")
     def _one_source(self):
-        _exactly_one(self, ("run", "file", "mixture"))
+        _exactly_one(self, ("run", "file", "url", "xp3", "mixture"))
+        if self.stream and not self.file:
+            raise Refusal("stream", True, "nothing, unless there is a local file")
         return self
+
+
+class Parallel(_Part):
+    """A user's own parallel text: one file with a column per language, or one text file per language."""
+
+    file: str | None = None  # CSV, TSV, JSONL, parquet, XLSX or TMX
+    columns: dict[str, str] = {}  # language code -> the file's column (in TMX: language); default: the code itself
+    id: str | None = None  # the file's column with the sentences' ids
+    lines: dict[str, str] | None = None  # language code -> a text file; line n of one translates line n of the others
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        _exactly_one(self, ("file", "lines"))
+        return self
+
+
+class Test(_Part):
+    """A user's own labelled texts in one language."""
+
+    file: str  # CSV, TSV, JSONL, parquet or XLSX
+    language: str
+    labels: list[str] = Field(min_length=2)
+    task: str = "sentiment"
+    text: str = "text"
+    label: str = "label"
+    id: str | None = None
 
 
 class New(_Part):
@@ -90,7 +138,7 @@ class New(_Part):
     @model_validator(mode="after")
     def _divisible(self):
         if self.hidden % self.heads:
-            raise _Refusal("heads", self.heads, f"a divisor of hidden ({self.hidden})")
+            raise Refusal("heads", self.heads, f"a divisor of hidden ({self.hidden})")
         return self
 
 
@@ -106,38 +154,62 @@ class Model(_Part):
     def _one_source(self):
         _exactly_one(self, ("new", "run", "name"))
         if self.revision and not self.name:
-            raise _Refusal("revision", self.revision, "nothing, unless the model has a name")
+            raise Refusal("revision", self.revision, "nothing, unless the model has a name")
         return self
+
+
+# The parts a row can have, by the fields that hold them.
+PARTS = {"past": Past, "model": Model, "new": New, "mixture": Mixture, "lab": Lab, "parallel": Parallel, "tests": Test}
 
 
 class DataSettings(_Part):
     """What the data stage depends on."""
 
-    corpus: Literal["minilab", "nusax"] = "minilab"
+    corpus: Literal["minilab", "nusax", "nusatranslation", "flores", "own"] = "minilab"
+    parallel: Parallel | None = None
+    sentences: Count | None = None
     data_dir: str | None = None
+    mirror: str | None = None
+    offline: bool = False
     lab: Lab = Lab()
+    languages: dict[str, str] = {}
     known: list[str] = ["eng", "ind"]
     taught: list[str] = ["sun", "jav", "ban", "min", "bug", "ace", "bjn"]
     unseen: list[str] = ["bbc", "mad", "nij"]
     pivots: list[str] = ["eng", "ind"]
+    teach_known: bool = False
     objective: str = "none"
+    templates: str = "instructalign"
+    noise: Literal["mixture", "infilling", "deletion", "permutation"] = "mixture"
+    noise_tokens: Literal["words", "nltk"] = "words"
     noise_probability: Share = 0.2
     mask: str = Field("___", min_length=1)
-    xss_negatives: Literal["random", "hard"] = "random"
+    tlm_names: Literal["own", "swapped"] = "own"
+    xss_negatives: Literal["random", "hard", "mixed", "corrupted"] = "mixed"
+    drop_test_overlap: bool = True
+    hold_out: Literal["sentence", "row"] = "sentence"
     past: Past | None = None
     replay: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 0
-    steps: Annotated[int, Field(ge=0, strict=True)] = 2000
+    replay_sampling: Literal["uniform", "released"] = "uniform"
+    replay_stratify: str | None = None
+    steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    new_epochs: Annotated[Number, Field(gt=0)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
     validation_sentences: Count = 50
     validation_rows: Count = 256
     max_length: Annotated[int, Field(ge=16, strict=True)] = 256
+    end_of_sequence: bool = True
+    cut: Literal["prompt", "end"] = "prompt"
+    chat: bool = False
+    share_text: bool = True
 
 
 class TuneSettings(_Part):
     """What tuning depends on, beside its data."""
 
     model: Model
+    alternation: Literal["strict", "shuffled"] = "strict"
     learning_rate: Number = Field(1e-5, gt=0)
     warmup: Share = 0.0
     weight_decay: Number = Field(0.0, ge=0)
@@ -154,9 +226,17 @@ class TuneSettings(_Part):
 class EvaluateSettings(_Part):
     """What evaluation depends on, beside the model."""
 
-    tasks: list[Literal["sentiment"]] = Field(["sentiment"], min_length=1)
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None
+    tests: list[Test] = []
+    held_out: bool | None = None
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
+    wordings: list[str] = Field(["english"], min_length=1)
+    label_order: Literal["documented", "shuffled"] = "documented"
+    scoring_rule: Literal["label_sum", "joint", "mean_all", "label_mean", "label_per_char"] = "label_sum"
+    prompt_logprob: bool = False
+    majority_of: Literal["train", "test"] = "train"
+    metric: Literal["weighted_f1", "macro_f1", "accuracy"] = "weighted_f1"
     quantisation: Literal["none", "int8"] = "none"
     batch_tokens: Count = 8192
     score_max_length: Count = 1024
@@ -167,6 +247,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
 
     name: str
     row: str = ""  # the row's name in the table, without a seed
+    fidelity: Literal["paper", "released", "corrected"] = "corrected"
+    reproduces: list[str] = []  # the published cells that this run is to be compared with
     seed: int = Field(1, ge=0, strict=True)
     threads: Count = 1
 
@@ -191,117 +273,161 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     def training(self) -> dict[str, Any]:
         """The keyword arguments of `tuning.tune` that are settings of their own."""
         names = (
-            "steps learning_rate warmup weight_decay accumulation loss loss_average precision "
+            "learning_rate warmup weight_decay accumulation loss loss_average precision "
             "log_steps validate_steps save_steps seed"
         )
         return {name: getattr(self, name) for name in names.split()}
+
+    def encoding(self, encoder_decoder: bool = False) -> dict[str, Any]:
+        """The keyword arguments of `prompts.encode` for a model of that kind."""
+        names = ("max_length", "end_of_sequence", "cut", "chat")
+        return {**{name: getattr(self, name) for name in names}, "encoder_decoder": encoder_decoder}
+
+    def plan(self) -> dict[str, Any]:
+        """The keyword arguments of `alignment.Plan`."""
+        names = "objective pivots seed noise noise_tokens noise_probability mask xss_negatives tlm_names templates"
+        partners = [code for code in self.known if code not in self.pivots] if self.teach_known else []
+        return {
+            **{name: getattr(self, name) for name in names.split()},
+            "taught": [*partners, *self.taught],
+            "names": self.languages,
+        }
+
+    @property
+    def per_step(self) -> int:
+        """Rows of a batch: new and old ones."""
+        return self.new_per_step * self.uses_new + self.old_per_step * self.uses_old
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' own log-probabilities are needed, which costs the vocabulary at every position."""
+        return self.prompt_logprob or self.scoring_rule in ("joint", "mean_all")
+
+    @property
+    def measures_held_out(self) -> bool:
+        """Whether held-out parallel text is measured too; unless the row says, where there is no labelled test."""
+        without = self.corpus == "own" and not self.tasks and not self.tests
+        return without if self.held_out is None else self.held_out
+
+    def evaluates(self) -> list[tuple[str, str, str]]:
+        """The named tests: (task's name in results, corpus, task)."""
+        if not self.tasks and self.corpus == "own":
+            return []
+        own = self.corpus if self.corpus in ("minilab", "nusax", "nusatranslation") else "nusax"
+        parts = [(name, *name.rpartition("/")[::2]) for name in self.tasks or ["sentiment"]]
+        return [(name, corpus or own, task) for name, corpus, task in parts]
 
     def folder(self) -> Path:
         """The folder of real data: `data_dir`, else the environment variable IA_DATA, else ../shared/data."""
         return Path(self.data_dir or os.environ.get("IA_DATA") or "../shared/data")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _reading(cls, values: Any) -> Any:
+        """What the row does not say itself is as its reading has it."""
+        if not isinstance(values, dict) or values.get("fidelity", "corrected") not in FIDELITY:
+            return values
+        number = FIDELITY.index(values.get("fidelity", "corrected"))
+        if values.get("corpus") == "own" and values.get("replay", 0) != 0 and values.get("past") is None:
+            values = {**values, "past": {"xp3": ["en"]}}
+        known = values.get("known", ["eng", "ind"])
+        if values.get("new_epochs") is None:
+            values = {"steps": 2000, **values}
+        found = {name: reading[number] for name, reading in READINGS.items()}
+        if isinstance(known, list):
+            found["pivots"] = [code for code in found["pivots"] if code in known] or known[:1]
+        return {**found, **values}
+
     @model_validator(mode="after")
     def _consistent(self):
         if not _NAME.fullmatch(self.name):
-            raise _Refusal("name", self.name, "letters, digits and . _ + -")
+            raise Refusal("name", self.name, "letters, digits and . _ + -")
+        self._check_languages()
+        self._check_tests()
+        parts = self.objective.split("+")
+        if self.objective != "none" and (set(parts) - set(OBJECTIVES) or len(set(parts)) < len(parts)):
+            raise Refusal("objective", self.objective, f"none, or some of {', '.join(OBJECTIVES)} joined by +")
+        if self.uses_new and not self.taught:
+            raise Refusal("taught", self.taught, f"at least one language, since the objective is {self.objective}")
+        self._check_past()
+        self._check_batches()
+        return self
+
+    def _check_languages(self) -> None:
+        if self.corpus == "minilab" and (other := [c for c in self.known if c not in languages.NUSAX[:2]]):
+            raise Refusal("known", other[0], "eng and ind, the languages of the mini lab's grammar")
         seen: dict[str, str] = {}
         for field in ("known", "taught", "unseen"):
             for code in getattr(self, field):
-                if code not in languages.NAMES:
-                    raise _Refusal(field, code, f"a known language code ({', '.join(languages.NAMES)})")
-                if code not in languages.NUSAX:
-                    raise _Refusal(
-                        field, code, f"a language of the corpus {self.corpus} ({', '.join(languages.NUSAX)})"
+                if code not in languages.NAMES and code not in self.languages:
+                    raise Refusal(
+                        field,
+                        code,
+                        f"a known language code ({', '.join(languages.NAMES)}), or one with a name in languages",
                     )
-                if self.corpus == "minilab" and field == "known" and code not in languages.NUSAX[:2]:
-                    raise _Refusal(field, code, "eng and ind, the languages of the mini lab's grammar")
                 if code in seen:
-                    raise _Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
+                    raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
-        if not self.pivots or any(code not in self.known for code in self.pivots):
-            raise _Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
-        parts = self.objective.split("+")
-        if self.objective != "none" and (set(parts) - set(OBJECTIVES) or len(set(parts)) < len(parts)):
-            raise _Refusal("objective", self.objective, f"none, or some of {', '.join(OBJECTIVES)} joined by +")
-        if self.uses_new and not self.taught:
-            raise _Refusal("taught", self.taught, f"at least one language, since the objective is {self.objective}")
+        if self.corpus in languages.CORPORA:
+            have = languages.CORPORA[self.corpus]
+            for field in ("pivots", "taught"):
+                if self.uses_new and (other := [c for c in getattr(self, field) if c not in have]):
+                    raise Refusal(field, other[0], f"a language of the corpus {self.corpus} ({', '.join(have)})")
+            if self.corpus == "minilab" and (other := [c for c in seen if c not in have]):
+                raise Refusal(seen[other[0]], other[0], f"a language of the corpus minilab ({', '.join(have)})")
+        if (not self.pivots and self.uses_new) or any(code not in self.known for code in self.pivots):
+            raise Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
+        if (self.parallel is None) != (self.corpus != "own"):
+            found = "nothing" if self.parallel is None else "a part parallel"
+            raise Refusal("parallel", found, "a part parallel with corpus: own, and only there")
+
+    def _check_tests(self) -> None:
+        for name, corpus, task in self.evaluates():
+            try:
+                corpora.labels(corpus, task)
+            except ValueError as error:
+                raise Refusal("tasks", name, f"<task> or <corpus>/<task> ({error})") from None
+            if not any(code in languages.CORPORA[corpus] for group in self.groups.values() for code in group):
+                raise Refusal("tasks", name, f"a corpus with one of the run's languages; {corpus} has none of them")
+        codes = [code for group in self.groups.values() for code in group]
+        for test in self.tests:
+            if test.language not in codes:
+                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(codes)})")
+
+    def _check_past(self) -> None:
         if self.uses_old and self.past is None:
-            raise _Refusal(
-                "past", "nothing", f"a source of past data (run, file or mixture), since replay is {self.replay}"
+            raise Refusal(
+                "past",
+                "nothing",
+                f"a source of past data (run, file, url, xp3 or mixture), since replay is {self.replay}",
             )
         mixture = self.past.mixture if self.past else None
         if mixture and len(self.known) < 2 and mixture.mt + mixture.xss:
-            raise _Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
-        if self.trains and not self.steps:
-            raise _Refusal("steps", 0, "at least 1 for a run that trains")
+            raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
+        if self.replay == "all" and self.past and (self.past.url or self.past.xp3):
+            raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
+        if self.replay_sampling == "released" and self.replay_stratify:
+            raise Refusal("replay_stratify", self.replay_stratify, "nothing, where replay_sampling is released")
+
+    def _check_batches(self) -> None:
+        if self.trains and (self.steps is None) == (self.new_epochs is None):
+            found = "nothing" if self.steps is None else "steps and new_epochs"
+            raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
+        if self.new_epochs and not self.uses_new:
+            raise Refusal("new_epochs", self.new_epochs, "steps, for a run without new instructions")
+        if self.trains and self.steps == 0:
+            raise Refusal("steps", 0, "at least 1 for a run that trains")
         if self.model.new and not self.trains:
-            raise _Refusal("model", "new", "a trained model, since the run itself trains on nothing")
+            raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         if self.uses_new and self.uses_old and self.new_per_step != self.old_per_step:
-            raise _Refusal("old_per_step", self.old_per_step, f"new_per_step ({self.new_per_step}): a batch alternates")
-        rows = self.new_per_step * self.uses_new + self.old_per_step * self.uses_old
+            raise Refusal("old_per_step", self.old_per_step, f"new_per_step ({self.new_per_step}): a batch alternates")
         unit = 2 if self.uses_new and self.uses_old else 1
-        if rows % (self.accumulation * unit):
-            raise _Refusal(
-                "accumulation", self.accumulation, f"a divisor of {rows // unit}, so that every part alternates"
+        if self.per_step % (self.accumulation * unit):
+            raise Refusal(
+                "accumulation",
+                self.accumulation,
+                f"a divisor of {self.per_step // unit}, so that every part alternates",
             )
-        return self
-
-
-class _Refusal(ValueError):
-    """A value that a rule over several fields refuses."""
-
-    def __init__(self, field: str, found: Any, allowed: str):
-        super().__init__(f"found {found!r}; allowed: {allowed}")
-        self.field = field
-
-
-_FIELDS = [field for field in Settings.model_fields if field != "row"]
-
-
-def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
-    """All runs of a table, in order; `changes` overrides fields of the row named `row`.
-
-    Raises SettingsError for anything that is wrong, before any work.
-    """
-    path = Path(path)
-    if changes is not None and (not isinstance(changes, dict) or {"name", "row"} & set(changes)):
-        raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
-    table = _read(path)
-    for key in table:
-        if key not in ("defaults", "runs", "seeds"):
-            raise SettingsError(_where(path, table, key) + _unknown(key, ["defaults", "runs", "seeds"]))
-    defaults, rows, seeds = table.get("defaults") or {}, table.get("runs"), table.get("seeds")
-    if not isinstance(rows, list) or not rows:
-        raise SettingsError(_where(path, table, "runs") + f", field 'runs': found {rows!r}; allowed: a list of rows")
-    if not isinstance(defaults, dict):
-        raise SettingsError(
-            _where(path, table, "defaults") + f", field 'defaults': found {defaults!r}; allowed: fields"
-        )
-    if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int for s in seeds)):
-        raise SettingsError(
-            _where(path, table, "seeds") + f", field 'seeds': found {seeds!r}; allowed: a list of numbers"
-        )
-    runs = []
-    for i, entry in enumerate(rows):
-        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            where = f"{path}, line {rows.lc.item(i)[0] + 1}, run {i + 1}"
-            raise SettingsError(f"{where}, field 'name': found {_plain(entry)!r}; allowed: a row with a name")
-        for holder in (entry, defaults):
-            if "row" in holder:
-                raise SettingsError(_where(path, holder, "row") + f", run {entry['name']!r}" + _unknown("row", _FIELDS))
-        changed = (changes or {}) if entry["name"] == row else {}
-        for seed in seeds or [None]:
-            values = {**_plain(defaults), **_plain(entry), "row": entry["name"]}
-            if seed is not None:
-                values |= {"seed": seed, "name": f"{entry['name']}-s{seed}"}
-            values |= changed
-            try:
-                run = Settings.model_validate(values)
-            except ValidationError as error:
-                raise SettingsError(_explain(error, path, defaults, entry, changed)) from None
-            runs.append(_at_seed(run, seed) if seed is not None else run)
-    _check_references(path, rows, runs)
-    return runs
 
 
 def needs(run: Settings) -> list[str]:
@@ -310,142 +436,30 @@ def needs(run: Settings) -> list[str]:
     return [name for name in dict.fromkeys(names) if name]
 
 
-def _read(path: Path) -> dict:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SettingsError(f"{path}: the table cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: the table is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    try:
-        table = YAML(typ="rt").load(text)
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise SettingsError(f"{path}, line {line}: this is not valid YAML ({problem})") from None
-    if not isinstance(table, dict):
-        raise SettingsError(f"{path}, line 1: found no table; allowed: defaults, runs and seeds")
-    return table
+class Refusal(ValueError):
+    """A value that a rule over several fields refuses."""
 
-
-def _plain(value: Any) -> Any:
-    """ruamel's containers and scalars as plain Python ones."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    return value
-
-
-def _at_seed(run: Settings, seed: int) -> Settings:
-    """References to other runs of the table mean those of the same seed."""
-    update: dict[str, Any] = {}
-    if run.model.run:
-        update["model"] = run.model.model_copy(update={"run": f"{run.model.run}-s{seed}"})
-    if run.past and run.past.run:
-        update["past"] = run.past.model_copy(update={"run": f"{run.past.run}-s{seed}"})
-    return run.model_copy(update=update)
-
-
-def _check_references(path: Path, rows: list, runs: list[Settings]) -> None:
-    by_name: dict[str, Settings] = {}
-    lines = {row["name"]: rows.lc.item(i)[0] + 1 for i, row in enumerate(rows)}
-    for run in runs:
-        where = f"{path}, line {lines[run.row]}, run {run.row!r}"
-        if run.name in by_name or run.name in ("report", "lab"):
-            raise SettingsError(
-                f"{where}, field 'name': found {run.name!r}; allowed: a name no other run or folder has"
-            )
-        for needed in needs(run):
-            if needed not in by_name:
-                field = "model" if needed == run.model.run else "past"
-                above = ", ".join(by_name) or "none"
-                raise SettingsError(
-                    f"{where}, field '{field}.run': found {needed!r}; allowed: a run above it ({above})"
-                )
-            earlier = by_name[needed]
-            if run.past and run.past.run == needed and not earlier.uses_old:
-                raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
-            for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
-                # another lab would test on sentences that the earlier run was trained on
-                if getattr(run, field) != getattr(earlier, field):
-                    found, allowed = _short(getattr(run, field)), _short(getattr(earlier, field))
-                    raise SettingsError(
-                        f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {needed!r}"
-                    )
-        by_name[run.name] = run
-
-
-def _short(value: Any) -> str:
-    return repr(value.model_dump()) if isinstance(value, BaseModel) else repr(value)
+    def __init__(self, field: str, found: Any, allowed: str):
+        super().__init__(f"found {found!r}; allowed: {allowed}")
+        self.field = field
 
 
 def _exactly_one(part: BaseModel, fields: tuple[str, ...]) -> None:
     given = [field for field in fields if getattr(part, field) is not None]
     if len(given) != 1:
-        raise _Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
+        raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
 
 
-def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, changes: dict) -> str:
-    """The first problem as one sentence."""
-    problem = error.errors()[0]
-    location = [
-        str(part) for part in problem["loc"] if not str(part).startswith(("constrained-", "function-", "literal["))
-    ]
-    location = [part for part in location if part not in ("int", "str", "float", "list[str]")]
-    refusal = problem.get("ctx", {}).get("error")
-    if isinstance(refusal, _Refusal):
-        location += [refusal.field] if refusal.field else []
-        text = str(refusal)
-    elif problem["type"] == "extra_forbidden":
-        inside: Any = Settings
-        for part in location[:-1]:
-            inside = next((a for a in (Past, Model, New, Mixture, Lab) if a.__name__.lower() == part), inside)
-        text = _unknown(location[-1], [f for f in inside.model_fields if f != "row"]).removeprefix(
-            f", field {location[-1]!r}: "
-        )
-    elif problem["type"] == "missing":
-        text = "found nothing; allowed: a value for it, in the row or in defaults"
-    else:
-        allowed = "; or ".join(dict.fromkeys(_allowed(e) for e in error.errors() if e["loc"][:1] == problem["loc"][:1]))
-        text = f"found {problem['input']!r}; allowed: {allowed}"
-    top = location[0] if location else "name"
-    field = ".".join(location)
-    if top in changes:
-        return f"changes, run {row['name']!r}, field {field!r}: {text}"
-    holder: Any = row if top in row or top not in defaults else defaults
-    key = top
-    for part in location[1:]:
-        if isinstance(holder.get(key), dict) and part in holder[key]:
-            holder, key = holder[key], part
-    return f"{_where(path, holder, key)}, run {row['name']!r}, field {field!r}: {text}"
+def root() -> Path:
+    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).parent.parent):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    return here
 
 
-def _allowed(problem: dict) -> str:
-    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        kinds = (Past, Model, New, Mixture, Lab)
-        part = next((k for k in kinds if k.__name__.lower() == problem["loc"][-1]), None)
-        return f"some of {', '.join(part.model_fields)} with their values" if part else "fields with their values"
-    text = problem["msg"].removeprefix("Input should be ")
-    text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")
-    return text.replace("a valid number", "a number").replace("greater than or equal to", "at least")
-
-
-def _unknown(key: Any, known: list[str]) -> str:
-    close = difflib.get_close_matches(str(key), known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f", field {key!r}: found an unknown field; {hint}allowed: {', '.join(known)}"
-
-
-def _where(path: Path, holder: Any, key: Any) -> str:
-    """File and line of a key, or of its holder if the key is not there."""
-    try:
-        line = holder.lc.key(key)[0]
-    except (AttributeError, KeyError, TypeError):
-        # a key that is not there itself, or that a merge key brought in
-        line = getattr(getattr(holder, "lc", None), "line", 0) or 0
-    return f"{path}, line {line + 1}"
+def locate(path: str | Path) -> Path:
+    """A path as given from here, or from the project's folder."""
+    path = Path(path).expanduser()
+    return path if path.is_absolute() or path.exists() else root() / path

@@ -24,19 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib.settings import Settings
+from ia_lib.settings import Settings, root
 
 if TYPE_CHECKING:
     from ia_lib.runs import Table
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 1, "tune": 1, "evaluate": 1, "report": 1}
+STAGE_VERSION = {"data": 2, "tune": 2, "evaluate": 2, "report": 1}
 # The modules whose change may change a stage's artefacts; `plan` says so, and `run --changed` acts on it.
 STAGE_CODE = {
-    "data": ("languages", "corpora", "noise", "prompts", "alignment", "replay", "minilab"),
+    "data": (
+        *("languages", "formats", "corpora", "noise", "prompts", "alignment", "replay", "pools", "minilab"),
+        *("inputs", "preflight"),
+    ),
     "tune": ("prompts", "replay", "tuning", "minilab"),
-    "evaluate": ("languages", "corpora", "prompts", "tuning", "scoring", "evaluation", "minilab"),
+    "evaluate": (
+        *("languages", "formats", "corpora", "prompts", "alignment", "inputs", "tuning", "scoring", "evaluation"),
+        *("heldout", "minilab"),
+    ),
     "report": ("figures", "report", "languages", "evaluation"),
 }
 _PACKAGES = (
@@ -57,15 +63,6 @@ _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 JOB = "IA_JOB"
 # Set while finished stages whose code has changed since count as not finished (`run --changed`).
 REDO = "IA_REDO"
-
-
-def root() -> Path:
-    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    return here
 
 
 @dataclass
@@ -159,8 +156,11 @@ class Stage:
             self._told = now
             write_json(self.part / "progress.json", {"done": done, "total": total})
 
-    def finish(self, device: str = "cpu") -> Path:
-        """Write the manifest, put the artefacts in place and let go of the stage; returns their folder."""
+    def finish(self, device: str = "cpu", sources: list[dict[str, Any]] | None = None) -> Path:
+        """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
+
+        `sources` says what was read from outside, with its licence and checksums.
+        """
         if not self.done:
             (self.part / "manifest.json").unlink(missing_ok=True)
             made = sorted(p for p in self.part.rglob("*") if p.is_file())
@@ -178,6 +178,7 @@ class Stage:
                 # a log tells how fast it went, which is no part of what was made
                 "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
                 "files": files,
+                "sources": sources or [],
                 "code": _code_hash(self.name),
                 "versions": {"python": platform.python_version(), **_versions()},
                 "git_commit": _git_commit(),
@@ -213,7 +214,8 @@ class Stage:
         if self.name == "evaluate":
             return 20
         run = self.run
-        return 8 + run.steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
+        steps = run.steps or 1000
+        return 8 + steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
 
 
 def execute(stage: Stage) -> None:
@@ -257,12 +259,6 @@ def execute(stage: Stage) -> None:
 
 class StageFailed(RuntimeError):
     """A stage's notebook raised an error."""
-
-
-def locate(path: str | Path) -> Path:
-    """A path as given from here, or from the project's folder."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else root() / path
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -33,13 +35,21 @@ def device(threads: int = 1) -> str:
 def load_model(
     source: str, revision: str | None = None, device: str = "cpu", quantisation: str = "none"
 ) -> PreTrainedModel:
-    """A causal model in float32 from a folder or the Hub, or its linear layers in 8 bits (`quantisation="int8"`,
-    bitsandbytes' LLM.int8(), on CPU and GPU)."""
-    options = {"dtype": torch.float32, "revision": revision}
+    """A causal or encoder-decoder model, as its config says, in float32 from a folder or the Hub, or its linear layers
+    in 8 bits (`quantisation="int8"`, bitsandbytes' LLM.int8(), on CPU and GPU)."""
+    version = {"revision": revision} if revision else {}
+    options = {"dtype": torch.float32, **version}
     if quantisation == "int8":
         options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
-    model = AutoModelForCausalLM.from_pretrained(source, **{k: v for k, v in options.items() if v is not None})
+    model = (AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM).from_pretrained(
+        source, **options
+    )
     return fuse_gelu(model if quantisation == "int8" else model.to(device))
+
+
+def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
+    """Whether the model in a folder or of a Hub name has a decoder of its own; a new one's source is empty."""
+    return bool(source) and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
@@ -52,7 +62,9 @@ def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase, settings) -> tuple[list[dict], list[dict], list[tuple]]:
+def prepare(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, settings, encoder_decoder: bool = False
+) -> tuple[list[dict], list[dict], list[tuple]]:
     """Read a finished data stage and lay out the batches.
 
     Returns the training rows in order (as `prompts.encode` gives them), the validation rows, and for each training
@@ -67,17 +79,18 @@ def prepare(folder: Path, tokenizer: PreTrainedTokenizerBase, settings) -> tuple
         for kind, frame in frames.items():
             part = frame[frame["split"] == split]
             encoded[split, kind] = prompts.encode(
-                tokenizer, list(part["prompt"]), list(part["answer"]), settings.max_length
+                tokenizer, list(part["prompt"]), list(part["answer"]), **settings.encoding(encoder_decoder)
             )[0]
     order = replay.interleave(
         len(encoded["train", "new"]),
         len(encoded["train", "old"]),
-        settings.steps,
+        settings.steps or len(encoded["train", "new"]) // settings.new_per_step,
         settings.new_per_step if settings.uses_new else 0,
         settings.old_per_step if settings.uses_old else 0,
         settings.seed,
         {kind: [len(row["input_ids"]) for row in encoded["train", kind]] for kind in frames},
         settings.length_window,
+        settings.alternation,
     )
     rows = [encoded["train", kind][index] for kind, index in order]
     return rows, encoded["validation", "new"] + encoded["validation", "old"], order
@@ -91,7 +104,7 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
     (folder / "README.md").write_text(
         f"# {settings.name}\n\n"
         f"Began with {start}; objective {settings.objective}, {settings.replay} replayed samples, "
-        f"{settings.steps:,} steps, seed {settings.seed}.\n\n"
+        f"seed {settings.seed}.\n\n"
         f"Taught languages: {', '.join(settings.taught) if settings.uses_new else 'none'}. "
         f"Corpus: {settings.corpus}.\n\n"
         "Made for research on teaching languages; check its evaluation before you rely on it.\n",
@@ -100,67 +113,116 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    tokens: int = 40,
+    batch_size: int = 16,
 ) -> pd.DataFrame:
-    """What the model answers (greedily, at most `tokens`) to rows from `prompts.encode`, beside the true answers."""
-    lines = []
-    for row in rows:
-        ids = torch.tensor([row["input_ids"][: row["answer_start"]]], device=model.device)
+    """What the model answers (greedily, at most `tokens`) to rows from `prompts.encode`, beside the true answers.
+
+    Columns `prompt, answer, model`. The model stops where the rows' answers do, at the end of the sequence or turn.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {tokenizer.eos_token_id} | {row["input_ids"][-1] for row in rows} & special
+    lines: dict[int, dict] = {}
+    order = sorted(range(len(rows)), key=lambda i: rows[i]["answer_start"])
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    for begin in range(0, len(rows), batch_size):
+        numbers = order[begin : begin + batch_size]
+        asked = [rows[i]["input_ids"][: max(1, rows[i]["answer_start"])] for i in numbers]
+        width = max(map(len, asked))
+        ids = torch.full((len(asked), width), pad, device=model.device)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(asked):
+            # a causal model goes on from the right end; an encoder may count positions from the left one
+            place = slice(len(prompt)) if model.config.is_encoder_decoder else slice(width - len(prompt), width)
+            ids[row, place], mask[row, place] = torch.tensor(prompt, device=model.device), 1
         with torch.inference_mode():
             out = model.generate(
                 ids,
-                attention_mask=torch.ones_like(ids),
+                attention_mask=mask,
                 max_new_tokens=tokens,
                 do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=pad,
+                eos_token_id=sorted(ends),
             )
-        true = tokenizer.decode(row["input_ids"][row["answer_start"] :], skip_special_tokens=True)
-        given = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        lines.append({"prompt": tokenizer.decode(ids[0]), "answer": true.strip(), "model": given.strip()})
-    return pd.DataFrame(lines)
+        for i, prompt, said in zip(numbers, asked, out, strict=True):
+            # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
+            given = tokenizer.decode(said[1 if model.config.is_encoder_decoder else width :], skip_special_tokens=True)
+            true = tokenizer.decode(rows[i]["input_ids"][rows[i]["answer_start"] :], skip_special_tokens=True)
+            lines[i] = {"prompt": tokenizer.decode(prompt), "answer": true.strip(), "model": given.strip()}
+    return pd.DataFrame([lines[i] for i in range(len(rows))], columns=["prompt", "answer", "model"])
 
 
 def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
     """Give every row the weight of each of its tokens in the loss of its batch of `batch_size` consecutive rows.
 
-    `loss`: "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every
-    row the same weight, "token" every counted token. The weights of a batch sum to one, however it is cut into
-    micro-batches, so gradient accumulation changes nothing.
+    Returns for each row its `input_ids`, `first`, the index of the first token that counts, and `weight`. `loss`:
+    "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
+    weight, "token" every counted token. The weights of a batch sum to one, however it is cut into micro-batches, so
+    gradient accumulation changes nothing.
     """
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
-    counts = [len(row["input_ids"]) - f for row, f in zip(rows, first, strict=True)]
+    # a row that was cut at its end may have nothing left that counts
+    counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]
     weighed = []
     for begin in range(0, len(rows), batch_size):
         batch = range(begin, min(begin + batch_size, len(rows)))
         total = sum(counts[i] for i in batch)
         for i in batch:
-            weight = 1 / total if average == "token" else 1 / (len(batch) * counts[i])
+            weight = 1 / max(1, total) if average == "token" else 1 / (len(batch) * max(1, counts[i]))
             weighed.append({"input_ids": rows[i]["input_ids"], "first": first[i], "weight": weight})
     return weighed
 
 
 class Collator:
-    """Left-padded batches: `input_ids, attention_mask, position_ids` and `weights`, all [rows, tokens].
+    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [rows, tokens].
 
-    Padding stands on the left so that all answers end together and the model's vocabulary logits can be computed for
-    the last positions alone. A token's weight is its share in the loss; zero for prompts and padding.
+    `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss, zero for
+    prompts and padding. For a causal model (`position_ids` too) padding stands on the left, so that all answers end
+    together and the vocabulary's logits can be computed for the last positions alone. For an encoder-decoder model,
+    whose answers begin with the token `decoder_start`, the encoder reads what stands before a row's first counted
+    token, and `decoder_input_ids, targets, weights` are the answer's; padding stands on the right.
     """
 
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
+    def __init__(self, pad_token_id: int, decoder_start: int | None = None):
+        self.pad_token_id, self.decoder_start = pad_token_id, decoder_start
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        length = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), length), self.pad_token_id)
-        mask = torch.zeros((len(rows), length), dtype=torch.long)
-        weights = torch.zeros((len(rows), length))
-        for i, row in enumerate(rows):
-            pad = length - len(row["input_ids"])
-            ids[i, pad:] = torch.tensor(row["input_ids"])
-            mask[i, pad:] = 1
-            weights[i, pad + row["first"] :] = row["weight"]
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "weights": weights}
+        causal = self.decoder_start is None
+        batch = {"input_ids": [], "attention_mask": [], "targets": [], "weights": []}
+        for row in rows:
+            ids, first = row["input_ids"], row["first"]
+            weights = [0.0] * first + [row["weight"]] * (len(ids) - first)
+            # a causal model's logits at one token predict the next; what comes round to the end has no weight
+            told = (ids[1:] + ids[:1], weights[1:] + weights[:1]) if causal else (ids[first:], weights[first:])
+            read = ids if causal else ids[:first]
+            for column, values in zip(batch.values(), (read, [1] * len(read), *told), strict=True):
+                column.append(values)
+        for name, column in batch.items():
+            fill = self.pad_token_id if name in ("input_ids", "targets") else 0
+            width = max(map(len, column))
+            gaps = [[fill] * (width - len(values)) for values in column]
+            pairs = zip(gaps, column, strict=True)
+            batch[name] = torch.tensor([gap + values if causal else values + gap for gap, values in pairs])
+        if causal:
+            return batch | {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)}
+        start = torch.full((len(rows), 1), self.decoder_start)
+        return batch | {"decoder_input_ids": torch.cat([start, batch["targets"][:, :-1]], 1)}
+
+
+class _OneDevice(TrainingArguments):
+    """One process computes on one device, however many it sees.
+
+    By itself Trainer spreads a batch over all visible GPUs by DataParallel. It would multiply the batch size by their
+    number, so that a step reads the rows of several, and return one loss for each GPU's part of a batch, whose weights
+    only sum to one together.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
 
 
 class AnswerTrainer(Trainer):
@@ -169,22 +231,24 @@ class AnswerTrainer(Trainer):
     loss_is_scaled_for_ga = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        weights = inputs["weights"]
-        # the vocabulary's logits are needed from one position before the first token that counts
-        keep = weights.shape[1] - int((weights > 0).any(0).nonzero()[0]) + 1
+        counted = inputs["weights"] > 0
+        # the vocabulary's logits are needed from the first position that counts
+        keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
         accepted = inspect.signature(self.model.forward).parameters
         given = {**inputs, "logits_to_keep": keep, "use_cache": False}
         outputs = model(**{name: value for name, value in given.items() if name in accepted})
-        counted = weights[:, 1 - keep :] > 0
-        logits = outputs.logits[:, -keep:-1][counted].float()
-        targets = inputs["input_ids"][:, 1 - keep :][counted]
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        loss = (losses * weights[:, 1 - keep :][counted]).sum()
+        counted = counted[:, -keep:]
+        losses = torch.nn.functional.cross_entropy(
+            outputs.logits[:, -keep:][counted].float(), inputs["targets"][:, -keep:][counted], reduction="none"
+        )
+        loss = (losses * inputs["weights"][:, -keep:][counted]).sum()
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.inference_mode():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach()
+        # the weights of all held-out rows sum to one; Trainer takes the mean over rows of what is returned for a batch
+        return loss * len(self.eval_dataset) / len(inputs["weights"]), None, None
 
 
 class _Log(TrainerCallback):
@@ -250,17 +314,26 @@ def tune(
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
-    killed run ends with the weights of an unbroken one.
+    killed run ends with the weights of an unbroken one. The validation loss is the mean over all of `validation`, by
+    example or token as `loss_average` says.
+
+    Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts.
     """
+    decoder_start = None
+    if model.config.is_encoder_decoder:
+        if loss == "all":
+            raise ValueError(
+                "loss: found 'all'; allowed: 'answer' for an encoder-decoder model, which predicts no prompt"
+            )
+        decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
     folder.mkdir(parents=True, exist_ok=True)
     model = fuse_gelu(model)
     weighed = weigh(rows, batch_size, loss, loss_average)
     per_step = [
         sum(len(row["input_ids"]) for row in weighed[i : i + batch_size]) for i in range(0, len(rows), batch_size)
     ]
-    # the loss of a validation batch is a mean over it, and Trainer takes the mean over rows
-    held_out = weigh(validation, batch_size, loss, loss_average)
-    arguments = TrainingArguments(
+    held_out = weigh(validation, len(validation) or 1, loss, loss_average)
+    arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
         per_device_train_batch_size=batch_size // accumulation,
@@ -291,7 +364,9 @@ def tune(
         args=arguments,
         train_dataset=weighed,
         eval_dataset=held_out or None,
-        data_collator=Collator(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id),
+        data_collator=Collator(
+            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id, decoder_start
+        ),
         callbacks=[_Log(folder / "log.jsonl", per_step, on_log, on_progress)],
     )
     # it would print every record; the log and the caller's own display take its place

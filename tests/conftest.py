@@ -1,13 +1,17 @@
 """Tiny real components, built on the spot: a mini lab, a tokenizer, models of several families, a table of settings."""
 
 import os
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from chats import CHATS, TOKENS, Chat
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# for models this small a second thread costs more than it does, and on a busy machine far more
+torch.set_num_threads(1)
 CODES = ["eng", "ind", "sun", "jav", "bbc"]
 
 TABLE = """
@@ -70,22 +74,87 @@ def model(tokenizer):
     return minilab.new_model(New(hidden=16, layers=2, heads=2), len(tokenizer), 1).eval()
 
 
-@pytest.fixture(scope="session", params=["bloom", "gpt2", "llama"])
+@pytest.fixture(scope="session", params=["bloom", "gpt2", "llama", "gemma3", "qwen3.5"])
 def any_model(request, tokenizer):
-    """A tiny random model of each family: positions by bias, learned, and rotary."""
-    from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig
+    """A tiny random model of each family: positions by bias, learned, and rotary; attention to everything before, in a
+    window, and linear."""
+    from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, Gemma3TextConfig, GPT2Config, LlamaConfig
 
     size = len(tokenizer)
+    common = {"vocab_size": size, "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    few = {"num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 2, "eos_token_id": 1}
+    linear = {f"linear_{part}_head_dim": 8 for part in ("key", "value")}
+    linear |= {f"linear_num_{part}_heads": 2 for part in ("key", "value")}
     config = {
         "bloom": lambda: BloomConfig(vocab_size=size, hidden_size=16, n_layer=2, n_head=2),
         "gpt2": lambda: GPT2Config(
             vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=256, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0
         ),
-        "llama": lambda: LlamaConfig(
-            vocab_size=size, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+        "llama": lambda: LlamaConfig(**common, num_hidden_layers=2),
+        "gemma3": lambda: Gemma3TextConfig(
+            **common, **few, num_hidden_layers=2, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
         ),
+        "qwen3.5": lambda: AutoConfig.for_model("qwen3_5_text", **common, **few, **linear, num_hidden_layers=4),
     }[request.param]()
     torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="session", params=["t5", "mt5"])
+def encoder_decoder(request, tokenizer):
+    """A tiny random encoder-decoder model, as T5 and mT0 are, with dropout as they have it."""
+    from transformers import AutoModelForSeq2SeqLM, MT5Config, T5Config
+
+    torch.manual_seed(3)
+    config = {"t5": T5Config, "mt5": MT5Config}[request.param](
+        vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, dropout_rate=0.1,
+        pad_token_id=2, eos_token_id=1, decoder_start_token_id=2,
+    )  # fmt: skip
+    return AutoModelForSeq2SeqLM.from_config(config).eval()
+
+
+def adding(tokenizer, single: str):
+    """A copy of the tokenizer that adds special tokens to every text, as Llama's does before and T5's behind it."""
+    from tokenizers.processors import TemplateProcessing
+
+    again = deepcopy(tokenizer)
+    special = [(token, again.convert_tokens_to_ids(token)) for token in ("<s>", "</s>")]
+    again.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+    return again
+
+
+@pytest.fixture(scope="session")
+def closing_tokenizer(tokenizer):
+    """A tokenizer that closes every text, as T5's does."""
+    return adding(tokenizer, "$A </s>")
+
+
+@pytest.fixture(scope="session")
+def turns_tokenizer(tokenizer):
+    """A tokenizer that knows all families' turn tokens and puts its beginning-of-sequence token before every text."""
+    from tokenizers import AddedToken
+
+    again = adding(tokenizer, "<s> $A")
+    again.add_tokens([AddedToken(token, special=True) for token in TOKENS], special_tokens=True)
+    return again
+
+
+@pytest.fixture(params=list(CHATS))
+def chat(request, turns_tokenizer) -> Chat:
+    """A family's chat, whose template the tokenizer has."""
+    turns_tokenizer.chat_template = CHATS[request.param].template
+    return CHATS[request.param]
+
+
+@pytest.fixture(scope="session")
+def chat_model(turns_tokenizer):
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(turns_tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, pad_token_id=2, eos_token_id=1,
+    )  # fmt: skip
     return AutoModelForCausalLM.from_config(config).eval()
 
 

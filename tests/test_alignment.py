@@ -1,5 +1,4 @@
 import collections
-import itertools
 
 import pytest
 from scipy import stats
@@ -11,7 +10,8 @@ PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
 
 
 def rows(parallel, objective, count, **changes):
-    return list(alignment.stream(parallel, count, objective=objective, **{**PLAN, **changes}))
+    workers = changes.pop("workers", 1)
+    return list(alignment.stream(parallel, count, alignment.Plan(objective, **{**PLAN, **changes}), workers))
 
 
 def texts(parallel):
@@ -82,19 +82,21 @@ def test_rows_depend_on_seed_epoch_and_sample_alone(parallel):
     one = rows(parallel, "tlm", 50)
     assert one == rows(parallel, "tlm", 200)[:50]
     assert one != rows(parallel, "tlm", 50, seed=6)
-    epochs = [{r["sample"]: r for r in alignment.instructions(parallel, "tlm", epoch=e, **PLAN)} for e in range(2)]
+    epochs = [
+        {r["sample"]: r for r in alignment.instructions(parallel, alignment.Plan("tlm", **PLAN), e)} for e in range(2)
+    ]
     changed = [s for s in epochs[0] if epochs[0][s]["prompt"] != epochs[1][s]["prompt"]]
     assert len(changed) > 0.8 * len(epochs[0])
     assert list(epochs[0]) != list(epochs[1])
 
 
 def test_held_out_sentences_are_in_no_training_row(parallel):
-    training, validation = alignment.hold_out(parallel, 20, 1)
+    training, validation = alignment.split_off(parallel, 20, 1)
     assert len(validation) == 20
     assert not set(training["sentence_id"]) & set(validation["sentence_id"])
     assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(parallel["sentence_id"])
     with pytest.raises(ValueError, match="fewer than"):
-        alignment.hold_out(parallel, len(parallel), 1)
+        alignment.split_off(parallel, len(parallel), 1)
 
 
 def test_pivots_can_be_selected(parallel):
@@ -105,4 +107,8 @@ def test_pivots_can_be_selected(parallel):
 def test_xss_needs_sentences_that_differ(parallel):
     same = parallel.select([0] * 5)
     with pytest.raises(ValueError, match="differ"):
-        list(itertools.islice(alignment.instructions(same, "xss", epoch=0, **PLAN), 50))
+        rows(same, "xss", 50)
+
+
+def test_any_number_of_workers_makes_the_same_rows(parallel):
+    assert rows(parallel, "tlm+xss+mlm", 2500, workers=2) == rows(parallel, "tlm+xss+mlm", 2500)

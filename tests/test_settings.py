@@ -1,6 +1,6 @@
 import pytest
 
-from ia_lib import settings
+from ia_lib import tables
 from ia_lib.runs import root
 
 pytestmark = pytest.mark.quick
@@ -21,11 +21,11 @@ runs:
 def load(tmp_path, text, **options):
     path = tmp_path / "table.yaml"
     path.write_text(text, encoding="utf-8")
-    return settings.load(path, **options)
+    return tables.load(path, **options)
 
 
 def refusal(tmp_path, text) -> str:
-    with pytest.raises(settings.SettingsError) as error:
+    with pytest.raises(tables.SettingsError) as error:
         load(tmp_path, text)
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -39,7 +39,7 @@ def test_a_good_table(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((root() / "params").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_tables_of_the_kit(path):
-    assert settings.load(path)
+    assert tables.load(path)
 
 
 def test_no_is_norwegian(tmp_path):
@@ -110,16 +110,16 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(settings.SettingsError, match="cannot be read"):
-        settings.load(tmp_path / "none.yaml")
-    with pytest.raises(settings.SettingsError, match="not valid YAML"):
+    with pytest.raises(tables.SettingsError, match="cannot be read"):
+        tables.load(tmp_path / "none.yaml")
+    with pytest.raises(tables.SettingsError, match="not valid YAML"):
         load(tmp_path, GOOD + "\x07")
 
 
 def test_changes_are_checked_too(tmp_path):
     assert load(tmp_path, GOOD, row="two", changes={"replay": 5})[1].replay == 5
-    with pytest.raises(settings.SettingsError, match=r"changes, run 'two', field 'replay': found 'x'"):
+    with pytest.raises(tables.SettingsError, match=r"changes, run 'two', field 'replay': found 'x'"):
         load(tmp_path, GOOD, row="two", changes={"replay": "x"})
     for changes in ({"name": "x"}, "replay=5"):
-        with pytest.raises(settings.SettingsError, match="allowed: fields with their values, but not name"):
+        with pytest.raises(tables.SettingsError, match="allowed: fields with their values, but not name"):
             load(tmp_path, GOOD, row="two", changes=changes)

@@ -1,11 +1,15 @@
 import json
+from copy import deepcopy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from chats import CHATS
 from transformers import AutoModelForCausalLM
 
 from ia_lib import prompts, replay, tuning
+from ia_lib.settings import Settings
 
 STEPS, NEW, OLD = 6, 4, 4
 OPTIONS = {"steps": STEPS, "batch_size": NEW + OLD, "learning_rate": 1e-3, "log_steps": 1, "validate_steps": 3}
@@ -39,9 +43,14 @@ def naive_loss(model, batch, loss, average):
     totals, counts = [], []
     for row in batch:
         ids = torch.tensor([row["input_ids"]])
-        logprobs = model(ids).logits[0].float().log_softmax(-1)
-        begin = max(1, row["answer_start"]) if loss == "answer" else 1
-        losses = [-logprobs[i - 1, ids[0, i]] for i in range(begin, ids.shape[1])]
+        if model.config.is_encoder_decoder:
+            read, told = ids[:, : row["answer_start"]], ids[:, row["answer_start"] :]
+            logprobs = model(input_ids=read, labels=told).logits[0].float().log_softmax(-1)
+            losses = [-logprobs[i, token] for i, token in enumerate(told[0])]
+        else:
+            logprobs = model(ids).logits[0].float().log_softmax(-1)
+            begin = max(1, row["answer_start"]) if loss == "answer" else 1
+            losses = [-logprobs[i - 1, ids[0, i]] for i in range(begin, ids.shape[1])]
         totals.append(sum(losses))
         counts.append(len(losses))
     if average == "token":
@@ -63,6 +72,75 @@ def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, a
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     found = [record["loss"] for record in log if "loss" in record]
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def apart(tokenizer):
+    """Training rows for an encoder and a decoder."""
+    pairs = [(f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * (NEW + OLD))]
+    return prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60, encoder_decoder=True)[0]
+
+
+def logged(folder, name):
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record[name] for record in records if name in record]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("average", ["example", "token"])
+def test_the_loss_of_an_encoder_decoder_model_is_the_naive_one(encoder_decoder, apart, tokenizer, tmp_path, average):
+    config = deepcopy(encoder_decoder.config)
+    config.dropout_rate = 0.0
+    model = type(encoder_decoder)(config).eval()
+    model.load_state_dict(encoder_decoder.state_dict())
+    expected = [
+        naive_loss(model, apart[i : i + NEW + OLD], "answer", average).item() for i in range(0, len(apart), NEW + OLD)
+    ]
+    options = {**OPTIONS, "learning_rate": 1e-12, "loss_average": average}
+    for accumulation in (1, 4):
+        folder = tmp_path / str(accumulation)
+        tuning.tune(model, tokenizer, apart, [], folder, **options, accumulation=accumulation)
+        np.testing.assert_allclose(logged(folder, "loss"), expected, atol=2e-4)
+    with pytest.raises(ValueError, match="found 'all'; allowed: 'answer' for an encoder-decoder"):
+        tuning.tune(model, tokenizer, apart, [], tmp_path / "all", **options, loss="all")
+
+
+@pytest.mark.quick
+def test_the_loss_of_a_conversation_is_that_of_the_assistants_turn(chat_model, turns_tokenizer, chat, tmp_path):
+    asked, answers = ["A? ", "Kamar ini\n", "x", "y: "], ["good", "sangat bagus", "b", "tidak"]
+    rows, _ = prompts.encode(turns_tokenizer, asked, answers, 100, chat=True)
+    losses = []
+    for prompt, answer in zip(asked, answers, strict=True):
+        begin, whole = (
+            turns_tokenizer(chat.before + prompt.strip() + chat.between + end, add_special_tokens=False)["input_ids"]
+            for end in ("", answer + chat.end)
+        )
+        logprobs = chat_model(torch.tensor([whole])).logits[0].log_softmax(-1)
+        losses.append(np.mean([-logprobs[i - 1, whole[i]].item() for i in range(len(begin), len(whole))]))
+    options = {"steps": 1, "batch_size": 4, "learning_rate": 1e-12, "log_steps": 1}
+    tuning.tune(deepcopy(chat_model), turns_tokenizer, rows, [], tmp_path, **options)
+    np.testing.assert_allclose(logged(tmp_path, "loss"), [np.mean(losses)], atol=2e-4)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("average", ["example", "token"])
+def test_the_validation_loss_is_the_mean_over_all_rows(model, tokenizer, rows, tmp_path, average):
+    # answers of very different lengths, and a last batch that is smaller than the others
+    held_out = [*sorted(rows, key=lambda row: len(row["input_ids"]) - row["answer_start"])[::4], rows[1]]
+    assert len(held_out) % (NEW + OLD) not in (0, NEW + OLD)
+    options = {**OPTIONS, "learning_rate": 1e-12, "loss_average": average}
+    tuning.tune(copy(model), tokenizer, rows, held_out, tmp_path, **options)
+    expected = naive_loss(model, held_out, "answer", average).item()
+    np.testing.assert_allclose(logged(tmp_path, "validation_loss"), [expected] * 2, atol=1e-5)
+
+
+@pytest.mark.quick
+def test_one_process_uses_one_device(model, tokenizer, rows, tmp_path, monkeypatch):
+    model, seen = copy(model), []
+    model.register_forward_pre_hook(lambda module, args, given: seen.append(len(given["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    tuning.tune(model, tokenizer, rows, [], tmp_path, **OPTIONS)
+    assert seen == [NEW + OLD] * STEPS
 
 
 @pytest.mark.quick
@@ -139,6 +217,74 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(model, tokenizer,
         for record in log:
             record.pop("tokens_per_second", None)
     assert logs[0] == logs[1]
+
+
+@pytest.mark.quick
+def test_a_killed_encoder_decoder_run_ends_with_the_same_weights(encoder_decoder, apart, tokenizer, tmp_path):
+    def killer(record):
+        if record["step"] == 5:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, "save_steps": 2}
+    # its dropout goes on where it was
+    whole = tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options, on_log=killer)
+    resumed = tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options)
+    assert not torch.equal(weights(whole), weights(encoder_decoder))
+    torch.testing.assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
+    assert logged(tmp_path / "cut", "loss") == logged(tmp_path / "whole", "loss")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["chat", "encoder_decoder"])
+def test_what_was_learned_is_answered(kind, chat_model, encoder_decoder, tokenizer, turns_tokenizer, tmp_path):
+    """The model learns two answers by heart, and stops where they end."""
+    model = deepcopy(chat_model if kind == "chat" else encoder_decoder)
+    each = turns_tokenizer if kind == "chat" else tokenizer
+    turns_tokenizer.chat_template = CHATS["gemma3"].template
+    rows, _ = prompts.encode(each, ["Makanan? ", "Kamar? "], ["sangat bagus", "buruk"], 60, **{kind: True})
+    options = {"steps": 80, "batch_size": 2, "learning_rate": 2e-2, "log_steps": 80}
+    tuned = tuning.tune(model, each, rows * 80, [], tmp_path, **options)
+    told = tuning.answers(tuned.eval(), each, rows, tokens=12)
+    assert told["model"].tolist() == told["answer"].tolist() == ["sangat bagus", "buruk"]
+    assert ["Makanan?" in prompt for prompt in told["prompt"]] == [True, False]
+
+
+@pytest.mark.quick
+def test_the_config_says_how_a_model_is_loaded(model, encoder_decoder, tmp_path):
+    for each in (model, encoder_decoder):
+        each.save_pretrained(tmp_path / each.config.model_type)
+        loaded = tuning.load_model(str(tmp_path / each.config.model_type))
+        assert type(loaded) is type(each)
+        torch.testing.assert_close(weights(loaded), weights(each), atol=0, rtol=0)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["plain", "chat", "encoder_decoder"])
+def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer, tmp_path):
+    turns_tokenizer.chat_template = CHATS["llama3"].template
+    new = {"prompt": ["A? ", "B? ", "C? "], "answer": ["a", "b", "c"], "split": ["train", "train", "validation"]}
+    pd.DataFrame(new).to_parquet(tmp_path / "instructions.parquet")
+    pd.DataFrame({"prompt": ["D? "], "answer": ["d"], "split": ["train"]}).to_parquet(tmp_path / "replay.parquet")
+    kinds = {} if kind == "plain" else {kind: True}
+    settings = Settings(
+        name="run",
+        model={"name": "some/model"},
+        objective="tlm",
+        past={"file": "x"},
+        replay=1,
+        max_length=100,
+        steps=2,
+        new_per_step=1,
+        old_per_step=1,
+        chat=kind == "chat",
+    )
+    rows, validation, order = tuning.prepare(tmp_path, turns_tokenizer, settings, kind == "encoder_decoder")
+    assert order == [("old", 0), ("new", 0), ("old", 0), ("new", 1)]
+    expected, _ = prompts.encode(turns_tokenizer, ["D? ", "A? ", "D? ", "B? "], list("dadb"), 100, **kinds)
+    assert rows == expected
+    assert validation == prompts.encode(turns_tokenizer, ["C? "], ["c"], 100, **kinds)[0]
 
 
 @pytest.mark.quick

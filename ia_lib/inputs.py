@@ -1,0 +1,202 @@
+"""What a run reads, from its settings: parallel text, labelled tests, past instruction data, and where each is from.
+
+`folder` is in all of it the mini lab's own folder, or the data folder of the real corpora (`runs.Table.lab`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, concatenate_datasets
+
+from ia_lib import alignment, corpora, languages, minilab, replay, sources
+from ia_lib.corpora import CorpusError
+from ia_lib.noise import generator, permuted, shuffled
+from ia_lib.pools import Jsonl
+from ia_lib.settings import Settings, locate
+from ia_lib.sources import SourceError
+
+
+def parallel(run: Settings, folder: Path) -> Dataset:
+    """The parallel text that instructions are made from: `sentence_id` and a column per language of `Settings.plan`.
+
+    With `sentences`, so many of them drawn uniformly. Raises CorpusError or SourceError for what is wrong or missing.
+    """
+    codes = _taught(run)
+    if run.corpus == "own":
+        part = run.parallel
+        if part.lines:
+            missing = [code for code in codes if code not in part.lines]
+            if missing:
+                raise CorpusError(f"parallel.lines: there is no file for the language {missing[0]!r}; name one")
+            found = corpora.parallel_lines({code: locate(part.lines[code]) for code in codes})
+        else:
+            found = corpora.parallel_file(locate(part.file), {c: part.columns.get(c, c) for c in codes}, part.id)
+    else:
+        found = corpora.parallel(folder, codes, "train", run.corpus, **_where(run))
+    if run.sentences:
+        if run.sentences > len(found):
+            raise CorpusError(f"sentences: found {run.sentences:,}, but the parallel text has {len(found):,}")
+        drawn = permuted((run.seed, "sentences"), np.arange(run.sentences), len(found))
+        found = found.select(sorted(drawn.tolist()))
+    return found
+
+
+def held_out(run: Settings, folder: Path) -> Dataset:
+    """The parallel sentences that no instruction of the run is made from."""
+    found = parallel(run, folder)
+    if run.drop_test_overlap:
+        found, _ = corpora.drop_overlap(found, labelled(run, folder))
+    return alignment.split_off(found, run.validation_sentences, run.seed)[1]
+
+
+def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:
+    """All labelled texts that the run is tested on, of `split` (default: its `test_split`): columns as
+    `corpora.labelled` has them; `task` is the name under which results stand. The first `examples` of each language,
+    if that is set."""
+    split = split or run.test_split
+    parts = []
+    for name, corpus, task in run.evaluates():
+        for code in _tested(run, corpus):
+            part = corpora.labelled(folder, task, [code], split, corpus, **_where(run))
+            parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
+    for test in run.tests:
+        path = locate(test.file)
+        parts.append(corpora.labelled_file(path, test.task, test.language, test.labels, test.text, test.label, test.id))
+    order = ["task", "language", "example", "text", "label"]
+    if not parts:
+        return Dataset.from_dict({name: [] for name in order})
+    return concatenate_datasets(
+        [part.select(range(min(run.examples or len(part), len(part)))).select_columns(order) for part in parts]
+    )
+
+
+def task_labels(run: Settings) -> dict[str, list[str]]:
+    """The labels of every task of the run, in the order in which its prompts name them."""
+    found = {name: corpora.labels(corpus, task) for name, corpus, task in run.evaluates()}
+    found |= {test.task: test.labels for test in run.tests}
+    if run.label_order == "shuffled":
+        found = {
+            name: [labels[i] for i in shuffled(generator(run.seed, "labels", name), len(labels))]
+            for name, labels in found.items()
+        }
+    return found
+
+
+def training_labels(run: Settings, folder: Path) -> dict[str, tuple[list[str], str]]:
+    """For every task the labels that the majority baseline counts, and of what they are: the training texts of the
+    first of the run's languages that has some at hand, else its validation texts, else the test texts themselves."""
+    found: dict[str, tuple[list[str], str]] = {}
+    wanted = [] if run.majority_of == "test" else ["train", "valid"]
+    for name, corpus, task in run.evaluates():
+        for split in wanted:
+            for code in _tested(run, corpus):
+                if name not in found:
+                    try:
+                        rows = corpora.labelled(folder, task, [code], split, corpus, **{**_where(run), "offline": True})
+                        found[name] = rows["label"][:], f"{split} texts in {code}"
+                    except (CorpusError, SourceError):
+                        continue
+    everything = labelled(run, folder).to_pandas()
+    for name, rows in everything.groupby("task", sort=False):
+        found.setdefault(name, (list(rows["label"]), "the test texts"))
+    return found
+
+
+def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[dict[str, Any]]]:
+    """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest).
+
+    `past` is the file of the run's past, if it has one. Of a pool too large to load, the rows of random parts.
+    """
+    source = run.past
+    if source is None or not run.uses_old:
+        return corpora.past(None), []
+    if source.mixture:
+        return minilab.mixture(folder, run.known, source.mixture, run.seed), []
+    if source.run:
+        return corpora.past(past), []
+    rows = run.replay if run.replay == "all" else run.replay + (0 if run.uses_new else run.validation_rows)
+    if source.file:
+        if source.stream and rows != "all":
+            drawn = replay.reservoir(Jsonl(past, source.fields).rows(), rows, run.seed)
+            return replay.spaced(Dataset.from_list(drawn)), []
+        return _spaced(run, corpora.past(past, **source.fields)), []
+    places = [source.url] if source.url else [_xp3(code, run.mirror) for code in source.xp3]
+    cache = sources.cache_folder() / "past"
+    files = [Jsonl(place, source.fields, cache=cache, offline=run.offline) for place in places]
+    if run.replay_sampling == "released":
+        # nearly contiguous rows of the one file, as the released code reads them
+        return files[0].head(rows + replay.BUFFER), [files[0].facts]
+    total = sum(file.size for file in files)
+    parts = [
+        file.sample(run.seed, max(1, round(source.blocks * file.size / total)), rows if len(files) == 1 else 0)
+        for file in files
+    ]
+    return replay.spaced(concatenate_datasets(parts)), [file.facts for file in files]
+
+
+def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
+    """What a stage reads from outside, by name: the paths of local files, or None for what is to be fetched."""
+    if run.corpus == "minilab" and not run.evaluates() and not run.tests:
+        return {}
+    wanted: list[tuple[str, str]] = []
+    found: dict[str, Any] = {}
+    if stage == "data" and run.uses_new:
+        if run.corpus == "own":
+            named = run.parallel.lines or {"file": run.parallel.file}
+            found |= {f"parallel {name}": locate(path) for name, path in named.items()}
+        elif run.corpus != "minilab":
+            wanted += corpora.places(run.corpus, None, _taught(run), "train")
+    for _, corpus, task in run.evaluates():
+        if corpus != "minilab":
+            wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
+    for test in run.tests:
+        found[f"test {test.file}"] = locate(test.file)
+    for source, file in dict.fromkeys(wanted):
+        path = folder / source / file
+        found[f"{source}/{file}"] = path if path.is_file() else None
+    if stage == "data" and run.uses_old and run.past.file:
+        found["past"] = locate(run.past.file)
+    return found
+
+
+def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
+    """Licence, citation and checksums of the published files that a stage has read, for its manifest."""
+    by_source: dict[str, list[Path]] = {}
+    for name, path in read_files(run, folder, stage).items():
+        source, _, file = name.partition("/")
+        if source in sources.known():
+            by_source.setdefault(source, []).append(path or sources.fetch(source, file, **_where(run)))
+    return [sources.provenance(source, paths) for source, paths in by_source.items()]
+
+
+def _taught(run: Settings) -> list[str]:
+    return list(dict.fromkeys([*run.pivots, *run.plan()["taught"]]))
+
+
+def _tested(run: Settings, corpus: str) -> list[str]:
+    have = languages.CORPORA[corpus]
+    return [code for group in run.groups.values() for code in group if code in have]
+
+
+def _where(run: Settings) -> dict[str, Any]:
+    return {} if run.corpus == "minilab" else {"mirror": run.mirror, "offline": run.offline}
+
+
+def _spaced(run: Settings, found: Dataset) -> Dataset:
+    return found if run.replay_sampling == "released" else replay.spaced(found)
+
+
+def _xp3(code: str, mirror: str | None) -> str | Path:
+    return sources.location("xp3", f"{code}/merged_{code}.jsonl", mirror)
+
+
+def shown(run: Settings, frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` as notebooks and reports may show it: with `share_text: false` every text in it is replaced by its
+    number of words, since whoever it belongs to has not agreed to its being passed on."""
+    if run.share_text:
+        return frame
+    codes = [code for group in run.groups.values() for code in group]
+    hidden = [name for name in frame if name in ("prompt", "answer", "text", "model", *codes)]
+    return frame.assign(**{name: [f"({len(str(text).split())} words)" for text in frame[name]] for name in hidden})

@@ -1,0 +1,273 @@
+"""Remote files, pinned: found in the data folder, else in the cache, else downloaded once, verified and recorded.
+
+`sources.yaml` beside this module lists them. The data folder, a mirror and the cache share one layout,
+`<folder>/<source>/<file>` (`nusawrites/nusa_kalimat-mt-mad-train.csv`). Beside each file of the cache stands
+`<file>.source.json` with its URL, size, sha256, the server's ETag and revision, and the time. A file is checked against
+its checksum in `sources.yaml`, or else against the record of its first download, each time it is asked for.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from filelock import FileLock
+from huggingface_hub import hf_hub_url
+from ruamel.yaml import YAML
+
+TRIES = 4  # in a row without a new byte
+PAUSE = 0.5  # seconds before the second of them; twice as long before each further one
+_TIMEOUT = 60  # seconds without a word from the server
+
+
+class SourceError(RuntimeError):
+    """A remote file cannot be had, or is not what it was; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entry of `sources.yaml`; the fields are explained there."""
+
+    name: str
+    title: str
+    home: str
+    licence: str
+    citation: str
+    files: list[str]
+    url: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    checksums: dict[str, str] = field(default_factory=dict)
+
+
+@lru_cache
+def known() -> dict[str, Source]:
+    """All sources by name."""
+    entries = YAML(typ="safe").load(Path(__file__).with_suffix(".yaml"))
+    return {name: Source(name, **entry) for name, entry in entries.items()}
+
+
+def location(name: str, file: str, mirror: str | Path | None = None) -> str | Path:
+    """Where a file of a source is to be had: a path, if the mirror is a folder, else a URL.
+
+    `mirror` is a folder or an http(s) URL; default: the environment variable IA_MIRROR, else the publisher's server.
+    Raises SourceError for an unknown source or file.
+    """
+    if name not in known():
+        raise SourceError(f"found the source {name!r}; allowed: {', '.join(known())}")
+    source = known()[name]
+    if ".." in Path(file).parts or not any(
+        fnmatchcase(file, p) and file.count("/") == p.count("/") for p in source.files
+    ):
+        raise SourceError(f"the source {name} has no file {file!r}; allowed: {', '.join(source.files)}")
+    mirror = str(mirror or os.environ.get("IA_MIRROR") or "")
+    if mirror.startswith(("http://", "https://")):
+        return f"{mirror.rstrip('/')}/{name}/{quote(file)}"
+    if mirror:
+        return Path(mirror).expanduser() / name / file
+    if source.hub:
+        return hf_hub_url(source.hub, file, repo_type="dataset", revision=source.revision)
+    return source.url.format(revision=source.revision, file=quote(file))
+
+
+def find(
+    name: str,
+    file: str,
+    data: str | Path | None = None,
+    *,
+    mirror: str | Path | None = None,
+    offline: bool = False,
+    cache: str | Path | None = None,
+) -> Path:
+    """A file of a source: the one in the folder `data`, if it is there, else `fetch`."""
+    if data is not None and (Path(data) / name / file).is_file():
+        return Path(data) / name / file
+    return fetch(name, file, mirror=mirror, offline=offline, cache=cache)
+
+
+def fetch(
+    name: str,
+    file: str,
+    *,
+    mirror: str | Path | None = None,
+    offline: bool = False,
+    cache: str | Path | None = None,
+) -> Path:
+    """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
+
+    `mirror`: see `location`. `cache`: a folder; default: the environment variable IA_CACHE, else ~/.cache/ia_lib.
+    `offline`: nothing but the cache. A cut download is resumed, by a later call too.
+
+    Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded.
+    """
+    place = location(name, file, mirror)
+    path = cache_folder(cache) / name / file
+    pinned = known()[name].checksums.get(file)
+    if not path.is_file():
+        if offline:
+            raise SourceError(
+                f"{path}: the file is not in the cache, and offline is set; run once without offline to get it from "
+                f"{place}, {_by_hand(name, file)}"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():
+                _bring(place, name, file, path, pinned)
+    digest, record = _sha256(path), _record(path)
+    if digest != (pinned or record.get("sha256", digest)):
+        said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record['time']}"
+        raise SourceError(f"{path}: the file has changed, it does not have {said}; delete it to get it again")
+    if not record:
+        _write_record(path, path, {"file": file, "url": "found in the cache"})
+    return path
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Where fetched files lie: as given, else the environment variable IA_CACHE, else ~/.cache/ia_lib."""
+    return Path(cache or os.environ.get("IA_CACHE") or "~/.cache/ia_lib").expanduser()
+
+
+def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:
+    """What a manifest says of a source: `source, title, home, licence, citation, revision, files`.
+
+    `files` has the record of each of `paths` (the first download's, or for a file of the data folder what it is now).
+    """
+    files = []
+    for path in map(Path, paths):
+        file = path.as_posix().rpartition(f"/{name}/")[2]
+        local = {"file": file, "url": None, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files.append(_record(path) or local)
+    said = {part: getattr(known()[name], part) for part in ("title", "home", "licence", "citation", "revision")}
+    return {"source": name, **said, "files": files}
+
+
+class _NotGiven(Exception):
+    """A server does not give what it is asked for."""
+
+
+def _by_hand(name: str, file: str) -> str:
+    return f"or put a copy of your own at {name}/{file} in the data folder (data_dir or the variable IA_DATA)"
+
+
+def _bring(place: str | Path, name: str, file: str, path: Path, pinned: str | None) -> None:
+    """Put a file that is not in the cache there, if it is the one that is pinned or was there before."""
+    part = Path(f"{path}.part")
+    if isinstance(place, Path):
+        if not place.is_file():
+            raise SourceError(f"{place}: the mirror has no such file; add it there, {_by_hand(name, file)}")
+        shutil.copyfile(place, part)
+        origin = {"url": str(place)}
+    else:
+        try:
+            origin = _download(place, part)
+        except _NotGiven as problem:
+            raise SourceError(
+                f"{place}: the file could not be downloaded ({problem}); try again later, name a mirror (mirror or the "
+                f"variable IA_MIRROR), {_by_hand(name, file)}"
+            ) from None
+    digest, record = _sha256(part), _record(path)
+    expected = pinned or record.get("sha256", digest)
+    if digest != expected:
+        part.unlink()
+        said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record['time']}"
+        accept = "" if pinned else f", delete {_record_path(path)} to take the new one"
+        raise SourceError(
+            f"{place}: the file has changed, it does not have {said} (found {digest}, expected {expected}); nothing "
+            f"was kept; use a server that has the old one{accept}, {_by_hand(name, file)}"
+        )
+    # the record first: a file without one would be taken on trust
+    _write_record(path, part, {"file": file, **origin})
+    os.replace(part, path)
+
+
+def _download(url: str, part: Path) -> dict[str, Any]:
+    """Bring `url` into the file `part`, going on from what is there; returns what the server said of it.
+
+    Only bytes of the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server
+    that has another version by now sends that from its beginning.
+    """
+    version_path = Path(f"{part}.version")
+    fruitless, most = 0, 0
+    while True:
+        have = part.stat().st_size if part.is_file() and version_path.is_file() else 0
+        # compressed in transit, a file would have other byte positions
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": version_path.read_text(encoding="utf-8")}
+        try:
+            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+                if answer.status_code == 416:
+                    part.unlink()
+                    raise requests.ConnectionError("the server has fewer bytes than were brought before")
+                if answer.status_code in (401, 403, 404, 410):
+                    raise _NotGiven(f"the server answers {answer.status_code} {answer.reason}")
+                answer.raise_for_status()
+                said = answer.headers
+                if answer.status_code != 206 or not said.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    if answer.status_code == 206:
+                        raise requests.ConnectionError("the server gives other bytes than it was asked for")
+                    have = 0
+                    # a weak ETag does not promise the same bytes
+                    version = said.get("ETag", "W/")
+                    version = said.get("Last-Modified", "") if version.startswith("W/") else version
+                    version_path.unlink(missing_ok=True)
+                    if version:
+                        version_path.write_text(version, encoding="utf-8")
+                total = have + int(said["Content-Length"]) if "Content-Length" in said else None
+                with open(part, "ab" if have else "wb") as out:
+                    for chunk in answer.iter_content(1 << 14):
+                        out.write(chunk)
+            if total is None or part.stat().st_size == total:
+                version_path.unlink(missing_ok=True)
+                steps = [*answer.history, answer]  # the Hub names the commit before it sends us on
+                commit = next((s.headers["X-Repo-Commit"] for s in steps if "X-Repo-Commit" in s.headers), None)
+                return {"url": url, "etag": said.get("ETag"), "revision": commit}
+            problem = f"{part.stat().st_size:,} of {total:,} bytes came"
+        except requests.RequestException as error:
+            problem = " ".join(str(error).split())
+        size = part.stat().st_size if part.is_file() else 0
+        fruitless = 0 if size > most else fruitless + 1
+        most = max(most, size)
+        if fruitless == TRIES:
+            raise _NotGiven(problem)
+        if fruitless:
+            time.sleep(PAUSE * 2 ** (fruitless - 1))
+
+
+def _record_path(path: Path) -> Path:
+    return Path(f"{path}.source.json")
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_record_path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> dict[str, Any]:
+    record = {
+        **origin,
+        "bytes": content.stat().st_size,
+        "sha256": _sha256(content),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    new = Path(f"{_record_path(path)}.new")
+    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(new, _record_path(path))
+    return record
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

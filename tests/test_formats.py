@@ -1,0 +1,194 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from ia_lib import formats
+
+pytestmark = pytest.mark.quick
+# What readers of tables like to take for something else, and what separates cells.
+TEXTS = [
+    "no",
+    "nan",
+    "NaN",
+    "null",
+    "NA",
+    "true",
+    "1e3",
+    "007",
+    "a, b; c",
+    'say "ya"',
+    "tiké'",
+    "é\u2028x",
+    "- 2",
+    "=1+1",
+]
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def saved(folder, ending):
+    frame = pd.DataFrame({"id": [str(i) for i in range(len(TEXTS))], "text": TEXTS, "unused": ""})
+    path = folder / f"own{ending}"
+    if ending == ".csv":
+        frame.to_csv(path, index=False)
+    elif ending == ".tsv":
+        write(path, "id\ttext\tunused\n" + "".join(f"{i}\t{text}\t\n" for i, text in enumerate(TEXTS)))
+    elif ending == ".jsonl":
+        rows = frame.to_dict("records")
+        write(path, "".join(json.dumps({**row, "id": int(row["id"])}, ensure_ascii=False) + "\n" for row in rows))
+    elif ending == ".parquet":
+        frame.assign(id=frame["id"].astype(int)).to_parquet(path)
+    elif ending == ".xlsx":
+        pytest.importorskip("openpyxl", reason="XLSX needs openpyxl")
+        # a text with an equals sign in front would be a formula
+        frame.assign(id=frame["id"].astype(int), text=frame["text"].replace("=1+1", "1+1")).to_excel(path, index=False)
+    else:
+        units = "".join(
+            f'<tu tuid="{i}"><tuv xml:lang="mad"><seg>{text.replace("&", "&amp;")}</seg></tuv></tu>'
+            for i, text in enumerate(TEXTS)
+        )
+        write(path, f'<?xml version="1.0"?><tmx version="1.4"><header/><body>{units}</body></tmx>')
+    return path
+
+
+@pytest.mark.parametrize("ending", formats.TABLES)
+def test_texts_stay_texts_in_every_format(tmp_path, ending):
+    columns = ["tuid", "mad"] if ending == ".tmx" else ["id", "text"]
+    read = formats.table(saved(tmp_path, ending), columns)
+    ids, texts = (read.cells[name] for name in columns)
+    assert ids == [str(i) for i in range(len(TEXTS))]
+    wanted = TEXTS
+    if ending == ".xlsx":
+        wanted = [text.replace("=1+1", "1+1") for text in wanted]
+    if ending == ".tmx":
+        # a segment is one line of text, whatever breaks the file has
+        wanted = [" ".join(text.split()) for text in wanted]
+    assert texts == wanted
+
+
+def test_places_are_lines_as_an_editor_counts_them(tmp_path):
+    path = write(tmp_path / "a.csv", 'id,text\r\n1,"two\nlines"\r\n\r\n2,b\r\n')
+    read = formats.table(path, ["text"])
+    assert read.cells == {"text": ["two\nlines", "b"]}
+    assert read.places == ["line 2", "line 5"]
+    read = formats.table(write(tmp_path / "a.jsonl", '\n{"text": "a"}\n\n{"text": "b"}\n'), ["text"])
+    assert read.places == ["line 2", "line 4"]
+
+
+def test_semicolons_and_byte_order_marks(tmp_path):
+    path = write(tmp_path / "a.csv", "\ufeffid;text\n1;a, b\n")
+    assert formats.table(path, ["id", "text"]).cells == {"id": ["1"], "text": ["a, b"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "id,text\n1,a\n", "a.csv: there is no column 'label'; found: id, text"),
+        ("a.csv", "id,label,label\n1,a,b\n", "line 1: there are several columns 'label'"),
+        ("a.csv", "", "a.csv: this is no table: the file is empty"),
+        ("a.csv", "id,label\n", "a.csv: the table has no rows"),
+        ("a.csv", "id,label\n1,a\n2, \n", "a.csv, line 3: the column 'label' is empty; fill the cell or remove"),
+        ("a.csv", "id,label\n1,a\n2,b,c\n", "a.csv, line 3: found 3 cells, but the header has 2"),
+        ("a.csv", 'id,label\n1,"a\n2,b\n', "a.csv, line 2: this is no table"),
+        ("a.csv", 'id,label\n1,"a"b\n', "a.csv, line 2: this is no table"),
+        ("a.tsv", 'id\tlabel\n1\t"a ""b"""\n', "a.tsv, line 2: found a cell in quotes"),
+        ("a.jsonl", '{"id": 1}\n', "a.jsonl, line 1: there is no column 'label'; found: id"),
+        ("a.jsonl", '{"id": 1, "label": NaN}\n', "a.jsonl, line 1: the column 'label' is empty"),
+        ("a.jsonl", '{"id": 1, "label": null}\n', "a.jsonl, line 1: the column 'label' is empty"),
+        ("a.jsonl", '{"id": 1, "label": ["a"]}\n', "a.jsonl, line 1: the column 'label' holds ['a']; it must be text"),
+        ("a.jsonl", "[1]\n", "a.jsonl, line 1: this is no JSON object but '[1]'"),
+        ("a.jsonl", "{broken\n", "a.jsonl, line 1: this is no JSON object"),
+        ("a.parquet", "broken", "a.parquet: this is no parquet file"),
+        ("a.doc", "x", "a.doc: found the ending '.doc'; allowed for a table: .csv"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named(tmp_path, name, text, message):
+    path = write(tmp_path / name, text)
+    with pytest.raises(formats.CorpusError, match=re.escape(message)):
+        formats.table(path, ["id", "label"])
+
+
+def test_missing_values_of_parquet(tmp_path):
+    pd.DataFrame({"id": [1, None], "label": ["a", "b"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(formats.CorpusError, match="row 2: the column 'id' is empty"):
+        formats.table(tmp_path / "a.parquet", ["id", "label"])
+    with pytest.raises(formats.CorpusError, match="there is no column 'text'; found: id, label"):
+        formats.table(tmp_path / "a.parquet", ["text"])
+
+
+def test_rows_of_workbooks(tmp_path):
+    pytest.importorskip("openpyxl", reason="XLSX needs openpyxl")
+    path = tmp_path / "a.xlsx"
+    pd.DataFrame({"id": [1, None, 3], "text": ["a", None, None]}).to_excel(path, index=False)
+    with pytest.raises(formats.CorpusError, match=r"a.xlsx, row 4: the column 'text' is empty"):
+        formats.table(path, ["id", "text"])
+    # a row without anything is passed over
+    assert formats.table(path, ["id"]).cells == {"id": ["1", "3"]}
+    with pytest.raises(formats.CorpusError, match="no XLSX workbook"):
+        formats.table(write(path, "broken"), ["id"])
+
+
+@pytest.mark.parametrize("read", [lambda path: formats.table(path, ["text"]), formats.lines, formats.records])
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_other_encodings(tmp_path, read, encoding):
+    path = write(tmp_path / "a.csv", "text\nkata\né\n", encoding)
+    line = 3 if encoding == "latin-1" else 1
+    with pytest.raises(formats.CorpusError, match=rf"a.csv, line {line}: the file is not UTF-8.*save it as UTF-8"):
+        read(path)
+
+
+def test_missing_files(tmp_path):
+    for read in (formats.lines, formats.records, lambda path: formats.table(path, ["a"])):
+        with pytest.raises(formats.CorpusError, match="there is no such file"):
+            read(tmp_path / "none.csv")
+
+
+def test_lines(tmp_path):
+    assert formats.lines(write(tmp_path / "a.txt", "\ufeffa\r\nb\u2028c \r\n")) == ["a", "b\u2028c"]
+    with pytest.raises(formats.CorpusError, match=r"a.txt, line 2: the line is empty"):
+        formats.lines(write(tmp_path / "a.txt", "a\n \nb\n"))
+
+
+TMX = """<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE tmx SYSTEM "tmx14.dtd">
+<tmx version="1.4"><header srclang="id"/><body>
+<tu tuid="x1"><tuv xml:lang="ID-id"><seg>Rumah <bpt i="1">&lt;b&gt;</bpt>besar<ept i="1">&lt;/b&gt;</ept>
+&amp; baru</seg></tuv><tuv xml:lang="mad"><seg>Roma <hi>raja</hi>
+  anyar</seg></tuv><tuv xml:lang="mad"><seg>second</seg></tuv></tu>
+<tu tuid="x2"><tuv lang="id"><seg>Ya</seg></tuv>{more}</tu>
+</body></tmx>"""
+
+
+def test_translation_memories(tmp_path):
+    path = write(tmp_path / "a.tmx", TMX.replace("{more}", '<tuv xml:lang="mad"><seg>Iya</seg></tuv>'))
+    read = formats.table(path, ["tuid", "id", "mad"])
+    assert read.cells == {"tuid": ["x1", "x2"], "id": ["Rumah besar & baru", "Ya"], "mad": ["Roma raja anyar", "Iya"]}
+    with pytest.raises(formats.CorpusError, match="there is no language 'jav'; found: id-id, mad, id"):
+        formats.table(path, ["jav"])
+    write(path, TMX.replace("{more}", ""))
+    with pytest.raises(formats.CorpusError, match=r"a.tmx, unit 2 in line 7: the column 'mad' is empty"):
+        formats.table(path, ["id", "mad"])
+    write(path, TMX.replace("</body>", ""))
+    with pytest.raises(formats.CorpusError, match=r"a.tmx, line 8: this is no TMX"):
+        formats.table(path, ["id"])
+
+
+@pytest.mark.parametrize(
+    "declaration", ['<!ENTITY x SYSTEM "secret.txt">', '<!ENTITY x "aaaa">', '<!ENTITY % x SYSTEM "secret.txt"> %x;']
+)
+def test_translation_memories_read_no_other_file(tmp_path, declaration):
+    write(tmp_path / "secret.txt", "secret")
+    text = TMX.replace('SYSTEM "tmx14.dtd"', f"[{declaration}]").replace("Rumah", "&x;").replace("{more}", "")
+    with pytest.raises(formats.CorpusError, match="line 2: the file declares an entity"):
+        formats.table(write(tmp_path / "a.tmx", text), ["id"])
+
+
+def test_ids_used_twice(tmp_path):
+    read = formats.table(write(tmp_path / "a.csv", "id\n1\n2\n1\n"), ["id"])
+    with pytest.raises(formats.CorpusError, match=r"a.csv, line 4: the id '1' was used before, in line 2"):
+        read.distinct("id")
