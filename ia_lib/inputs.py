@@ -30,9 +30,11 @@ def parallel(run: Settings, folder: Path) -> Dataset:
             missing = [code for code in codes if code not in part.lines]
             if missing:
                 raise CorpusError(f"parallel.lines: there is no file for the language {missing[0]!r}; name one")
-            found = corpora.parallel_lines({code: locate(part.lines[code]) for code in codes})
+            found = corpora.parallel_lines({code: find_file(folder, part.lines[code]) for code in codes})
         else:
-            found = corpora.parallel_file(locate(part.file), {c: part.columns.get(c, c) for c in codes}, part.id)
+            found = corpora.parallel_file(
+                find_file(folder, part.file), {c: part.columns.get(c, c) for c in codes}, part.id
+            )
     else:
         found = corpora.parallel(folder, codes, "train", run.corpus, **_where(run))
     if run.sentences:
@@ -62,7 +64,7 @@ def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:
             part = corpora.labelled(folder, task, [code], split, corpus, **_where(run))
             parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
     for test in run.tests:
-        path = locate(test.file)
+        path = find_file(folder, test.file)
         parts.append(corpora.labelled_file(path, test.task, test.language, test.labels, test.text, test.label, test.id))
     order = ["task", "language", "example", "text", "label"]
     if not parts:
@@ -113,7 +115,8 @@ def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[
     if source is None or not run.uses_old:
         return corpora.past(None), []
     if source.mixture:
-        return minilab.mixture(folder, run.known, source.mixture, run.seed), []
+        home = folder if run.corpus == "minilab" else folder / "nusax"
+        return minilab.mixture(home, run.known, source.mixture, run.seed), []
     if source.run:
         return corpora.past(past), []
     rows = run.replay if run.replay == "all" else run.replay + (0 if run.uses_new else run.validation_rows)
@@ -145,19 +148,19 @@ def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
     if stage == "data" and run.uses_new:
         if run.corpus == "own":
             named = run.parallel.lines or {"file": run.parallel.file}
-            found |= {f"parallel {name}": locate(path) for name, path in named.items()}
+            found |= {f"parallel {name}": find_file(folder, path) for name, path in named.items()}
         elif run.corpus != "minilab":
             wanted += corpora.places(run.corpus, None, _taught(run), "train")
     for _, corpus, task in run.evaluates():
         if corpus != "minilab":
             wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
     for test in run.tests:
-        found[f"test {test.file}"] = locate(test.file)
+        found[f"test {test.file}"] = find_file(folder, test.file)
     for source, file in dict.fromkeys(wanted):
         path = folder / source / file
         found[f"{source}/{file}"] = path if path.is_file() else None
     if stage == "data" and run.uses_old and run.past.file:
-        found["past"] = locate(run.past.file)
+        found["past"] = find_file(folder, run.past.file)
     return found
 
 
@@ -169,6 +172,12 @@ def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
         if source in sources.known():
             by_source.setdefault(source, []).append(path or sources.fetch(source, file, **_where(run)))
     return [sources.provenance(source, paths) for source, paths in by_source.items()]
+
+
+def find_file(folder: Path, path: str) -> Path:
+    """A user's file: from here, from the kit's folder, or from the data folder."""
+    found = locate(path)
+    return found if found.exists() or not (folder / path).exists() else folder / path
 
 
 def _taught(run: Settings) -> list[str]:

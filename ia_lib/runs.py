@@ -203,7 +203,7 @@ class Table:
         """The file of the run's past instruction data; None if it has none or it is a mixture yet to be made."""
         if run.past and run.past.run:
             return self.stage(run.past.run, "data").folder / "replay.parquet"
-        return locate(run.past.file) if run.past and run.past.file else None
+        return inputs.find_file(self.lab(run), run.past.file) if run.past and run.past.file else None
 
     def tokenizer(self, run: Settings) -> tuple[str, str | None]:
         """Where the run's tokenizer comes from, as (folder or Hub name, revision)."""

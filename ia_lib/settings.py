@@ -402,6 +402,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
                 f"a source of past data (run, file, url, xp3 or mixture), since replay is {self.replay}",
             )
         mixture = self.past.mixture if self.past else None
+        if mixture and self.corpus not in ("minilab", "nusax"):
+            raise Refusal("past.mixture", "a mixture", "another source of past data, with this corpus")
         if mixture and len(self.known) < 2 and mixture.mt + mixture.xss:
             raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
         if self.replay == "all" and self.past and (self.past.url or self.past.xp3):
