@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from ia_lib.languages import GROUPS, NAMES
+from ia_lib.languages import GROUPS
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
@@ -101,13 +101,13 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
     """
     frame = results[(results["prompt"] == "all") & (results["language"] != "all")]
     order = {group: i for i, group in enumerate(GROUPS)}
-    languages = frame[["language", "group"]].drop_duplicates()
+    languages = frame[["language", "language_name", "group"]].drop_duplicates()
     languages = languages.sort_values("group", key=lambda column: column.map(order), kind="stable")
     columns = list(languages["language"])
     wide = frame.groupby(["row", "language"], sort=False)["weighted_f1"].mean().unstack()[columns]
     marks = frame.groupby(["row", "language"], sort=False)["within_chance"].any().unstack()[columns]
     wide, marks = wide.loc[frame["row"].unique()], marks.loc[frame["row"].unique()]
-    names = [f"{NAMES[code]}<br>{group}" for code, group in languages.itertuples(index=False)]
+    names = [f"{name}<br>{group}" for _, name, group in languages.itertuples(index=False)]
     text = [
         [f"{value:.0f}{' o' if mark else ''}" for value, mark in zip(values, row, strict=True)]
         for values, row in zip(wide.to_numpy(), marks.to_numpy(), strict=True)

@@ -21,6 +21,7 @@ import pyarrow.parquet
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".tmx")
 
 # A cell that a program has put into quotes, doubling those inside.
+_WHOLE = re.compile(r'"(?:[^"]|"")*"')
 _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 # Inline elements of a TMX segment whose content is mark-up of the original document and no text.
 _CODES = {"bpt", "ept", "it", "ph", "ut"}
@@ -159,15 +160,15 @@ def _csv(path: Path, columns: list[str]):
 
 
 def _tsv(path: Path, columns: list[str]):
-    cells, places = _separated(path, _decoded(path), columns, delimiter="\t", quoting=csv.QUOTE_NONE)
-    for column in cells.values():
-        for cell, place in zip(column, places, strict=True):
-            if _QUOTED.fullmatch(cell.strip()):
-                raise CorpusError(
-                    f"{path}, {place}: found a cell in quotes, {cell.strip()[:40]!r}, but TSV knows no quotes; save "
-                    "the table as CSV or XLSX, or take the quotes away"
-                )
-    return cells, places
+    """A quote is a character of the text, unless cells are quoted as spreadsheets do it: those that begin with a quote
+    are quoted whole, and quotes inside are doubled."""
+    text = _decoded(path)
+    opened = [cell.strip() for line in text.splitlines() for cell in line.split("\t") if cell.lstrip().startswith('"')]
+    doubled = any(_QUOTED.fullmatch(cell) for cell in opened)
+    quoted = doubled and all(_WHOLE.fullmatch(cell) for cell in opened)
+    return _separated(
+        path, text, columns, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=quoted
+    )
 
 
 def _separated(path: Path, text: str, columns: list[str], **dialect):

@@ -29,22 +29,45 @@ def results(evaluated: list[tuple]) -> pd.DataFrame:
     scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
     frames = []
     for run, folder in evaluated:
+        if scores[run.name].empty:
+            continue
         labels = pd.read_csv(folder / "metrics.csv").groupby("task")["majority_label"].first().to_dict()
         base = scores.get(run.model.run) if run.model.run else None
         frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base)
         frame.insert(3, "group_name", frame["group"].map(GROUPS))
+        frame.insert(
+            5, "language_name", [run.languages.get(code) or NAMES.get(code, code) for code in frame["language"]]
+        )
         facts = {"run": run.name, "row": run.row, "seed": run.seed, "objective": run.objective, "replay": run.replay}
         for position, (name, value) in enumerate(facts.items()):
             frame.insert(position, name, value)
         frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def held_out(evaluated: list[tuple]) -> pd.DataFrame:
+    """The lines of all runs' heldout.csv (see `heldout.measure`), with their run."""
+    frames = [
+        pd.read_csv(folder / "heldout.csv").assign(run=run.name)
+        for run, folder in evaluated
+        if (folder / "heldout.csv").is_file()
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
-    """The report's figures by their file names; the one against r needs tuned runs with a base."""
-    drawn = {"groups": figures.group_bars(table), "languages": figures.heat_map(table)}
-    if (table["difference"].notna() & (table["replay"].astype(str) != "all")).any():
-        drawn["difference"] = figures.difference_to_base(table)
+    """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
+    base."""
+    drawn = {}
+    for task, part in table.groupby("task", sort=False) if len(table) else ():
+        found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
+        if (part["difference"].notna() & (part["replay"].astype(str) != "all")).any():
+            found["difference"] = figures.difference_to_base(part)
+        if table["task"].nunique() > 1:
+            for figure in found.values():
+                figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
+            found = {f"{name}-{task.replace('/', '-')}": figure for name, figure in found.items()}
+        drawn |= found
     return drawn
 
 
@@ -75,13 +98,13 @@ def write(
         generated=GENERATED_TEXT if any(run.corpus == "minilab" for run in runs) else None,
         groups=GROUPS,
         languages={
-            group: [NAMES[code] for code in dict.fromkeys(code for run in runs for code in run.groups[group])]
+            group: list(dict.fromkeys(run.languages.get(c) or NAMES[c] for run in runs for c in run.groups[group]))
             for group in GROUPS
         },
-        summary=_summary(table),
-        baselines=table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
-        chance_cells=_chance_cells(table),
-        one_label=_one_label(table),
+        tasks=[_task(task, part) for task, part in table.groupby("task", sort=False)] if len(table) else [],
+        held_out=held_out(evaluated).to_dict("records"),
+        chance_cells=_chance_cells(table) if len(table) else {"within": 0},
+        one_label=_one_label(table) if len(table) else [],
         missing=missing,
         untranslated=_untranslated(runs),
         settings=_different_settings(runs),
@@ -90,8 +113,6 @@ def write(
         },
         plotly_code=f"figures/{_plotly_file(folder / 'figures')}",
         pictures=pictures,
-        languages_table=_language_table(table),
-        names=NAMES,
         costs=_costs(manifests),
         versions=next(iter(manifests.values()))["versions"] if manifests else {},
         commit=next(iter(manifests.values()))["git_commit"] if manifests else None,
@@ -122,6 +143,16 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
     return [file.name for file in files]
 
 
+def _task(task: str, table: pd.DataFrame) -> dict:
+    """What the page shows of one task: its group averages, their baselines, and every language."""
+    return {
+        "name": task,
+        "summary": _summary(table),
+        "baselines": table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
+        "languages": _language_table(table),
+    }
+
+
 def _summary(table: pd.DataFrame) -> list[dict]:
     """Per run its cells by group, for the first table of the page."""
     frame = table[(table["language"] == "all") & (table["prompt"] == "all")]
@@ -143,7 +174,7 @@ def _chance_cells(table: pd.DataFrame) -> dict:
 def _one_label(table: pd.DataFrame) -> list[str]:
     """Cells in which nearly all predictions are one label."""
     frame = table[(table["language"] != "all") & (table["prompt"] == "all") & (table["one_label"] > 95)]
-    return [f"{r.run} {NAMES[r.language]} ({r.one_label:.0f}%)" for r in frame.itertuples()]
+    return [f"{r.run} {r.language_name} ({r.one_label:.0f}%)" for r in frame.itertuples()]
 
 
 def _untranslated(runs: list) -> dict[str, float]:
@@ -173,11 +204,11 @@ def _short(value) -> str:
 
 def _language_table(table: pd.DataFrame) -> dict:
     frame = table[(table["language"] != "all") & (table["prompt"] == "all")]
-    codes = list(dict.fromkeys(zip(frame["language"], frame["group"], strict=True)))
+    codes = list(dict.fromkeys(zip(frame["language"], frame["language_name"], frame["group"], strict=True)))
     rows = []
     for run, part in frame.groupby("run", sort=False):
         by_code = {line["language"]: line for line in part.to_dict("records")}
-        rows.append((run, [by_code.get(code) for code, _ in codes]))
+        rows.append((run, [by_code.get(code) for code, _, _ in codes]))
     return {"languages": codes, "rows": rows}
 
 

@@ -96,7 +96,6 @@ def test_semicolons_and_byte_order_marks(tmp_path):
         ("a.csv", "id,label\n1,a\n2,b,c\n", "a.csv, line 3: found 3 cells, but the header has 2"),
         ("a.csv", 'id,label\n1,"a\n2,b\n', "a.csv, line 2: this is no table"),
         ("a.csv", 'id,label\n1,"a"b\n', "a.csv, line 2: this is no table"),
-        ("a.tsv", 'id\tlabel\n1\t"a ""b"""\n', "a.tsv, line 2: found a cell in quotes"),
         ("a.jsonl", '{"id": 1}\n', "a.jsonl, line 1: there is no column 'label'; found: id"),
         ("a.jsonl", '{"id": 1, "label": NaN}\n', "a.jsonl, line 1: the column 'label' is empty"),
         ("a.jsonl", '{"id": 1, "label": null}\n', "a.jsonl, line 1: the column 'label' is empty"),
@@ -111,6 +110,19 @@ def test_what_is_wrong_in_a_table_is_named(tmp_path, name, text, message):
     path = write(tmp_path / name, text)
     with pytest.raises(formats.CorpusError, match=re.escape(message)):
         formats.table(path, ["id", "label"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (['"a ""b"""', "c"], ['a "b"', "c"]),  # as a spreadsheet quotes
+        (['"a" b', "c"], ['"a" b', "c"]),
+        (['"a"', '"b'], ['"a"', '"b']),
+    ],
+)
+def test_quotes_in_tsv(tmp_path, cells, expected):
+    path = write(tmp_path / "a.tsv", "label\n" + "".join(cell + "\n" for cell in cells))
+    assert formats.table(path, ["label"]).cells["label"] == expected
 
 
 def test_missing_values_of_parquet(tmp_path):
