@@ -112,3 +112,64 @@ def test_xss_needs_sentences_that_differ(parallel):
 
 def test_any_number_of_workers_makes_the_same_rows(parallel):
     assert rows(parallel, "tlm+xss+mlm", 2500, workers=2) == rows(parallel, "tlm+xss+mlm", 2500)
+
+
+def test_released_readings_of_the_instructions(parallel):
+    known = texts(parallel)
+    for row in rows(parallel, "tlm", 300, tlm_names="swapped"):
+        template = prompts.templates("tlm")[row["template"]]
+        if "[INPUT_LANG] text" in template:
+            assert f"{languages.name(row['source_language'])} text" in row["prompt"]
+    for row in rows(parallel, "xss", 400, xss_negatives="corrupted"):
+        assert (row["answer"] == "no") == (row["noise"] is not None)
+    detached = [r for r in rows(parallel, "mlm", 300, noise_tokens="nltk") if r["noise"] == "permutation"]
+    assert all(" ." in r["prompt"] or " ?" in r["prompt"] or ". " in r["prompt"] for r in detached)
+    assert {r["noise"] for r in rows(parallel, "tlm", 300, noise="infilling")} == {"infilling"}
+    assert len(known) == len(parallel)
+
+
+def test_hard_negatives_are_the_nearest_that_read_differently(parallel):
+    known = texts(parallel)
+
+    def similarity(a, b):
+        a_words, b_words = set(a.lower().split()), set(b.lower().split())
+        return len(a_words & b_words) / len(a_words | b_words)
+
+    means = {}
+    for kind in ("random", "hard", "mixed"):
+        shares = []
+        for row in rows(parallel, "xss", 1200, xss_negatives=kind):
+            if row["answer"] == "no":
+                true = known[row["sentence_id"]][row["target_language"]]
+                others = [s[row["target_language"]] for s in known.values()]
+                used = [t for t in others if t != true and t in row["prompt"]]
+                shares += [max(similarity(true, text) for text in used)] if used else []
+        means[kind] = sum(shares) / len(shares)
+    assert means["hard"] > means["mixed"] > means["random"]
+    assert means["hard"] > 2 * means["random"]
+
+
+def test_the_first_version_masks_words_or_one_span(parallel):
+    for objective in ("word", "span"):
+        for row in rows(parallel, objective, 300, templates="ia1"):
+            assert row["prompt"].startswith("Given the ")
+            assert row["noise"] == f"masked {objective}"
+            assert row["prompt"].count("___") >= 1
+            if objective == "span":
+                assert row["prompt"].count("___") == 1
+    found = rows(parallel, "word+span+mt", 300, templates="ia1")
+    assert {row["objective"] for row in found} == {"word", "span", "mt"}
+    translated = [row["prompt"] for row in found if row["objective"] == "mt"]
+    assert all(prompt.startswith("What is the ") for prompt in translated)
+
+
+def test_rows_held_out_as_released_share_sentences_with_training(parallel):
+    plan = alignment.Plan("mt", **PLAN)
+    made = alignment.make(parallel, plan, 2000, 20, 50, "row")
+    train, held = (made[made["split"] == split] for split in ("train", "validation"))
+    assert (len(train), len(held)) == (2000, 50)
+    assert not set(train["sample"]) & set(held["sample"])
+    assert set(train["sentence_id"]) & set(held["sentence_id"])
+    apart = alignment.make(parallel, plan, 2000, 20, 50)
+    train, held = (apart[apart["split"] == split] for split in ("train", "validation"))
+    assert not set(train["sentence_id"]) & set(held["sentence_id"])

@@ -1,6 +1,6 @@
 import pytest
 
-from ia_lib import tables
+from ia_lib import settings, tables
 from ia_lib.runs import root
 
 pytestmark = pytest.mark.quick
@@ -123,3 +123,36 @@ def test_changes_are_checked_too(tmp_path):
     for changes in ({"name": "x"}, "replay=5"):
         with pytest.raises(tables.SettingsError, match="allowed: fields with their values, but not name"):
             load(tmp_path, GOOD, row="two", changes=changes)
+
+
+def test_a_reading_sets_what_the_row_does_not_say(tmp_path):
+    def one(text):
+        path = tmp_path / "table.yaml"
+        path.write_text(f"runs:\n  - {{name: one, model: {{name: m}}{text}}}\n")
+        return tables.load(path)[0]
+
+    assert one(", fidelity: released").xss_negatives == "corrupted"
+    assert one(", fidelity: released, xss_negatives: hard").xss_negatives == "hard"
+    assert one("").xss_negatives == "mixed"
+    for number, fidelity in enumerate(settings.FIDELITY):
+        run = one(f", fidelity: {fidelity}")
+        for field, reading in settings.READINGS.items():
+            assert getattr(run, field) == reading[number], field
+
+
+def test_every_reading_is_explained():
+    text = (root() / "docs" / "fidelity.md").read_text()
+    for field, reading in settings.READINGS.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{field}` |"))
+        said = [cell.strip() for cell in line.split("|")[2:5]]
+        shown = [{True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else v for v in reading]
+        assert said == [", ".join(v) if isinstance(v, list) else str(v) for v in shown], field
+
+
+def test_the_papers_table_has_every_published_model():
+    runs = tables.load(root() / "params" / "paper.yaml")
+    cells = {cell for run in runs for cell in run.reproduces}
+    rows = [line.split(",") for line in open(root() / "params/published/instructalign_per_language.csv")][1:]
+    for model, objective, replay in {(r[3], r[4], r[5]) for r in rows}:
+        named = model if objective == "none" else f"{model} {objective} r={replay}"
+        assert f"Tables 2, 16-19: {named}" in cells

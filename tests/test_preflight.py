@@ -1,0 +1,71 @@
+import pandas as pd
+import pytest
+from datasets import Dataset
+
+from ia_lib import alignment, preflight
+from ia_lib.settings import Settings
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture
+def settings():
+    return Settings(
+        name="run",
+        model={"name": "some/model"},
+        objective="mt",
+        past={"file": "x"},
+        replay=2,
+        steps=60,
+        new_per_step=4,
+        old_per_step=4,
+        max_length=48,
+    )
+
+
+def report(parallel, tests, tokenizer, settings, dropped=0):
+    plan = alignment.Plan("mt", ["ind"], ["jav"], 1)
+    made = alignment.make(parallel, plan, 60 * 4, 2, 2)
+    old = pd.DataFrame({"prompt": ["A? "] * 2, "answer": ["b", "c"], "split": "train"})
+    encoding, labels = settings.encoding(), {"sentiment": ["negative", "positive"]}
+    epoch = alignment.rows_of_epoch(parallel, plan, 2, 2, "sentence")
+    return preflight.report(made, old, parallel, tests, labels, tokenizer, settings, encoding, epoch, dropped)
+
+
+def test_trouble_is_counted_and_said(tokenizer, settings):
+    ind = ["Makanan ini enak sekali.", "Dia pergi ke pasar itu.", "Kamar bagus", "Kamar bagus", "la’in kata", "sama"]
+    jav = ["Panganan iki enak tenan.", "Dheweke lunga.", "Kamar apik", "Kamar apik", "tike' lan la\u2019in", "sama"]
+    jav[1] = "e\u0301"  # a letter in two parts
+    parallel = Dataset.from_dict({"sentence_id": list("abcdef"), "ind": ind, "jav": jav})
+    tests = Dataset.from_dict(
+        {"task": ["sentiment"], "language": ["jav"], "example": ["x"], "text": ["kamar apik!"], "label": ["positive"]}
+    )
+    found = report(parallel, tests, tokenizer, settings, dropped=3)
+    assert found["pairs_still_in_tests"] == 2
+    assert found["doubled_pairs"] == 1
+    assert found["equal_sides"] == {"ind-jav": 1}
+    assert found["characters"]["jav"]["not_in_NFC"] == 1
+    assert found["characters"]["jav"]["apostrophes"] == {"'": 1, "’": 1}
+    assert found["old_rows"] == 2
+    assert found["repetitions_per_old_row"] == 120
+    assert found["epochs_of_new_data"] == pytest.approx(30)
+    said = "\n".join(found["warnings"])
+    for part in (
+        "occur in the test data",
+        "3 pairs were left out",
+        "1 of 6 pairs occur more than once",
+        "seen 120 times",
+        "not in Unicode's form NFC",
+        "several apostrophes",
+        "read the same in both",
+    ):
+        assert part in said, said
+
+
+def test_without_trouble_there_is_no_warning_about_the_text(tokenizer, settings, parallel):
+    tests = Dataset.from_dict({"task": [], "language": [], "example": [], "text": [], "label": []})
+    some = parallel.select_columns(["sentence_id", "ind", "jav"])
+    found = report(some, tests, tokenizer, settings.model_copy(update={"max_length": 256}))
+    assert found["pairs_still_in_tests"] == found["doubled_pairs"] == 0
+    assert found["answers_cut"] == {"new mt": 0, "old": 0}
+    assert not any("NFC" in line or "cut by" in line or "occur" in line for line in found["warnings"])
