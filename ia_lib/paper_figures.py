@@ -174,7 +174,9 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
     stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
     table = scores[scores["metric"] == "weighted_f1"]
     order = table.drop_duplicates("language").sort_values("group", kind="stable")
-    names = [f"{NAMES[code]}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)]
+    names = [
+        f"{NAMES.get(code, code)}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)
+    ]
     grids = {}
     for source, part in table.groupby("source", sort=False):
         wide = part.pivot(index="row", columns="language", values="value")
@@ -266,7 +268,12 @@ def losses(logs: pd.DataFrame) -> go.Figure:
 
 def _panels(table: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
     """A figure with a panel per source and column, and (source, column) -> where its traces go. Sources stand below
-    each other where there are several columns or `heights`, else side by side."""
+    each other where there are several columns or `heights`, else side by side.
+
+    Raises ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError("nothing to draw: the table has no rows that this figure compares")
     grid = [(source, column) for source in table["source"].unique() for column in columns]
     across = len(columns) if len(columns) > 1 or heights else len(grid)
     titles = [", ".join(part for part in (group_title(c) if c in GROUPS else c, s) if part) for s, c in grid]

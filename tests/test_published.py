@@ -3,6 +3,7 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
+import papermill
 import plotly.graph_objects as go
 import pytest
 from scipy import stats
@@ -292,6 +293,27 @@ def test_families_and_losses_are_drawn():
     figure = paper_figures.losses(logs)
     assert [len(trace.x) for trace in figure.data] == [2, 2, 1, 1]
     assert isinstance(figure, go.Figure)
+
+
+def test_a_figure_of_nothing_is_refused():
+    once = papers.scores().query("replay == '100000' or objective == 'none'")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        paper_figures.replay_curves(once)
+
+
+def test_the_notebook_shows_audit_claims_and_figures_without_results_or_labels(tmp_path):
+    parameters = {"outputs_dir": str(tmp_path), "data_dir": str(tmp_path)}
+    done = papermill.execute_notebook(
+        root() / "notebooks" / "5_audit.ipynb", tmp_path / "5.ipynb", parameters, cwd=root(), progress_bar=False
+    )
+    outputs = [output for cell in done.cells for output in cell.get("outputs", [])]
+    text = " ".join(str(output.get("data", output.get("text", ""))) for output in outputs)
+    assert "InstructAlign Table 2     48" in text
+    assert "contradicted" in text
+    assert "no test labels found" in text
+    assert "no logs of tuned runs" in text
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 6
+    assert (tmp_path / "5.ipynb").stat().st_size < 2_000_000
 
 
 def test_model_names_tell_their_size():
