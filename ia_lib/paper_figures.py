@@ -311,18 +311,15 @@ def _finish(figure: go.Figure, title: str, panels: dict, height: int | None = No
 
 
 def _baselines(figure: go.Figure, part: pd.DataFrame, place: dict) -> None:
-    """Lines of chance and majority in a panel; a remark where the test labels are not here."""
+    """Lines of chance and majority in a panel, named at its foot; a remark where the test labels are not here."""
     known = part[["chance", "majority"]].mean()
-    small = {"font_size": 10, "showarrow": False, "xref": "x domain", "bgcolor": "rgba(255,255,255,0.7)", **place}
+    named = []
     for name, label, dash in (("chance", CHANCE, "dash"), ("majority", MAJORITY, "dot")):
         if known[name] == known[name]:
-            figure.add_hline(y=known[name], line={"dash": dash, "color": GREY, "width": 1.5}, **place)
-            side = {"yanchor": "bottom"} if known[name] == known.max() else {"yanchor": "top"}
-            figure.add_annotation(
-                text=f"{label} {known[name]:.0f}", x=1, xanchor="right", y=known[name], **side, **small
-            )
-    if known.isna().any():
-        figure.add_annotation(text="chance and majority: not all test labels are here", x=0.5, y=3, **small)
+            figure.add_hline(y=known[name], line={"dash": dash, "color": GREY, "width": 1.5}, layer="below", **place)
+            named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {label} {known[name]:.0f}")
+    text = "; ".join(named) or "chance and majority: not all test labels are here"
+    figure.add_annotation(text=text, font_size=11, showarrow=False, x=0.5, xref="x domain", y=3, **place)
 
 
 def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> dict | None:
