@@ -136,7 +136,7 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
     os.environ["BROWSER_PATH"] = browser
     files = [folder / f"{title}.png" for title in drawn]
     try:
-        pio.write_images(fig=list(drawn.values()), file=files, width=1000, scale=2)
+        pio.write_images(fig=list(drawn.values()), file=files, width=1000, height=[f.layout.height for f in drawn.values()], scale=2)
     except Exception as error:  # whatever a browser does wrong must not cost the report
         print(f"the figures are written as HTML only: {browser} made no PNG ({str(error).splitlines()[0]})")
         return []
