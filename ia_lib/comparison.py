@@ -39,11 +39,12 @@ def models(
     `evaluation.metrics` takes them.
 
     Columns: `first, second, dataset, task, group, language, prompt, examples, seeds, first_f1, second_f1, difference`
-    (weighted F1, points, first minus second), `low, high` (its paired 95% interval), `p` (two-sided, of that paired bootstrap),
-    `detectable` (the smallest difference found with 80% power at the 5% level), `only_first, only_second, mcnemar_p`
-    (of single prompts and seeds: the texts that only one side has right, and McNemar's test), `p_holm, mcnemar_holm`
-    (adjusted for the family: all lines of the same kind, groups, languages or single prompts) and `verdict` ("higher"
-    or "lower" where `p_holm` is below 5%, "none shown", or "not paired" where the examples are not the same).
+    (weighted F1, points, first minus second), `low, high` (its 95% interval by paired bootstrap), `p` (two-sided, from
+    it), `detectable` (the smallest difference found with 80% power at the 5% level), `only_first, only_second,
+    mcnemar_p` (of single prompts and seeds: the texts that only one side has right, and McNemar's test), `p_holm,
+    mcnemar_holm` (adjusted for the family: all lines of the same kind, groups, languages or single prompts) and
+    `verdict` ("higher" or "lower" where `p_holm` is below 5%, "none shown", or "not paired" where the examples are not
+    the same).
     """
     frames = []
     for first, second in pairs:
