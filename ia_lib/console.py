@@ -150,8 +150,22 @@ def print_results(table: "Table") -> None:
         return
     frame = pd.read_csv(path)
     frame = frame[(frame["language"] == "all") & (frame["prompt"] == "all")]
+    print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
+    names = frame.get("dataset", pd.Series("", frame.index)).fillna("").str.cat(frame["task"], sep="/").str.lstrip("/")
+    for name, part in frame.groupby(names, sort=False):
+        print(f"\n{name}")
+        _print_task(part)
+    held_out = table.folder / "report" / "heldout.csv"
+    if held_out.is_file():
+        print("\nheld-out sentences\n" + pd.read_csv(held_out).round(2).to_string(index=False))
+    if not table.report(finished_only=True).done:
+        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
+    print(f"\nreport: {table.folder / 'report' / 'index.html'}")
+
+
+def _print_task(frame) -> None:
+    """One task's group averages, a line per run, above its baselines."""
     width = max(len(name) for name in frame["run"]) + 2
-    print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance\n")
     groups = list(dict.fromkeys(zip(frame["group"], frame["group_name"], strict=True)))
     print(" " * width + "".join(f"{f'{group} {name}':<26}" for group, name in groups))
     for run, part in frame.groupby("run", sort=False):
@@ -161,9 +175,6 @@ def print_results(table: "Table") -> None:
     for name in ("chance", "majority"):
         cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
         print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
-    if not table.report(finished_only=True).done:
-        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
-    print(f"\nreport: {table.folder / 'report' / 'index.html'}")
 
 
 def _cell(line) -> str:

@@ -20,10 +20,11 @@ GENERATED_TEXT = (
 )
 
 
-def results(evaluated: list[tuple]) -> pd.DataFrame:
+def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
     """One line per run, task, language and prompt (as in `evaluation.metrics`), with the difference to the run's base.
 
-    `evaluated` lists (settings, folder of the evaluate stage) per run. A run's base is the run whose model it began
+    `evaluated` lists (settings, folder of the evaluate stage) per run, `origins` names the model that each run's chain
+    began with. A run's base is the run whose model it began
     with; the difference has a paired 95% interval over the same examples, and is empty for a base.
     """
     scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
@@ -31,18 +32,23 @@ def results(evaluated: list[tuple]) -> pd.DataFrame:
     for run, folder in evaluated:
         if scores[run.name].empty:
             continue
-        labels = pd.read_csv(folder / "metrics.csv").groupby("task")["majority_label"].first().to_dict()
+        known = pd.read_csv(folder / "metrics.csv", dtype={"dataset": str}).fillna({"dataset": ""})
+        known = known[(known["dataset"] != "all") & (known["task"] != "all")]
+        labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
+        labels = "test" if run.majority_of == "test" else labels
         base = scores.get(run.model.run) if run.model.run else None
-        frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base)
+        frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base, rule=run.scoring_rule)
         frame.insert(3, "group_name", frame["group"].map(GROUPS))
         frame.insert(
             5, "language_name", [run.languages.get(code) or NAMES.get(code, code) for code in frame["language"]]
         )
-        facts = {"run": run.name, "row": run.row, "seed": run.seed, "objective": run.objective, "replay": run.replay}
+        facts = {"run": run.name, "row": run.row, "seed": run.seed, "model": origins.get(run.name, "")}
+        facts |= {"objective": run.objective, "replay": run.replay}
         for position, (name, value) in enumerate(facts.items()):
             frame.insert(position, name, value)
         frames.append(frame)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    empty = pd.DataFrame(columns=["run", "dataset", "task", "group", "group_name", "language", "prompt"])
+    return pd.concat(frames, ignore_index=True) if frames else empty
 
 
 def held_out(evaluated: list[tuple]) -> pd.DataFrame:
@@ -59,11 +65,12 @@ def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
     base."""
     drawn = {}
-    for task, part in table.groupby("task", sort=False) if len(table) else ():
+    tasks = _by_task(table)
+    for task, part in tasks.items():
         found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
         if (part["difference"].notna() & (part["replay"].astype(str) != "all")).any():
             found["difference"] = figures.difference_to_base(part)
-        if table["task"].nunique() > 1:
+        if len(tasks) > 1:
             for figure in found.values():
                 figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
             found = {f"{name}-{task.replace('/', '-')}": figure for name, figure in found.items()}
@@ -72,14 +79,21 @@ def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
 
 
 def write(
-    folder: Path, name: str, evaluated: list[tuple], missing: list[str], manifests: dict[str, dict]
+    folder: Path,
+    name: str,
+    evaluated: list[tuple],
+    missing: list[str],
+    manifests: dict[str, dict],
+    origins: dict[str, str],
 ) -> pd.DataFrame:
     """Write `results.csv`, `figures/*.html` (and .png where a Chromium is found) and `index.html`; returns the results.
 
     `missing` names runs of the table without results; `manifests` maps "run: stage" to its manifest.
     """
-    table = results(evaluated)
+    table = results(evaluated, origins)
     table.round(4).to_csv(folder / "results.csv", index=False)
+    if len(found := held_out(evaluated)):
+        found.round(4).to_csv(folder / "heldout.csv", index=False)
     drawn = draw(table)
     (folder / "figures").mkdir(exist_ok=True)
     for title, figure in drawn.items():
@@ -101,8 +115,8 @@ def write(
             group: list(dict.fromkeys(run.languages.get(c) or NAMES[c] for run in runs for c in run.groups[group]))
             for group in GROUPS
         },
-        tasks=[_task(task, part) for task, part in table.groupby("task", sort=False)] if len(table) else [],
-        held_out=held_out(evaluated).to_dict("records"),
+        tasks=[_task(task, part) for task, part in _by_task(table).items()],
+        held_out=found.to_dict("records"),
         chance_cells=_chance_cells(table) if len(table) else {"within": 0},
         one_label=_one_label(table) if len(table) else [],
         missing=missing,
@@ -111,7 +125,7 @@ def write(
         figures={
             title: pio.to_html(figure, full_html=False, include_plotlyjs=False) for title, figure in drawn.items()
         },
-        plotly_code=f"figures/{_plotly_file(folder / 'figures')}",
+        plotly_code=f"figures/{_plotly_file(folder / 'figures')}" if drawn else None,
         pictures=pictures,
         costs=_costs(manifests),
         versions=next(iter(manifests.values()))["versions"] if manifests else {},
@@ -136,11 +150,22 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
     os.environ["BROWSER_PATH"] = browser
     files = [folder / f"{title}.png" for title in drawn]
     try:
-        pio.write_images(fig=list(drawn.values()), file=files, width=1000, height=[f.layout.height for f in drawn.values()], scale=2)
+        pio.write_images(
+            fig=list(drawn.values()), file=files, width=1000, height=[f.layout.height for f in drawn.values()], scale=2
+        )
     except Exception as error:  # whatever a browser does wrong must not cost the report
         print(f"the figures are written as HTML only: {browser} made no PNG ({str(error).splitlines()[0]})")
         return []
     return [file.name for file in files]
+
+
+def _by_task(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The lines of each task of each data set, without averages over data sets."""
+    if table.empty:
+        return {}
+    names = table["dataset"].fillna("").str.cat(table["task"], sep="/").str.lstrip("/")
+    alone = (table["dataset"] != "all") & (table["task"] != "all")
+    return dict(iter(table[alone].groupby(names[alone], sort=False)))
 
 
 def _task(task: str, table: pd.DataFrame) -> dict:

@@ -234,13 +234,15 @@ class Table:
             run = self.by_name[run.model.run]
         return run
 
-    def finished(self) -> tuple[list, list[str], dict[str, dict]]:
-        """What `report.write` needs: (settings, folder) of evaluated runs, names of the others, manifests by stage."""
+    def finished(self) -> tuple[list, list[str], dict[str, dict], dict[str, str]]:
+        """What `report.write` needs: (settings, folder) of evaluated runs, names of the others, manifests by stage, and
+        the model that each run's chain began with."""
         stages = {run.name: self.stage(run.name, "evaluate") for run in self.runs}
         evaluated = [(stage.run, stage.folder) for stage in stages.values() if stage.done]
         missing = [name for name, stage in stages.items() if not stage.done]
         manifests = {str(stage): stage.manifest for stage in self.stages([r.name for r, _ in evaluated]) if stage.done}
-        return evaluated, missing, manifests
+        origins = {run.name: self._owner(run).model.name or "" for run, _ in evaluated}
+        return evaluated, missing, manifests, origins
 
     @cached_property
     def _made(self) -> dict[tuple[str, str], Stage]:

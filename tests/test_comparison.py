@@ -1,0 +1,126 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ia_lib import comparison, evaluation
+from ia_lib.corpora import LABELS
+from ia_lib.resampling import mcnemar
+
+pytestmark = pytest.mark.quick
+NAMES = LABELS["sentiment"]
+GROUPS = {"L1": ["eng"], "L2": ["sun", "jav"]}
+GOLD = np.random.default_rng(0).integers(3, size=120)
+
+
+def scores(right: dict[str, float], seed: int = 1, tokens=(1, 1, 1), texts=slice(None)) -> pd.DataFrame:
+    """A table of scores of a model that answers rightly in these shares of the texts, else with the next label."""
+    lines = []
+    for language, share in right.items():
+        for prompt in (1, 2):
+            # the same texts are hard in every language
+            hard = np.random.default_rng(5).random(len(GOLD)) + 0.1 * np.random.default_rng(seed).random(len(GOLD))
+            answers = np.where(hard < share * 1.05, GOLD, (GOLD + 1) % 3)
+            for i in np.arange(len(GOLD))[texts]:
+                for number, label in enumerate(NAMES):
+                    line = {"task": "sentiment", "language": language, "example": f"e{i}", "prompt": prompt}
+                    line |= {"label": label, "gold": NAMES[GOLD[i]], "label_tokens": tokens[number]}
+                    line |= {"label_chars": len(label), "label_logprob": -1.0 - 4.0 * (number != answers[i])}
+                    lines.append({**line, "prompt_tokens": 20, "prompt_logprob": -40.0})
+    return pd.DataFrame(lines)
+
+
+BASE = scores({"eng": 0.8, "sun": 0.4, "jav": 0.4})
+TUNED = scores({"eng": 0.8, "sun": 0.7, "jav": 0.6}, seed=2)
+
+
+def test_models_are_compared_text_by_text():
+    found = comparison.models({"base": BASE, "tlm": TUNED}, [("tlm", "base")], GROUPS)
+    line = found[(found["language"] == "sun") & (found["prompt"] == "1")].iloc[0]
+    right = [
+        table[(table["language"] == "sun") & (table["prompt"] == 1)].set_index("example").eval("gold == predicted")
+        for table in map(evaluation.predictions, (TUNED, BASE))
+    ]
+    only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    assert (line["only_first"], line["only_second"]) == only
+    assert line["mcnemar_p"] == pytest.approx(mcnemar(*only))
+    assert line["difference"] == pytest.approx(line["first_f1"] - line["second_f1"])
+    groups = found[found["language"] == "all"].set_index("group")
+    assert groups["verdict"].to_dict() == {"L1": "none shown", "L2": "higher"}
+    assert groups["mcnemar_p"].isna().all()
+    # adjusted among the two groups alone
+    assert groups.loc["L2", "p_holm"] == pytest.approx(2 * groups.loc["L2", "p"])
+    back = comparison.models({"base": BASE, "tlm": TUNED}, [("base", "tlm")], GROUPS)
+    np.testing.assert_allclose(back["difference"], -found["difference"])
+    np.testing.assert_allclose(back["low"], -found["high"])
+
+
+def test_pairs_are_narrower_than_two_models_apart():
+    found = comparison.models({"base": BASE, "tlm": TUNED}, [("tlm", "base")], GROUPS)
+    one, two = (evaluation.metrics(table, GROUPS, {}) for table in (TUNED, BASE))
+    apart = np.hypot(one["high"] - one["low"], two["high"] - two["low"])
+    assert ((found["high"] - found["low"]) < 0.9 * apart).all()
+
+
+def test_other_examples_are_not_paired():
+    runs = {"base": BASE, "half": scores({"eng": 0.8, "sun": 0.7, "jav": 0.6}, texts=slice(60))}
+    found = comparison.models(runs, [("half", "base")], GROUPS)
+    assert (found["verdict"] == "not paired").all()
+    assert found["difference"].isna().all()
+
+
+def test_languages_are_compared_on_the_sentences_both_have():
+    table = pd.concat([scores({"sun": 0.8}), scores({"jav": 0.4}, texts=slice(20, 120))])
+    found = comparison.languages(table, [("sun", "jav"), ("jav", "sun")])
+    assert (found["examples"] == 100).all()
+    average = found[found["prompt"] == "all"].set_index("first")
+    assert average["verdict"].to_dict() == {"sun": "higher", "jav": "lower"}
+    assert len(found) == 2 * 3
+    several = comparison.languages([table, table], [("sun", "jav")])
+    assert (several["seeds"] == 2).all()
+    with pytest.raises(ValueError, match="sun and eng share no sentence"):
+        comparison.languages(table, [("sun", "eng")])
+
+
+def test_headline_numbers():
+    lines = evaluation.metrics(TUNED, GROUPS, {}, base=BASE)
+    table = pd.concat([lines.assign(row="tlm"), evaluation.metrics(BASE, GROUPS, {}).assign(row="base")])
+    found = comparison.headline(table)
+    assert found["row"].tolist() == ["tlm", "tlm"]
+    found = found.set_index("quantity")
+    assert found["verdict"].to_dict() == {"retention": "none shown", "gain": "gain"}
+    assert found.loc["retention", "kept_low"] < 100 < found.loc["retention", "kept_high"]
+    assert found.loc["gain", "difference_low"] > 0
+    assert found.loc["gain", "p_holm"] == pytest.approx(2 * found.loc["gain", "difference_p"])
+
+
+def test_rules_side_by_side_say_what_depends_on_them():
+    # a positive text's label is long: divided by its tokens its log-probability wins wherever it is not far behind
+    runs = {name: table.assign(label_tokens=table["label"].map({"positive": 8}).fillna(1)) for name, table in TABLES}
+    found = comparison.rules(runs, GROUPS, {"sentiment": "negative"}, {"tlm": "base"})
+    assert found["rule"].unique().tolist() == list(evaluation.RULES)
+    by_rule = found[(found["language"] == "all") & (found["run"] == "tlm")].set_index(["rule", "group"])["weighted_f1"]
+    # with one prompt for all labels the paper's joint probability is the label's own
+    assert by_rule["joint"].tolist() == by_rule["label_sum"].tolist()
+    says = comparison.conclusions(found)
+    says = says[(says["language"] == "all") & (says["group"] == "L2")].set_index(["run", "claim"])
+    line = says.loc["tlm", "against chance"]
+    assert line["depends"]
+    assert line["label_sum"] == "above"
+    assert line["label_mean"] == "within"
+    assert "within under label_mean" in line["says"]
+    assert says.loc[("all", "highest score"), "label_sum"] == "tlm"
+    lengths = comparison.label_lengths(runs["tlm"]).set_index("label")
+    assert lengths["tokens"].to_dict() == {"negative": 1, "neutral": 1, "positive": 8}
+    assert lengths.loc["positive", "label_mean"] > 95 > lengths.loc["positive", "label_sum"]
+    assert lengths["gold"].sum() == pytest.approx(100)
+
+
+TABLES = (("base", BASE), ("tlm", TUNED))
+
+
+def test_without_the_prompts_log_probability_fewer_rules():
+    runs = {"tlm": TUNED.drop(columns="prompt_logprob"), "base": BASE}
+    found = comparison.rules(runs, GROUPS, {})
+    assert found["rule"].unique().tolist() == ["label_sum", "label_mean", "label_per_char", "calibrated"]
+    says = comparison.conclusions(found)
+    assert set(says["claim"]) == {"against chance", "highest score"}
