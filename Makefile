@@ -1,13 +1,15 @@
 # make reproduce   the mini lab, from nothing to the report        make test    all tests
 # make lab         JupyterLab                                      make lint    ruff
+# make bench NAME=instructions   a benchmark
 # make reproduce TABLE=params/nusax.yaml RUNS="base tlm"        
 PYTHON ?= python3
 TABLE ?= params/mini.yaml
 RUNS ?=
+NAME ?= instructions
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: reproduce test quick lab lint env
+.PHONY: reproduce test quick lab lint bench env
 
 reproduce: env
 	@$(BIN)/python -m ia_lib.runs run $(TABLE) $(RUNS)
@@ -20,6 +22,9 @@ quick: env
 
 lab: env
 	$(BIN)/jupyter lab --notebook-dir=.
+
+bench: env
+	$(BIN)/python benchmarks/$(NAME).py
 
 lint: env
 	$(BIN)/ruff check .

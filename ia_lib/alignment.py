@@ -19,8 +19,9 @@ from datasets import Dataset
 from ia_lib import languages, prompts
 from ia_lib.noise import add_noise, generator, mask_span, mask_words, permuted, pick, shuffled, split, uniforms
 
-# Positions that are worked on together.
+# Positions that are worked on together, and how many sentences are held in memory.
 _BLOCK = 1024
+_SMALL = 20_000
 # The columns of instructions.parquet.
 COLUMNS = [
     "prompt",
@@ -125,6 +126,10 @@ class _Maker:
     def __init__(self, parallel: Dataset, plan: Plan):
         self.parallel, self.plan = parallel.with_format("arrow"), plan
         self.size = len(parallel)
+        # a small corpus is held in memory; of a larger one each block reads its own sentences
+        small = self.size <= _SMALL
+        names = (*plan.codes, "sentence_id")
+        self.columns = {name: parallel[name][:] for name in names} if small else None
         self.pools: dict[str, _Pool] = {}
 
     def __call__(self, block: tuple[int, int, int]) -> list[dict]:
@@ -132,11 +137,15 @@ class _Maker:
         pairs, objectives = plan.pairs, plan.objectives
         positions = np.arange(begin, end)
         samples = permuted((plan.seed, epoch, "order"), positions, self.size * len(pairs))
-        table = self.parallel[(samples // len(pairs)).tolist()]
-        columns = {name: table[name].to_pylist() for name in (*plan.codes, "sentence_id")}
+        sentences = (samples // len(pairs)).tolist()
+        columns = self.columns
+        if columns is None:
+            table = self.parallel[sentences]
+            columns = {name: table[name].to_pylist() for name in (*plan.codes, "sentence_id")}
+            sentences = range(len(sentences))
         numbers = uniforms((plan.seed, epoch), samples, 48).tolist()  # most rows need fewer
         rows = []
-        for i, (sample, drawn) in enumerate(zip(samples.tolist(), numbers, strict=True)):
+        for position, sample, i, drawn in zip(positions.tolist(), samples.tolist(), sentences, numbers, strict=True):
             rng = _Row(drawn, plan.seed, epoch, sample)
             chosen = objectives[int(rng.random() * len(objectives))]
             number = int(rng.random() * len(prompts.templates(chosen, plan.templates)))
@@ -157,7 +166,7 @@ class _Maker:
                     "target_language": target,
                     "sentence_id": columns["sentence_id"][i],
                     "epoch": epoch,
-                    "position": begin + i,
+                    "position": position,
                     "sample": sample,
                 }
             )

@@ -9,6 +9,7 @@ empty text.
 import hashlib
 import random
 import re
+from functools import lru_cache
 
 import numpy as np
 import regex
@@ -150,15 +151,15 @@ def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> st
     longest = max(2, round(2 * probability * len(words)))
     length = min(2 + int(rng.random() * (longest - 1)), max(1, len(words) - 1))
     begin = int(rng.random() * (len(words) - length + 1))
-    words[begin : begin + length] = [mask]
-    del gaps[begin + 1 : begin + length]
-    return _joined(words, gaps)
+    words = [*words[:begin], mask, *words[begin + length :]]
+    return _joined(words, [*gaps[: begin + 1], *gaps[begin + length :]])
 
 
-def split(text: str) -> tuple[list[str], list[str]]:
+@lru_cache(2**15)
+def split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end."""
     parts = (_ASCII_WORD if text.isascii() else _WORD).split(text)
-    return parts[1::2], parts[::2]
+    return tuple(parts[1::2]), tuple(parts[::2])
 
 
 def _nltk(text: str) -> tuple[list[str], list[str]]:

@@ -1,0 +1,123 @@
+"""How fast instructions are made: the kit in blocks against one sample at a time with NLTK's tokenizer at each access.
+
+Both make one epoch of TLM instructions in the size of FLORES (2,009 sentences, English with eight languages, 32,144
+pairs), from the real NusaX text if it is there (IA_DATA, else ../shared/data), else from the mini lab. Then the kit's
+peak memory with a corpus of ten times the size, read from a file.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import random
+import resource
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+from datasets import Dataset, disable_progress_bars, load_from_disk
+from nltk.tokenize import NLTKWordTokenizer
+
+from ia_lib import alignment, corpora, languages, minilab, noise, prompts
+from ia_lib.settings import root
+
+CODES = ["eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"]
+SENTENCES, CORES = 2009, multiprocessing.cpu_count()
+PLAN = alignment.Plan("tlm", ["eng"], CODES[1:], 1)
+
+
+def corpus(times: int) -> Dataset:
+    """`times` x 2,009 sentences in nine languages."""
+    data = Path(os.environ.get("IA_DATA") or root() / "../shared/data")
+    if (data / "nusax" / "mt" / "train.csv").is_file():
+        found = corpora.parallel(data, CODES, "train", "nusax").to_dict()
+    else:
+        made = list(islice(minilab.sentences(1), 500))
+        found = {c: [s[c] if c in s else minilab.translate(s["ind"], c) for s in made] for c in CODES}
+    size = SENTENCES * times
+    columns = {c: [found[c][i % len(found[c])] for i in range(size)] for c in CODES}
+    return Dataset.from_dict({"sentence_id": [str(i) for i in range(size)], **columns})
+
+
+def one_at_a_time(texts: dict[str, list[str]]) -> int:
+    """The plain way: every access tokenises, corrupts and fills a template anew, with Python's random."""
+    rng, tokenizer, made = random.Random(1), NLTKWordTokenizer(), 0
+    pairs = alignment.directions(PLAN.pivots, PLAN.taught)
+    for i in range(SENTENCES):
+        for source, target in pairs:
+            words = tokenizer.tokenize(texts[target][i])
+            (kinds,) = rng.choices([k for k, _ in noise.MIXTURE], [share for _, share in noise.MIXTURE])
+            if "infilling" in kinds:
+                words = ["___" if rng.random() < 0.2 else word for word in words]
+            if "deletion" in kinds:
+                words = [word for word in words if rng.random() >= 0.2]
+            if "permutation" in kinds:
+                rng.shuffle(words)
+            text = rng.choice(prompts.templates("tlm"))
+            slots = {
+                "INPUT_TEXT": " ".join(words),
+                "INPUT_LANG": languages.name(target),
+                "CONTEXT": texts[source][i],
+                "CONTEXT_LANG": languages.name(source),
+                "LABEL_TEXT": texts[target][i],
+            }
+            for slot, value in slots.items():
+                text = text.replace(f"[{slot}]", value)
+            made += 1
+    return made
+
+
+def peak_mb(folder: str) -> float:
+    """The peak memory of a process that makes one epoch from a corpus on disk."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (folder,))
+
+
+def _peak(folder: str) -> float:
+    for _ in alignment.instructions(load_from_disk(folder), PLAN):
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def timed(work) -> tuple[float, int]:
+    begin = time.perf_counter()
+    rows = work()
+    return rows / (time.perf_counter() - begin), rows
+
+
+def main() -> None:
+    disable_progress_bars()
+    parallel = corpus(1)
+    texts = {code: parallel[code][:] for code in CODES}
+    theirs, ours, several = [], [], []
+    for _ in range(2):  # the better of two, in turn
+        theirs.append(timed(lambda: one_at_a_time(texts)))
+        ours.append(timed(lambda: sum(1 for _ in alignment.instructions(parallel, PLAN))))
+        several.append(timed(lambda: sum(1 for _ in alignment.instructions(parallel, PLAN, workers=CORES))))
+    same = list(alignment.instructions(parallel, PLAN)) == list(alignment.instructions(parallel, PLAN, workers=CORES))
+    peaks = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for times in (1, 10):
+            corpus(times).save_to_disk(f"{folder}/{times}")
+            peaks[times] = peak_mb(f"{folder}/{times}")
+    (their_rate, rows), (our_rate, _), (fast_rate, _) = max(theirs), max(ours), max(several)
+    print(f"one at a time: {their_rate:,.0f} rows/s; the kit: {our_rate:,.0f}, with {CORES} workers {fast_rate:,.0f}")
+    print(f"{rows:,} rows; the same with 1 and {CORES} workers: {same}; peak memory {peaks} MB for sizes 1 and 10")
+    result = {
+        "name": "instructions",
+        "ratios": {
+            "one_process": round(our_rate / their_rate, 2),
+            "all_cores": round(fast_rate / their_rate, 2),
+            "memory_10x": round(peaks[10] / peaks[1], 2),
+        },
+        "ours": {"rows_per_second": round(our_rate), "with_workers": round(fast_rate), "same_rows": same, "mb": peaks},
+        "theirs": {"rows_per_second": round(their_rate)},
+        "machine": f"{platform.machine()}, {CORES} cores, Python {platform.python_version()}",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
