@@ -72,8 +72,10 @@ def sentences(seed: int) -> Iterator[dict]:
     while True:
         judges = rng.random() < 1 / 2
         template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
+        # which kinds stand for which: any in a sentence that does not judge, good and bad in one that does both
         kinds = {}
-        for names in _KINDS if template.get("label") is None else ():
+        exchanged = {None: _KINDS, "neutral": (("good", "bad"),)}
+        for names in exchanged.get(template.get("label"), ()):
             kinds |= dict(zip(names, (names[i] for i in shuffled(rng, len(names))), strict=True))
         words: dict[str, list[str]] = {}
         for slot, digit in _SLOT.findall(template["ind"]):

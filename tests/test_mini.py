@@ -24,16 +24,10 @@ def test_make_reproduce_shows_forgetting_retention_and_transfer(averages):
     assert l1.loc["tlm-r0", "difference"] <= -20
     for run in ("mlm", "tlm", "xss"):
         assert abs(l1.loc[run, "difference"]) <= 5
-    # TLM teaches the taught languages, with intervals apart, and MLM less
+    # TLM teaches the taught languages, with intervals apart, and MLM clearly less
     assert l2.loc["tlm", "difference"] >= 15
     assert l2.loc["tlm", "low"] > l2.loc["base", "high"]
-    assert l2.loc["tlm", "difference"] > l2.loc["mlm", "difference"]
+    assert l2.loc["tlm", "low"] > l2.loc["mlm", "high"]
     # scores are beside their baselines, and nothing here is within chance in the known languages
     assert averages[["chance", "majority"]].notna().all(axis=None)
     assert not l1.drop("tlm-r0")["within_chance"].any()
-
-
-@pytest.mark.xfail(reason="asked for and not reached yet: at seed 1 MLM's interval on L2 overlaps TLM's")
-def test_mlm_teaches_clearly_less_than_tlm(averages):
-    l2 = averages.xs("L2", level="group")
-    assert l2.loc["tlm", "low"] > l2.loc["mlm", "high"]
