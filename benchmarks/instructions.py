@@ -21,7 +21,7 @@ from datasets import Dataset, disable_progress_bars, load_from_disk
 from nltk.tokenize import NLTKWordTokenizer
 
 from ia_lib import alignment, corpora, languages, minilab, noise, prompts
-from ia_lib.settings import root
+from ia_lib.paths import root
 
 CODES = ["eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"]
 SENTENCES, CORES = 2009, multiprocessing.cpu_count()

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ia_lib.estimate import GPUS, assumptions, estimate
+from ia_lib.formats import own_csv
 from ia_lib.stages import Stage
 
 if TYPE_CHECKING:
@@ -110,10 +111,11 @@ def _estimated(table: "Table", run) -> str:
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
-    hours = (
-        "".join(f"{_hours(h):>10}" for h in found.hours.values()) if found.hours else "  the model's size is unknown"
-    )
-    return line + hours
+    if found.hours is None:
+        return line + "  the model's size is unknown"
+    # a star: more memory than that GPU has
+    stars = {name: "*" if found.memory_gib > gib else " " for name, (_, _, gib) in GPUS.items()}
+    return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items())
 
 
 def _short(number: int) -> str:
@@ -148,7 +150,7 @@ def print_results(table: "Table") -> None:
     if not path.is_file():
         print("no results yet")
         return
-    frame = pd.read_csv(path)
+    frame = own_csv(path)
     frame = frame[(frame["language"] == "all") & (frame["prompt"] == "all")]
     print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
     names = frame.get("dataset", pd.Series("", frame.index)).fillna("").str.cat(frame["task"], sep="/").str.lstrip("/")
@@ -157,7 +159,7 @@ def print_results(table: "Table") -> None:
         _print_task(part)
     held_out = table.folder / "report" / "heldout.csv"
     if held_out.is_file():
-        print("\nheld-out sentences\n" + pd.read_csv(held_out).round(2).to_string(index=False))
+        print("\nheld-out sentences\n" + own_csv(held_out).round(2).to_string(index=False))
     if not table.report(finished_only=True).done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import regex
 from datasets import Dataset
 
@@ -237,10 +238,10 @@ def normalised(text: str) -> str:
     return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
 
 
-def past(path: Path | None, prompt: str = "prompt", answer: str = "answer") -> Dataset:
+def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", column: str | None = None) -> Dataset:
     """Past instruction data from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
-    `objective` (what kind of instruction it is) and `language`. No path means no past: an empty data set. Of a file
-    that the kit itself wrote for a run, only what the run was trained on counts.
+    `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. No path means no
+    past: an empty data set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.
 
     Raises CorpusError for a missing file, a line that is no JSON object and a missing or empty field.
     """
@@ -250,15 +251,26 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer") -> D
     if not path.is_file():
         raise CorpusError(f"{path}: there is no such file of past instruction data")
     if path.suffix == ".parquet":
-        rows = pd.read_parquet(path).to_dict("records")
-        records = [(i, row) for i, row in enumerate(rows, 1) if row.get("split", "train") == "train"]
+        try:
+            rows = pd.read_parquet(path).to_dict("records")
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorpusError(f"{path}: this is no parquet file ({error})") from None
+        # only a file of the kit's own has rows that were not trained on
+        own = bool(rows) and {"split", "pool_row"} <= set(rows[0])
+        records = [(i, row) for i, row in enumerate(rows, 1) if not own or row["split"] == "train"]
     else:
         records = formats.records(path)
     for number, record in records:
         for field in (prompt, answer):
             if not isinstance(record.get(field), str) or not record[field]:
                 raise CorpusError(f"{path}, line {number}: the field {field!r} is missing or empty; it must be text")
-    optional = [name for name in ("objective", "language") if records and all(name in r for _, r in records)]
+    if column and records and not all(column in r for _, r in records):
+        raise CorpusError(f"{path}: there is no column {column!r} to stratify by; found: {', '.join(records[0][1])}")
+    optional = [
+        name
+        for name in dict.fromkeys(("objective", "language", column or "language"))
+        if records and all(name in r for _, r in records)
+    ]
     return Dataset.from_dict(
         {
             "prompt": [r[prompt] for _, r in records],

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ia_lib.settings import Settings, root
+from ia_lib.paths import root
+from ia_lib.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
@@ -112,9 +113,10 @@ def _texts(run: Settings) -> int | None:
     codes = {code for group in run.groups.values() for code in group}
     for _, corpus, task in run.evaluates():
         if corpus == "minilab":
-            total += run.lab.test * len(codes)
+            total += min(run.lab.test, run.examples or run.lab.test) * len(codes)
         else:
-            total += sum(n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in codes)
+            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in codes]
+            total += sum(min(n, run.examples or n) for n in sizes)
     return total * prompts
 
 

@@ -93,6 +93,11 @@ def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
     return Table(path, cells, places)
 
 
+def own_csv(path: Path):
+    """A CSV file of the kit's own as a data frame; an empty cell is missing, and `nan` and `no` are language codes."""
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
 def lines(path: Path) -> list[str]:
     """The lines of a text file, none of them empty. Raises CorpusError as `table` does."""
     path = Path(path)

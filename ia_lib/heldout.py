@@ -68,7 +68,7 @@ def _translation(model, tokenizer, held_out, plan, encoding, source, target) -> 
     ]
     rows, _ = prompts.encode(tokenizer, [p for p, _ in asked], targets, **encoding)
     longest = max(len(row["input_ids"]) - row["answer_start"] for row in rows)
-    said = tuning.answers(model, tokenizer, rows, tokens=min(2 * longest, 256))["model"].tolist()
+    said = tuning.answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)))["model"].tolist()
     chrf = CHRF()
     found = chrf.corpus_score(said, [targets]).score
     copied = chrf.corpus_score(sources, [targets]).score

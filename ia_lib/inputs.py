@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, concatenate_datasets
 
-from ia_lib import alignment, corpora, languages, minilab, replay, sources
+from ia_lib import alignment, corpora, languages, minilab, prompts, replay, sources
 from ia_lib.corpora import CorpusError
 from ia_lib.noise import generator, permuted, shuffled
+from ia_lib.paths import locate
 from ia_lib.pools import Jsonl
-from ia_lib.settings import Settings, locate
+from ia_lib.settings import Settings
 from ia_lib.sources import SourceError
 
 
@@ -30,10 +31,10 @@ def parallel(run: Settings, folder: Path) -> Dataset:
             missing = [code for code in codes if code not in part.lines]
             if missing:
                 raise CorpusError(f"parallel.lines: there is no file for the language {missing[0]!r}; name one")
-            found = corpora.parallel_lines({code: find_file(folder, part.lines[code]) for code in codes})
+            found = corpora.parallel_lines({code: find_file(run, folder, part.lines[code]) for code in codes})
         else:
             found = corpora.parallel_file(
-                find_file(folder, part.file), {c: part.columns.get(c, c) for c in codes}, part.id
+                find_file(run, folder, part.file), {c: part.columns.get(c, c) for c in codes}, part.id
             )
     else:
         found = corpora.parallel(folder, codes, "train", run.corpus, **_where(run))
@@ -49,7 +50,7 @@ def held_out(run: Settings, folder: Path) -> Dataset:
     """The parallel sentences that no instruction of the run is made from."""
     found = parallel(run, folder)
     if run.drop_test_overlap:
-        found, _ = corpora.drop_overlap(found, labelled(run, folder))
+        found, _ = corpora.drop_overlap(found, all_labelled(run, folder))
     return alignment.split_off(found, run.validation_sentences, run.seed)[1]
 
 
@@ -64,7 +65,7 @@ def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:
             part = corpora.labelled(folder, task, [code], split, corpus, **_where(run))
             parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
     for test in run.tests:
-        path = find_file(folder, test.file)
+        path = find_file(run, folder, test.file)
         parts.append(corpora.labelled_file(path, test.task, test.language, test.labels, test.text, test.label, test.id))
     order = ["task", "language", "example", "text", "label"]
     if not parts:
@@ -74,13 +75,18 @@ def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:
     )
 
 
+def all_labelled(run: Settings, folder: Path) -> Dataset:
+    """All labelled texts of the test split, however many of them the run is tested on."""
+    return labelled(run.model_copy(update={"examples": None}), folder)
+
+
 def task_labels(run: Settings) -> dict[str, list[str]]:
     """The labels of every task of the run, in the order in which its prompts name them."""
     found = {name: corpora.labels(corpus, task) for name, corpus, task in run.evaluates()}
     found |= {test.task: test.labels for test in run.tests}
     if run.label_order == "shuffled":
         found = {
-            name: [labels[i] for i in shuffled(generator(run.seed, "labels", name), len(labels))]
+            name: [labels[i] for i in shuffled(generator(run.seed, run.name, "labels", name), len(labels))]
             for name, labels in found.items()
         }
     return found
@@ -115,19 +121,22 @@ def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[
     if source is None or not run.uses_old:
         return corpora.past(None), []
     if source.mixture:
-        home = folder if run.corpus == "minilab" else folder / "nusax"
-        return minilab.mixture(home, run.known, source.mixture, run.seed), []
+        return minilab.mixture(folder, run.known, source.mixture, run.seed, run.corpus, **_where(run)), []
     if source.run:
         return corpora.past(past), []
     rows = run.replay if run.replay == "all" else run.replay + (0 if run.uses_new else run.validation_rows)
     if source.file:
         if source.stream and rows != "all":
-            drawn = replay.reservoir(Jsonl(past, source.fields).rows(), rows, run.seed)
-            return replay.spaced(Dataset.from_list(drawn)), []
-        return _spaced(run, corpora.past(past, **source.fields)), []
+            lines = Jsonl(past, source.fields)
+            if run.replay_sampling == "released":
+                return lines.head(rows + replay.BUFFER), []
+            return replay.spaced(Dataset.from_list(replay.reservoir(lines.rows(), rows, run.seed))), []
+        found = corpora.past(past, **source.fields, column=run.replay_stratify)
+        return (found if run.replay_sampling == "released" else replay.spaced(found)), []
     places = [source.url] if source.url else [_xp3(code, run.mirror) for code in source.xp3]
     cache = sources.cache_folder() / "past"
-    files = [Jsonl(place, source.fields, cache=cache, offline=run.offline) for place in places]
+    columns = {run.replay_stratify: run.replay_stratify} if run.replay_stratify and source.url else {}
+    files = [Jsonl(place, {**source.fields, **columns}, cache=cache, offline=run.offline) for place in places]
     if run.replay_sampling == "released":
         # nearly contiguous rows of the one file, as the released code reads them
         return files[0].head(rows + replay.BUFFER), [files[0].facts]
@@ -136,31 +145,36 @@ def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[
         file.sample(run.seed, max(1, round(source.blocks * file.size / total)), rows if len(files) == 1 else 0)
         for file in files
     ]
-    return replay.spaced(concatenate_datasets(parts)), [file.facts for file in files]
+    facts = [file.facts for file in files]
+    if source.xp3:
+        parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, source.xp3, strict=True)]
+        facts = [{**sources.provenance("xp3"), **fact} for fact in facts]
+    return replay.spaced(concatenate_datasets(parts)), facts
 
 
 def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
     """What a stage reads from outside, by name: the paths of local files, or None for what is to be fetched."""
-    if run.corpus == "minilab" and not run.evaluates() and not run.tests:
-        return {}
     wanted: list[tuple[str, str]] = []
     found: dict[str, Any] = {}
-    if stage == "data" and run.uses_new:
+    if (stage == "data" and run.uses_new) or (stage == "evaluate" and run.measures_held_out):
         if run.corpus == "own":
             named = run.parallel.lines or {"file": run.parallel.file}
-            found |= {f"parallel {name}": find_file(folder, path) for name, path in named.items()}
+            found |= {f"parallel {name}": find_file(run, folder, path) for name, path in named.items()}
         elif run.corpus != "minilab":
             wanted += corpora.places(run.corpus, None, _taught(run), "train")
     for _, corpus, task in run.evaluates():
         if corpus != "minilab":
             wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
     for test in run.tests:
-        found[f"test {test.file}"] = find_file(folder, test.file)
+        found[f"test {test.file}"] = find_file(run, folder, test.file)
+    for name in {"data": [run.templates], "evaluate": run.wordings}[stage]:
+        if prompts.is_file(name):
+            found[f"prompts {name}"] = find_file(run, folder, name)
     for source, file in dict.fromkeys(wanted):
         path = folder / source / file
         found[f"{source}/{file}"] = path if path.is_file() else None
     if stage == "data" and run.uses_old and run.past.file:
-        found["past"] = find_file(folder, run.past.file)
+        found["past"] = find_file(run, folder, run.past.file)
     return found
 
 
@@ -171,13 +185,43 @@ def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
         source, _, file = name.partition("/")
         if source in sources.known():
             by_source.setdefault(source, []).append(path or sources.fetch(source, file, **_where(run)))
-    return [sources.provenance(source, paths) for source, paths in by_source.items()]
+    own = [
+        {"file": name, "bytes": path.stat().st_size, "sha256": sources.checksum(path)}
+        for name, path in read_files(run, folder, stage).items()
+        if path and name.partition("/")[0] not in sources.known()
+    ]
+    return [sources.provenance(source, paths) for source, paths in by_source.items()] + own
 
 
-def find_file(folder: Path, path: str) -> Path:
-    """A user's file: from here, from the kit's folder, or from the data folder."""
-    found = locate(path)
-    return found if found.exists() or not (folder / path).exists() else folder / path
+def check(run: Settings, folder: Path, past: Path | None) -> None:
+    """Read what is here of all that the run will read, so that what is wrong is said before any work.
+
+    Raises CorpusError, SourceError or PromptError.
+    """
+    for objective in run.objective.split("+") if run.uses_new else ():
+        prompts.templates(objective, run.plan()["templates"])
+    for wording in run.asked():
+        prompts.label_words([], wording)
+    here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
+    if run.corpus == "minilab" or not here:
+        return
+    tested = all_labelled(run, folder)
+    if run.uses_new or run.measures_held_out:
+        found = parallel(run, folder)
+        if run.drop_test_overlap:
+            found, _ = corpora.drop_overlap(found, tested)
+        if run.hold_out == "sentence" and run.validation_sentences >= len(found):
+            raise CorpusError(
+                f"validation_sentences: found {run.validation_sentences:,}, but {len(found):,} parallel sentences are "
+                "left beside the test texts; allowed: fewer"
+            )
+    if run.uses_old and run.past.file and not run.past.stream:
+        pool(run, folder, past)
+
+
+def find_file(run: Settings, folder: Path, path: str) -> Path:
+    """A user's file: beside the table, from the data folder, from here, or from the kit's folder."""
+    return locate(path, run.home, folder)
 
 
 def _taught(run: Settings) -> list[str]:
@@ -191,10 +235,6 @@ def _tested(run: Settings, corpus: str) -> list[str]:
 
 def _where(run: Settings) -> dict[str, Any]:
     return {} if run.corpus == "minilab" else {"mirror": run.mirror, "offline": run.offline}
-
-
-def _spaced(run: Settings, found: Dataset) -> Dataset:
-    return found if run.replay_sampling == "released" else replay.spaced(found)
 
 
 def _xp3(code: str, mirror: str | None) -> str | Path:

@@ -112,7 +112,7 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     return folder
 
 
-def mixture(folder: Path, codes: list[str], settings, seed: int) -> Dataset:
+def mixture(folder: Path, codes: list[str], settings, seed: int, corpus: str = "minilab", **where) -> Dataset:
     """Past instruction data for a model trained from scratch: a mixture of classification, translation and so on.
 
     `settings` (`settings.Mixture`) gives the number of rows and the shares of `sentiment` (labelled texts of the
@@ -122,9 +122,11 @@ def mixture(folder: Path, codes: list[str], settings, seed: int) -> Dataset:
     rows, split = settings.rows, settings.split
     shares = {name: getattr(settings, name) for name in ("sentiment", "mt", "xss", "mlm") if getattr(settings, name)}
     rng = generator(seed, "mixture")
-    parallel = corpora.parallel(folder, codes, split)
+    parallel = corpora.parallel(folder, codes, split, corpus, **where)
     labels = corpora.LABELS["sentiment"]
-    texts = list(corpora.labelled(folder, "sentiment", codes, "train")) if "sentiment" in shares else []
+    texts = (
+        list(corpora.labelled(folder, "sentiment", codes, "train", corpus, **where)) if "sentiment" in shares else []
+    )
     plans = {
         name: alignment.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=settings.xss_negatives)
         for name in shares

@@ -103,6 +103,14 @@ def options(labels: Sequence[str], conjunction: str = "or") -> str:
     return ", ".join(labels[:-1]) + f", {conjunction} {labels[-1]}"
 
 
+def is_file(name: str) -> bool:
+    """Whether `templates` or a wording is a file of the user's and not one of the kit's."""
+    return (
+        name not in ("instructalign", "ia1", "english")
+        and not (_params_folder() / "prompts" / f"{name}.yaml").is_file()
+    )
+
+
 @cache
 def _heads(kind: str, source: str) -> list[list[str]]:
     """Every template without its answer, cut at its slots: text, slot, text, slot, ..."""

@@ -93,7 +93,7 @@ def draw(
     splits = ["train"] * count + ["validation"] * validation_rows
     drawn = pool.select(rows)
     if sampling == "released":
-        drawn = _with_prompts(drawn, [prompt + " " for prompt in drawn["prompt"]])
+        drawn = _with_prompts(drawn, [prompt.rstrip(" ") + " " for prompt in drawn["prompt"]])
     return drawn.add_column("pool_row", rows).add_column("split", splits)
 
 

@@ -11,6 +11,7 @@ import plotly.io as pio
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
 from ia_lib import evaluation, figures, minilab
+from ia_lib.formats import own_csv
 from ia_lib.languages import GROUPS, NAMES
 
 GENERATED_TEXT = (
@@ -32,11 +33,14 @@ def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
     for run, folder in evaluated:
         if scores[run.name].empty:
             continue
-        known = pd.read_csv(folder / "metrics.csv", dtype={"dataset": str}).fillna({"dataset": ""})
+        known = own_csv(folder / "metrics.csv").fillna({"dataset": ""})
         known = known[(known["dataset"] != "all") & (known["task"] != "all")]
         labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
         labels = "test" if run.majority_of == "test" else labels
         base = scores.get(run.model.run) if run.model.run else None
+        if base is not None and run.scoring_rule not in evaluation.rules(base):
+            print(f"{run.name}: not compared with {run.model.run}, which was not scored for {run.scoring_rule}")
+            base = None
         frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base, rule=run.scoring_rule)
         frame.insert(3, "group_name", frame["group"].map(GROUPS))
         frame.insert(
@@ -54,7 +58,7 @@ def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
 def held_out(evaluated: list[tuple]) -> pd.DataFrame:
     """The lines of all runs' heldout.csv (see `heldout.measure`), with their run."""
     frames = [
-        pd.read_csv(folder / "heldout.csv").assign(run=run.name)
+        own_csv(folder / "heldout.csv").assign(run=run.name)
         for run, folder in evaluated
         if (folder / "heldout.csv").is_file()
     ]

@@ -18,7 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ia_lib import console, inputs, tables
-from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings, locate, needs, root
+from ia_lib.formats import CorpusError
+from ia_lib.paths import locate, root
+from ia_lib.prompts import PromptError
+from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings
+from ia_lib.sources import SourceError
 from ia_lib.stages import (
     JOB,
     NOTEBOOKS,
@@ -35,8 +39,8 @@ from ia_lib.stages import (
 )
 
 # Fields that change how a stage is carried out and not what it makes.
-_NO_MATTER = {"save_steps", "log_steps", "data_dir", "mirror", "offline", "batch_tokens"}
-_BOTH = {"threads", "chat", "share_text"}
+_NO_MATTER = {"save_steps", "log_steps", "data_dir", "mirror", "offline", "batch_tokens", "share_text"}
+_BOTH = {"threads", "chat"}
 _FIELDS = {
     "data": set(DataSettings.model_fields),
     "tune": set(TuneSettings.model_fields)
@@ -131,6 +135,7 @@ class Table:
         """
         for name in runs or []:
             self.run(name)
+        self.check(runs)
         failed = self.make([stage for stage in self.stages(runs) if not stage.done], runs, cores)
         report = self.report(finished_only=True)
         if report.needs and not report.done:
@@ -184,11 +189,20 @@ class Table:
         if process.returncode and not unfinished:
             return [f"Snakemake ended with code {process.returncode}: see {log}"]
         return [
-            f"{stage}: failed, see {stage.notebook('failed')}"
+            f"{stage} failed: {stage.failure()} (see {stage.notebook('failed')})"
             if stage.notebook("failed").is_file()
             else f"{stage}: not done, see {log}"
             for stage in unfinished
         ]
+
+    def check(self, runs: list[str] | None = None) -> None:
+        """Look at all that the runs will read from local files, before any work. Raises SettingsError."""
+        for run in dict.fromkeys(stage.run.name for stage in self.stages(runs)):
+            settings = self.by_name[run]
+            try:
+                inputs.check(settings, self.lab(settings), self.past(settings))
+            except (CorpusError, SourceError, PromptError) as error:
+                raise SettingsError(f"{self.path}, run {run!r}: {error}") from None
 
     def lab(self, run: Settings) -> Path:
         """The folder that `inputs` reads from: the mini lab's files, made once per seed and size, or the real data."""
@@ -203,7 +217,7 @@ class Table:
         """The file of the run's past instruction data; None if it has none or it is a mixture yet to be made."""
         if run.past and run.past.run:
             return self.stage(run.past.run, "data").folder / "replay.parquet"
-        return inputs.find_file(self.lab(run), run.past.file) if run.past and run.past.file else None
+        return inputs.find_file(run, self.lab(run), run.past.file) if run.past and run.past.file else None
 
     def tokenizer(self, run: Settings) -> tuple[str, str | None]:
         """Where the run's tokenizer comes from, as (folder or Hub name, revision)."""
@@ -249,7 +263,7 @@ class Table:
         return {}
 
     def _collect(self, run: Settings, wanted: list[str]) -> None:
-        for name in needs(run):
+        for name in tables.needs(run):
             self._collect(self.by_name[name], wanted)
         wanted.append(run.name)
 
@@ -282,6 +296,11 @@ class Table:
             parts["settings"]["model"] = {**values["model"], "run": None}
         if "past" in parts["settings"] and run.past:
             parts["settings"]["past"] = {**values["past"], "run": None, "file": None}
+        # which texts are left out, and which are held out and measured
+        if name == "data" and run.drop_test_overlap and run.corpus != "minilab":
+            parts["tests"] = [values["tasks"], values["tests"], values["test_split"]]
+        if name == "evaluate" and run.measures_held_out:
+            parts["held_out"] = {k: v for k, v in values.items() if k in _FIELDS["data"] - _NO_MATTER - {"past"}}
         if name == "data":
             parts["tokenizer"] = values["model"]["new"] and values["model"]["new"]["vocabulary"]
         return Stage(name, run, self, self.folder / run.name / name, digest(parts), needs)
@@ -304,7 +323,7 @@ class Table:
 
 def _outside(run: Settings) -> tuple[str, str | None]:
     """A model's name as a folder's path, if there is such a folder, or as a Hub name; and its revision."""
-    path = locate(run.model.name)
+    path = locate(run.model.name, run.home)
     return (str(path.resolve()) if path.is_dir() else run.model.name), run.model.revision
 
 
@@ -365,6 +384,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         table = Table(options.table, options.outputs)
         if options.command == "plan":
+            table.check(options.runs)
             console.print_plan(table, options.runs)
         elif options.command == "stage":
             stage = (
@@ -387,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
             for line in failed:
                 print(line, file=sys.stderr)
             return 1 if failed else 0
-    except (SettingsError, StageFailed) as error:
+    except (SettingsError, StageFailed, CorpusError, SourceError, PromptError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

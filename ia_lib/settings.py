@@ -7,32 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ia_lib import corpora, languages
+from ia_lib import corpora, languages, prompts
+from ia_lib.fidelity import filled
+from ia_lib.paths import locate
 
 OBJECTIVES = ("tlm", "mt", "xss", "mlm", "word", "span")
-# What a reading of the method means, field by field: (paper, released code, corrected). docs/fidelity.md explains them.
-READINGS: dict[str, tuple[Any, Any, Any]] = {
-    "pivots": (["eng", "ind"], ["eng"], ["eng", "ind"]),
-    "teach_known": (False, True, False),
-    "noise": ("infilling", "mixture", "mixture"),
-    "noise_tokens": ("words", "nltk", "words"),
-    "tlm_names": ("own", "swapped", "own"),
-    "xss_negatives": ("random", "corrupted", "mixed"),
-    "drop_test_overlap": (False, False, True),
-    "hold_out": ("sentence", "row", "sentence"),
-    "replay_sampling": ("uniform", "released", "uniform"),
-    "alternation": ("strict", "shuffled", "strict"),
-    "loss": ("answer", "all", "answer"),
-    "end_of_sequence": (True, False, True),
-    "cut": ("prompt", "end", "prompt"),
-    "max_length": (256, 128, 256),
-    "scoring_rule": ("joint", "mean_all", "label_sum"),
-    "label_order": ("documented", "shuffled", "documented"),
-    "majority_of": ("train", "test", "train"),
-    "metric": ("weighted_f1", "macro_f1", "weighted_f1"),
-    "quantisation": ("int8", "int8", "none"),
-}
-FIDELITY = ("paper", "released", "corrected")
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
@@ -90,8 +69,8 @@ class Past(_Part):
     @property
     def fields(self) -> dict[str, str]:
         """Column of the pool -> the file's field."""
-        prompt, answer = ("inputs", "targets") if self.xp3 else ("prompt", "answer")
-        return {"prompt": self.prompt or prompt, "answer": self.answer or answer}
+        names = {"prompt": "inputs", "answer": "targets"} if self.xp3 else {"prompt": "prompt", "answer": "answer"}
+        return {**names, **{name: getattr(self, name) for name in names if getattr(self, name)}}
 
     @model_validator(mode="after")
     def _one_source(self):
@@ -236,7 +215,6 @@ class EvaluateSettings(_Part):
     scoring_rule: Literal["label_sum", "joint", "mean_all", "label_mean", "label_per_char"] = "label_sum"
     prompt_logprob: bool = False
     majority_of: Literal["train", "test"] = "train"
-    metric: Literal["weighted_f1", "macro_f1", "accuracy"] = "weighted_f1"
     quantisation: Literal["none", "int8"] = "none"
     batch_tokens: Count = 8192
     score_max_length: Count = 1024
@@ -249,6 +227,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     row: str = ""  # the row's name in the table, without a seed
     fidelity: Literal["paper", "released", "corrected"] = "corrected"
     reproduces: list[str] = []  # the published cells that this run is to be compared with
+    home: str = Field("", exclude=True)  # the table's folder, beside which its files are looked for first
     seed: int = Field(1, ge=0, strict=True)
     threads: Count = 1
 
@@ -279,19 +258,35 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         return {name: getattr(self, name) for name in names.split()}
 
     def encoding(self, encoder_decoder: bool = False) -> dict[str, Any]:
-        """The keyword arguments of `prompts.encode` for a model of that kind."""
+        """The keyword arguments of `prompts.encode` for a model of that kind.
+
+        Raises SettingsError for what an encoder-decoder model cannot do.
+        """
+        refused = {"chat": self.chat, "loss": self.loss == "all", "scoring_rule": self.scores_prompts}
+        for name, holds in refused.items() if encoder_decoder else ():
+            if holds:
+                raise SettingsError(
+                    f"run {self.name!r}, field {name!r}: found {getattr(self, name)!r}, which an encoder-decoder model "
+                    "cannot do; allowed: chat: false, loss: answer, and a scoring rule over the label alone"
+                )
         names = ("max_length", "end_of_sequence", "cut", "chat")
         return {**{name: getattr(self, name) for name in names}, "encoder_decoder": encoder_decoder}
 
     def plan(self) -> dict[str, Any]:
         """The keyword arguments of `alignment.Plan`."""
-        names = "objective pivots seed noise noise_tokens noise_probability mask xss_negatives tlm_names templates"
+        names = "objective pivots seed noise noise_tokens noise_probability mask xss_negatives tlm_names"
+        templates = str(locate(self.templates, self.home)) if prompts.is_file(self.templates) else self.templates
         partners = [code for code in self.known if code not in self.pivots] if self.teach_known else []
         return {
             **{name: getattr(self, name) for name in names.split()},
             "taught": [*partners, *self.taught],
             "names": self.languages,
+            "templates": templates,
         }
+
+    def asked(self) -> list[str]:
+        """The wordings of evaluation prompts, as `prompts.classification_prompts` takes them."""
+        return [str(locate(name, self.home)) if prompts.is_file(name) else name for name in self.wordings]
 
     @property
     def per_step(self) -> int:
@@ -324,19 +319,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     @model_validator(mode="before")
     @classmethod
     def _reading(cls, values: Any) -> Any:
-        """What the row does not say itself is as its reading has it."""
-        if not isinstance(values, dict) or values.get("fidelity", "corrected") not in FIDELITY:
-            return values
-        number = FIDELITY.index(values.get("fidelity", "corrected"))
-        if values.get("corpus") == "own" and values.get("replay", 0) != 0 and values.get("past") is None:
-            values = {**values, "past": {"xp3": ["en"]}}
-        known = values.get("known", ["eng", "ind"])
-        if values.get("new_epochs") is None:
-            values = {"steps": 2000, **values}
-        found = {name: reading[number] for name, reading in READINGS.items()}
-        if isinstance(known, list):
-            found["pivots"] = [code for code in found["pivots"] if code in known] or known[:1]
-        return {**found, **values}
+        return filled(values) if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -371,7 +354,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
         if self.corpus in languages.CORPORA:
             have = languages.CORPORA[self.corpus]
             for field in ("pivots", "taught"):
-                if self.uses_new and (other := [c for c in getattr(self, field) if c not in have]):
+                codes = self.plan()["taught"] if field == "taught" else self.pivots
+                if self.uses_new and (other := [c for c in codes if c not in have]):
                     raise Refusal(field, other[0], f"a language of the corpus {self.corpus} ({', '.join(have)})")
             if self.corpus == "minilab" and (other := [c for c in seen if c not in have]):
                 raise Refusal(seen[other[0]], other[0], f"a language of the corpus minilab ({', '.join(have)})")
@@ -390,9 +374,24 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
             if not any(code in languages.CORPORA[corpus] for group in self.groups.values() for code in group):
                 raise Refusal("tasks", name, f"a corpus with one of the run's languages; {corpus} has none of them")
         codes = [code for group in self.groups.values() for code in group]
+        labels: dict[str, list[str]] = {}
+        places = set()
         for test in self.tests:
             if test.language not in codes:
                 raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(codes)})")
+            if len(set(test.labels)) < len(test.labels):
+                raise Refusal("tests", test.labels, "each label once")
+            if labels.setdefault(test.task, test.labels) != test.labels:
+                raise Refusal("tests", test.labels, f"the same labels in all tests of {test.task}")
+            if not test.id and (test.task, test.language) in places:
+                raise Refusal(
+                    "tests", test.file, "an id column, since another file has texts of that task and language"
+                )
+            places.add((test.task, test.language))
+        if self.measures_held_out and self.hold_out == "row":
+            raise Refusal("hold_out", "row", "sentence, since held-out sentences are measured")
+        if self.measures_held_out and self.validation_sentences < 2:
+            raise Refusal("validation_sentences", self.validation_sentences, "2 at least, to be measured")
 
     def _check_past(self) -> None:
         if self.uses_old and self.past is None:
@@ -408,6 +407,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
             raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
         if self.replay == "all" and self.past and (self.past.url or self.past.xp3):
             raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
+        if self.replay_stratify and self.past and self.past.stream:
+            raise Refusal("replay_stratify", self.replay_stratify, "nothing, with a past that is read as a stream")
         if self.replay_sampling == "released" and self.replay_stratify:
             raise Refusal("replay_stratify", self.replay_stratify, "nothing, where replay_sampling is released")
 
@@ -432,12 +433,6 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
             )
 
 
-def needs(run: Settings) -> list[str]:
-    """The names of the runs that this one builds on."""
-    names = [run.model.run, run.past.run if run.past else None]
-    return [name for name in dict.fromkeys(names) if name]
-
-
 class Refusal(ValueError):
     """A value that a rule over several fields refuses."""
 
@@ -450,18 +445,3 @@ def _exactly_one(part: BaseModel, fields: tuple[str, ...]) -> None:
     given = [field for field in fields if getattr(part, field) is not None]
     if len(given) != 1:
         raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
-
-
-def root() -> Path:
-    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
-    here = Path.cwd()
-    for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    return here
-
-
-def locate(path: str | Path) -> Path:
-    """A path as given from here, or from the project's folder."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() or path.exists() else root() / path

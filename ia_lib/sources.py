@@ -123,7 +123,7 @@ def fetch(
         with FileLock(f"{path}.lock"):
             if not path.is_file():
                 _bring(place, name, file, path, pinned)
-    digest, record = _sha256(path), _record(path)
+    digest, record = checksum(path), _record(path)
     if digest != (pinned or record.get("sha256", digest)):
         said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record['time']}"
         raise SourceError(f"{path}: the file has changed, it does not have {said}; delete it to get it again")
@@ -145,7 +145,7 @@ def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:
     files = []
     for path in map(Path, paths):
         file = path.as_posix().rpartition(f"/{name}/")[2]
-        local = {"file": file, "url": None, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        local = {"file": file, "url": None, "bytes": path.stat().st_size, "sha256": checksum(path)}
         files.append(_record(path) or local)
     said = {part: getattr(known()[name], part) for part in ("title", "home", "licence", "citation", "revision")}
     return {"source": name, **said, "files": files}
@@ -175,7 +175,7 @@ def _bring(place: str | Path, name: str, file: str, path: Path, pinned: str | No
                 f"{place}: the file could not be downloaded ({problem}); try again later, name a mirror (mirror or the "
                 f"variable IA_MIRROR), {_by_hand(name, file)}"
             ) from None
-    digest, record = _sha256(part), _record(path)
+    digest, record = checksum(part), _record(path)
     expected = pinned or record.get("sha256", digest)
     if digest != expected:
         part.unlink()
@@ -259,7 +259,7 @@ def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> dict[str
     record = {
         **origin,
         "bytes": content.stat().st_size,
-        "sha256": _sha256(content),
+        "sha256": checksum(content),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     new = Path(f"{_record_path(path)}.new")
@@ -268,6 +268,6 @@ def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> dict[str
     return record
 
 
-def _sha256(path: Path) -> str:
+def checksum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib.settings import Settings, root
+from ia_lib.paths import root
+from ia_lib.settings import Settings
 
 if TYPE_CHECKING:
     from ia_lib.runs import Table
@@ -205,6 +207,15 @@ class Stage:
         """Where the executed notebook lies; `kind` is "running", "failed" or nothing."""
         return self.folder.with_name(f"{self.folder.name}{'.' * bool(kind)}{kind}.ipynb")
 
+    def failure(self) -> str:
+        """The error that the failed notebook ends with, in one line."""
+        with contextlib.suppress(OSError, ValueError):
+            for cell in reversed(json.loads(self.notebook("failed").read_text(encoding="utf-8"))["cells"]):
+                for output in cell.get("outputs", []):
+                    if output["output_type"] == "error":
+                        return " ".join(f"{output['ename']}: {output['evalue']}".split())
+        return "its kernel died"
+
     def cost(self) -> float:
         """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab."""
         if self.name == "report":
@@ -235,7 +246,10 @@ def execute(stage: Stage) -> None:
     if stage.run:
         name, changes = stage.table.changed.get(stage.run.name, (stage.run.name, {}))
         parameters |= {"run": name, "changes": changes}
+    environment = dict(os.environ)
     os.environ[JOB] = str(stage)
+    if stage.run and stage.run.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         papermill.execute_notebook(
             root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
@@ -245,16 +259,31 @@ def execute(stage: Stage) -> None:
             progress_bar=False,
             cwd=root(),
         )
-    except (PapermillExecutionError, DeadKernelError) as error:
+    except (PapermillExecutionError, DeadKernelError):
+        if stage.run and not stage.run.share_text:
+            _hide_text(running)
         os.replace(running, failed)
-        what = f"{error.ename}: {error.evalue}" if isinstance(error, PapermillExecutionError) else "its kernel died"
-        raise StageFailed(f"{stage} failed: {what} (see {failed})") from None
+        raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
     finally:
-        del os.environ[JOB]
+        os.environ.clear()
+        os.environ.update(environment)
     os.replace(running, stage.notebook())
     failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+def _hide_text(notebook: Path) -> None:
+    """Take what stands in quotes out of a failed notebook's errors, which may be somebody's sentences."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["metadata"].get("tags") and "papermill-error-cell-tag" in cell["metadata"]["tags"]:
+            cell["source"] = "an error, without the text in it, since share_text is false"
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                output["evalue"] = re.sub(r"'[^\n]*'|\"[^\n]*\"", "(text not shown)", output["evalue"])
+                output["traceback"] = [f"{output['ename']}: {output['evalue']}"]
+    write_json(notebook, content)
 
 
 class StageFailed(RuntimeError):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ia_lib.settings import PARTS, Refusal, Settings, SettingsError, needs
+from ia_lib.settings import PARTS, Refusal, Settings, SettingsError
 
 _FIELDS = [field for field in Settings.model_fields if field != "row"]
 
@@ -59,9 +59,16 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 run = Settings.model_validate(values)
             except ValidationError as error:
                 raise SettingsError(_explain(error, path, defaults, entry, changed)) from None
+            run = run.model_copy(update={"home": str(path.resolve().parent)})
             runs.append(_at_seed(run, seed) if seed is not None else run)
     _check_references(path, rows, runs)
     return runs
+
+
+def needs(run: Settings) -> list[str]:
+    """The names of the runs that this one builds on."""
+    names = [run.model.run, run.past.run if run.past else None]
+    return [name for name in dict.fromkeys(names) if name]
 
 
 def _read(path: Path) -> dict:

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from ia_lib import corpora, inputs, tables
+from ia_lib import console, corpora, formats, inputs, tables
 from ia_lib.runs import Table
 
 OWN = """
@@ -67,6 +67,45 @@ def test_a_language_of_ones_own_from_files_to_report(data, tmp_path):
     # the exposure was set by epochs of the new data
     assert report["steps"] * 4 == len(instructions[instructions["split"] == "train"])
     assert report["epochs_of_new_data"] == pytest.approx(0.1, abs=0.02)
+
+
+HELD_OUT = """
+defaults:
+  corpus: own
+  parallel: {lines: {no: no.txt, nan: nan.txt}}
+  languages: {nan: Hokkien}
+  known: [no]
+  taught: [nan]
+  unseen: []
+  validation_sentences: 4
+  share_text: false
+runs:
+  - {name: base, model: {name: model}}
+  - {name: taught, model: {run: base}, objective: mt, steps: 2, new_per_step: 2, validation_rows: 2}
+"""
+
+
+def test_without_labels_held_out_sentences_are_measured_and_texts_stay_unseen(tmp_path, parallel, tokenizer, model):
+    # files are found beside the table; the languages' codes are words that tables read as something else
+    for code, source in (("no", "ind"), ("nan", "jav")):
+        (tmp_path / f"{code}.txt").write_text("\n".join(parallel[source][:40]))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "held.yaml"
+    path.write_text(HELD_OUT)
+    table = Table(path, tmp_path / "outputs")
+    assert table.execute() == []
+    report = table.folder / "report"
+    found = formats.own_csv(report / "heldout.csv")
+    assert set(found["run"]) == {"base", "taught"}
+    assert set(found["target"]) == {"no", "nan"}
+    assert set(found["metric"]) == {"chrF", "similarity", "answer loss"}
+    page = (report / "index.html").read_text()
+    assert "Held-out sentences" in page
+    console.print_results(table)
+    shown = [page, *(nb.read_text() for nb in table.folder.rglob("*.ipynb"))]
+    for sentence in [*parallel["ind"][:40], *parallel["jav"][:40]]:
+        assert not any(sentence in text for text in shown)
 
 
 def test_texts_that_are_not_to_be_shared_are_not_shown(data, tmp_path):

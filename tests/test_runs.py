@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from ia_lib import console
-from ia_lib.runs import Table, root
+from ia_lib.runs import Table, main, root
 from ia_lib.stages import REDO
 
 
@@ -282,3 +282,25 @@ def test_the_snakefile_lints_as_a_graph(table, tmp_path):
 def test_times_read_like_times():
     assert console._minutes(20) == "20 s"
     assert console._minutes(90) == "2 min"
+
+
+@pytest.mark.quick
+def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
+    (tmp_path / "bad.yaml").write_text('mt: ["[WHAT] [TARGET_TEXT]"]')
+    table.write_text(table.read_text().replace("objective: tlm", "objective: mt, templates: bad.yaml"))
+    assert main(["run", str(table), "--outputs", str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert "run 'tlm'" in said
+    assert "mt, template 0: found the slot [WHAT]" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.quick
+def test_the_key_of_a_stage_knows_what_its_files_hold(table, tmp_path):
+    prompts = tmp_path / "own.yaml"
+    table.write_text(table.read_text().replace("objective: tlm", "objective: mt, templates: own.yaml"))
+    keys = set()
+    for text in ("a", "b"):
+        prompts.write_text(f'mt: ["{text} [SOURCE_TEXT] [TARGET_TEXT]"]')
+        keys.add(Table(table, tmp_path).stage("tlm", "data").key)
+    assert len(keys) == 2

@@ -1,6 +1,6 @@
 import pytest
 
-from ia_lib import settings, tables
+from ia_lib import fidelity, tables
 from ia_lib.runs import root
 
 pytestmark = pytest.mark.quick
@@ -134,15 +134,15 @@ def test_a_reading_sets_what_the_row_does_not_say(tmp_path):
     assert one(", fidelity: released").xss_negatives == "corrupted"
     assert one(", fidelity: released, xss_negatives: hard").xss_negatives == "hard"
     assert one("").xss_negatives == "mixed"
-    for number, fidelity in enumerate(settings.FIDELITY):
-        run = one(f", fidelity: {fidelity}")
-        for field, reading in settings.READINGS.items():
+    for number, name in enumerate(fidelity.FIDELITY):
+        run = one(f", fidelity: {name}")
+        for field, reading in fidelity.READINGS.items():
             assert getattr(run, field) == reading[number], field
 
 
 def test_every_reading_is_explained():
     text = (root() / "docs" / "fidelity.md").read_text()
-    for field, reading in settings.READINGS.items():
+    for field, reading in fidelity.READINGS.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{field}` |"))
         said = [cell.strip() for cell in line.split("|")[2:5]]
         shown = [{True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else v for v in reading]

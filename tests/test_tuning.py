@@ -313,3 +313,13 @@ def test_eight_bit_models_load_on_the_cpu_and_agree_nearly(model, tokenizer, tmp
     ).label_logprob
     assert not np.array_equal(whole, eight)
     np.testing.assert_allclose(whole, eight, rtol=0.02)
+
+
+@pytest.mark.quick
+def test_rows_with_nothing_left_that_counts_cost_nothing(model, tokenizer, tmp_path):
+    pairs = [("word " * 30, "answer")] * 4
+    rows, cut = prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 16, cut="end")
+    assert cut == 4
+    before = weights(model).clone()
+    tuned = tuning.tune(copy(model), tokenizer, rows, [], tmp_path, **{**OPTIONS, "steps": 1, "batch_size": 4})
+    torch.testing.assert_close(weights(tuned), before)
