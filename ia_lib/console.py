@@ -40,6 +40,8 @@ class Watch:
         for name, state in now.items():
             if state != self.told.get(name, "not finished"):
                 self._print(f"{self._clock()}  {name} {state}", ends=True)
+                if state == "finished":
+                    self._warn(name)
         self.told = now
         elapsed = time.monotonic() - self.begin
         self.busy, self.last = self.busy + len(running) * (elapsed - self.last), elapsed
@@ -59,6 +61,13 @@ class Watch:
         elif elapsed >= self.next_line:
             self.next_line = elapsed + 20
             self._print(line, ends=True)
+
+    def _warn(self, name: str) -> None:
+        """What the report of a data stage warns of; the mini lab's text is known to be odd."""
+        stage = next(stage for stage in self.todo if str(stage) == name)
+        if stage.name == "data" and stage.run.corpus != "minilab":
+            for line in json.loads((stage.folder / "report.json").read_text(encoding="utf-8"))["warnings"]:
+                self._print(f"         warning: {line}", ends=True)
 
     def close(self) -> None:
         if sys.stdout.isatty():

@@ -45,11 +45,15 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
             },
             hovertemplate="%{x}<br>" + row + ": %{y:.1f}<extra></extra>",
         )
+    levels = {name: frame.groupby("group")[name].mean().mean() for name in ("chance", "majority")}
+    close = abs(levels["chance"] - levels["majority"]) < 5
     for name, dash in (("chance", "dash"), ("majority", "dot")):
-        level = frame.groupby("group")[name].mean().mean()
+        level = levels[name]
         title = CHANCE if name == "chance" else MAJORITY
         figure.add_hline(y=level, line={"dash": dash, "color": _GREY, "width": 1.5})
-        note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False}
+        # where the lines are close, one text stands above its line and the other below
+        anchor = "middle" if not close else "bottom" if level == max(levels.values()) else "top"
+        note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False, "yanchor": anchor}
         figure.add_annotation(**note, xref="paper", x=1.0, xanchor="left", y=level)
     figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="run")
     bars = "the range over seeds" if frame["seeds"].max() > 1 else "95% intervals"

@@ -410,6 +410,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (SettingsError, StageFailed, CorpusError, SourceError, PromptError) as error:
         print(error, file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -123,7 +123,7 @@ def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     answer = command("run", path, "--outputs", tmp_path / "outputs")
     assert answer.returncode == 1
-    assert "broken: data: failed" in answer.stderr
+    assert "broken: data failed: ValueError: replay: found 10000" in answer.stderr
     table = Table(path, tmp_path / "outputs")
     found = statuses(table)
     assert found["broken: data"] == "interrupted"
