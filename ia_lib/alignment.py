@@ -94,18 +94,7 @@ def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1
     `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in the target language
     (XSS: `yes` or `no`).
     """
-    size = len(parallel) * len(plan.pairs)
-    blocks = [(epoch, begin, min(begin + _BLOCK, size)) for begin in range(0, size, _BLOCK)]
-    if workers == 1:
-        make = _Maker(parallel, plan)
-        for block in blocks:
-            yield from make(block)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (parallel, plan)) as pool:
-        # so many blocks at a time that no worker waits and that few are held
-        for begin in range(0, len(blocks), 4 * workers):
-            for rows in pool.map(_work, blocks[begin : begin + 4 * workers]):
-                yield from rows
+    yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
 
 def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterator[dict]:
@@ -113,11 +102,31 @@ def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterat
 
     Raises ValueError if there is nothing to make them from.
     """
-    size = len(parallel) * len(plan.pairs)
-    if rows and not size:
+    if not rows:
+        return
+    if not len(parallel) * len(plan.pairs):
         raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
-    for epoch in range(-(-rows // size) if rows else 0):
-        yield from islice(instructions(parallel, plan, epoch, workers), rows - epoch * size)
+    endless = (block for epoch in count() for block in _blocks(parallel, plan, epoch))
+    yield from islice(_rows(parallel, plan, endless, workers), rows)
+
+
+def _blocks(parallel: Dataset, plan: Plan, epoch: int) -> Iterator[tuple[int, int, int]]:
+    """An epoch's positions in blocks: (epoch, begin, end)."""
+    size = len(parallel) * len(plan.pairs)
+    return ((epoch, begin, min(begin + _BLOCK, size)) for begin in range(0, size, _BLOCK))
+
+
+def _rows(parallel: Dataset, plan: Plan, blocks: Iterator[tuple[int, int, int]], workers: int) -> Iterator[dict]:
+    if workers == 1:
+        make = _Maker(parallel, plan)
+        for block in blocks:
+            yield from make(block)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (parallel, plan)) as pool:
+        # so many blocks at a time that no worker waits and that few are held
+        while some := list(islice(blocks, 4 * workers)):
+            for rows in pool.map(_work, some):
+                yield from rows
 
 
 class _Maker:

@@ -52,6 +52,8 @@ def save(
         majority = {_dataset_and_task(name): label for name, label in majority.items()}
         often = "test" if settings.majority_of == "test" else majority
         table = metrics(scores, settings.groups, often, settings.seed, rule=settings.scoring_rule)
+        counted = {_dataset_and_task(name): of for name, (_, of) in training_labels.items()}
+        table["majority_of"] = [counted.get(key) for key in zip(table["dataset"], table["task"], strict=True)]
     table.round(4).to_csv(folder / "metrics.csv", index=False)
     return table
 

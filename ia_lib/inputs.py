@@ -46,23 +46,24 @@ def parallel(run: Settings, folder: Path) -> Dataset:
     return found
 
 
+def usable(run: Settings, folder: Path) -> tuple[Dataset, int]:
+    """`parallel` without the pairs that occur in test texts, unless the run keeps them, and how many those were."""
+    found = parallel(run, folder)
+    return corpora.drop_overlap(found, all_labelled(run, folder)) if run.drop_test_overlap else (found, 0)
+
+
 def held_out(run: Settings, folder: Path) -> Dataset:
     """The parallel sentences that no instruction of the run is made from."""
-    found = parallel(run, folder)
-    if run.drop_test_overlap:
-        found, _ = corpora.drop_overlap(found, all_labelled(run, folder))
-    return alignment.split_off(found, run.validation_sentences, run.seed)[1]
+    return alignment.split_off(usable(run, folder)[0], run.validation_sentences, run.seed)[1]
 
 
-def labelled(run: Settings, folder: Path, split: str | None = None) -> Dataset:
-    """All labelled texts that the run is tested on, of `split` (default: its `test_split`): columns as
-    `corpora.labelled` has them; `task` is the name under which results stand. The first `examples` of each language,
-    if that is set."""
-    split = split or run.test_split
+def labelled(run: Settings, folder: Path) -> Dataset:
+    """All labelled texts that the run is tested on: columns as `corpora.labelled` has them; `task` is the name under
+    which results stand. The first `examples` of each language, if that is set."""
     parts = []
     for name, corpus, task in run.evaluates():
         for code in _tested(run, corpus):
-            part = corpora.labelled(folder, task, [code], split, corpus, **_where(run))
+            part = corpora.labelled(folder, task, [code], run.test_split, corpus, **_where(run))
             parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
     for test in run.tests:
         path = find_file(run, folder, test.file)
@@ -205,18 +206,22 @@ def check(run: Settings, folder: Path, past: Path | None) -> None:
     here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
     if run.corpus == "minilab" or not here:
         return
-    tested = all_labelled(run, folder)
+    all_labelled(run, folder)
     if run.uses_new or run.measures_held_out:
-        found = parallel(run, folder)
-        if run.drop_test_overlap:
-            found, _ = corpora.drop_overlap(found, tested)
+        found, _ = usable(run, folder)
         if run.hold_out == "sentence" and run.validation_sentences >= len(found):
             raise CorpusError(
                 f"validation_sentences: found {run.validation_sentences:,}, but {len(found):,} parallel sentences are "
                 "left beside the test texts; allowed: fewer"
             )
     if run.uses_old and run.past.file and not run.past.stream:
-        pool(run, folder, past)
+        rows = 0 if run.uses_new else run.validation_rows
+        try:
+            replay.draw(
+                pool(run, folder, past)[0], run.replay, run.seed, rows, run.replay_stratify, run.replay_sampling
+            )
+        except ValueError as error:
+            raise CorpusError(str(error)) from None
 
 
 def find_file(run: Settings, folder: Path, path: str) -> Path:

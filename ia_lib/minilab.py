@@ -117,7 +117,8 @@ def mixture(folder: Path, codes: list[str], settings, seed: int, corpus: str = "
 
     `settings` (`settings.Mixture`) gives the number of rows and the shares of `sentiment` (labelled texts of the
     corpus' train split in `codes`, under the published classification prompts) and of alignment objectives over
-    `mt/<split>.csv` in `codes`. Columns `prompt, answer, objective, language`.
+    `mt/<split>.csv` in `codes`. `folder`, `corpus` and `where` are those of `corpora.parallel`. Columns `prompt,
+    answer, objective, language`.
     """
     rows, split = settings.rows, settings.split
     shares = {name: getattr(settings, name) for name in ("sentiment", "mt", "xss", "mlm") if getattr(settings, name)}

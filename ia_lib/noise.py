@@ -14,7 +14,6 @@ from functools import lru_cache
 import numpy as np
 import regex
 
-KINDS = ("infilling", "deletion", "permutation")
 MIXTURE = (
     (("infilling",), 0.24),
     (("deletion",), 0.24),

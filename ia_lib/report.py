@@ -36,12 +36,14 @@ def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
         known = own_csv(folder / "metrics.csv").fillna({"dataset": ""})
         known = known[(known["dataset"] != "all") & (known["task"] != "all")]
         labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
+        counted = known.groupby(["dataset", "task"])["majority_of"].first().to_dict()
         labels = "test" if run.majority_of == "test" else labels
         base = scores.get(run.model.run) if run.model.run else None
         if base is not None and run.scoring_rule not in evaluation.rules(base):
             print(f"{run.name}: not compared with {run.model.run}, which was not scored for {run.scoring_rule}")
             base = None
         frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base, rule=run.scoring_rule)
+        frame["majority_of"] = [counted.get(key) for key in zip(frame["dataset"], frame["task"], strict=True)]
         frame.insert(3, "group_name", frame["group"].map(GROUPS))
         frame.insert(
             5, "language_name", [run.languages.get(code) or NAMES.get(code, code) for code in frame["language"]]
@@ -177,6 +179,7 @@ def _task(task: str, table: pd.DataFrame) -> dict:
     return {
         "name": task,
         "summary": _summary(table),
+        "majority_of": " / ".join(table["majority_of"].dropna().unique()),
         "baselines": table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
         "languages": _language_table(table),
     }

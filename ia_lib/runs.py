@@ -324,6 +324,8 @@ class Table:
 def _outside(run: Settings) -> tuple[str, str | None]:
     """A model's name as a folder's path, if there is such a folder, or as a Hub name; and its revision."""
     path = locate(run.model.name, run.home)
+    if run.model.name.startswith(("/", ".", "~")) and not path.is_dir():
+        raise SettingsError(f"run {run.name!r}, field 'model.name': {path}: there is no such folder")
     return (str(path.resolve()) if path.is_dir() else run.model.name), run.model.revision
 
 

@@ -407,6 +407,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
             raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
         if self.replay == "all" and self.past and (self.past.url or self.past.xp3):
             raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
+        if self.replay_sampling == "released" and self.past and len(self.past.xp3 or []) > 1:
+            raise Refusal("past.xp3", self.past.xp3, "one language, where replay_sampling is released")
         if self.replay_stratify and self.past and self.past.stream:
             raise Refusal("replay_stratify", self.replay_stratify, "nothing, with a past that is read as a stream")
         if self.replay_sampling == "released" and self.replay_stratify:

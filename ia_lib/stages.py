@@ -42,8 +42,8 @@ STAGE_CODE = {
     ),
     "tune": ("prompts", "replay", "tuning", "minilab"),
     "evaluate": (
-        *("languages", "formats", "corpora", "prompts", "alignment", "inputs", "tuning", "scoring", "evaluation"),
-        *("heldout", "resampling", "minilab"),
+        *("languages", "formats", "corpora", "noise", "prompts", "alignment", "inputs", "tuning", "scoring"),
+        *("evaluation", "heldout", "resampling", "minilab"),
     ),
     "report": ("figures", "report", "languages", "evaluation", "resampling"),
 }
