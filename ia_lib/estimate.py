@@ -61,7 +61,7 @@ def estimate(run: Settings, source: str, report: dict | None = None) -> Estimate
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
-    bytes_each = {"none": 4, "int8": 1}[run.quantisation]
+    bytes_each = {"none": 4 if run.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[run.quantisation]
     # weights, gradients and two moments of AdamW in 32 bits; then what a batch leaves behind, roughly
     training = 16 * parameters + 120 * per_step / run.accumulation * parameters**0.5 if run.trains else 0
     return Estimate(

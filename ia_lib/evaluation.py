@@ -6,35 +6,19 @@ thousands of confusion matrices per cell (the tests hold the two against each ot
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
 from sklearn.metrics import confusion_matrix
 
-from ia_lib import prompts as templates
 from ia_lib import resampling
 from ia_lib.resampling import RESAMPLED, Answers, Average, over_seeds
-from ia_lib.scoring import apply_rule, label_logprobs
+from ia_lib.scoring import RULES, apply_rule
 
-# The columns of scores.parquet: one line per example, prompt and label.
-SCORE_COLUMNS = [
-    "task",
-    "language",
-    "example",
-    "prompt",
-    "label",
-    "gold",
-    "label_tokens",
-    "label_chars",
-    "label_logprob",
-    "prompt_tokens",
-]
-# How a label's score is made of log-probabilities (see `rule_scores`); the last three need more than the label's own.
-RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean_all")
-_NEED_PROMPT = ("joint", "mean_all")
+# What some rules need beside the labels' own log-probabilities.
+_NEEDS = {"calibrated": "content_free_logprob", "joint": "prompt_logprob", "mean": "prompt_logprob"}
 # Which groups are averaged over cells and not over data sets (see `weights`).
 AVERAGES = {"table2": ("L1",), "datasets": (), "cells": ("L1", "L2", "L3")}
 _PLACE = ["dataset", "task", "language", "prompt"]
@@ -49,100 +33,29 @@ def save(
         table = pd.DataFrame(columns=["dataset", "task", "group", "language", "prompt"])
     else:
         majority = {name: majority_label(labels) for name, (labels, _) in training_labels.items()}
-        majority = {_dataset_and_task(name): label for name, label in majority.items()}
+        majority = {dataset_and_task(name): label for name, label in majority.items()}
         often = "test" if settings.majority_of == "test" else majority
         table = metrics(scores, settings.groups, often, settings.seed, rule=settings.scoring_rule)
-        counted = {_dataset_and_task(name): of for name, (_, of) in training_labels.items()}
+        counted = {dataset_and_task(name): of for name, (_, of) in training_labels.items()}
         table["majority_of"] = [counted.get(key) for key in zip(table["dataset"], table["task"], strict=True)]
     table.round(4).to_csv(folder / "metrics.csv", index=False)
     return table
 
 
-def score(
-    model,
-    tokenizer,
-    data: Dataset,
-    labels: dict[str, list[str]],
-    wordings: Sequence[str] = ("english",),
-    *,
-    max_length: int = 1024,
-    batch_tokens: int = 8192,
-    on_progress: Callable[[int, int], None] | None = None,
-    **more,
-) -> pd.DataFrame:
-    """Score every label of every text of `data` under each prompt of each wording.
-
-    `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
-    `prompts.classification_prompts`. A task whose name begins with its corpus (nusax/sentiment) gets that as `dataset`.
-
-    Returns a table with `SCORE_COLUMNS`, with `dataset` where tasks name one, and with `prompt_logprob` if
-    `scoring.label_logprobs`, to which `more` goes, gives it; `prompt` is the template's number from 1, counted on
-    through the wordings, `gold` the text's true label and `label` the one scored, whatever the wording calls it.
-    """
-    frames = []
-    for task in sorted(set(data["task"])):
-        rows = data.filter(lambda row, task=task: row["task"] == task).to_pandas()
-        names, kind = labels[task], task.rpartition("/")[2]
-        asked = [
-            [(p, w) for w in wordings for p in templates.classification_prompts(text, kind, names, w)]
-            for text in rows["text"]
-        ]
-        per_text = len(asked[0])
-        words = {w: templates.label_words(names, w) for w in wordings}
-        scores = label_logprobs(
-            model,
-            tokenizer,
-            [prompt for row in asked for prompt, _ in row],
-            [words[w] for row in asked for _, w in row],
-            max_length=max_length,
-            batch_tokens=batch_tokens,
-            on_progress=on_progress,
-            **more,
-        )
-        index = np.repeat(np.arange(len(rows)), per_text * len(names))
-        frame = rows[["task", "language", "example"]].iloc[index].reset_index(drop=True)
-        frame["prompt"] = np.tile(np.repeat(np.arange(1, per_text + 1), len(names)), len(rows))
-        frame["label"] = np.tile(names, len(rows) * per_text)
-        frame["gold"] = rows["label"].iloc[index].to_numpy()
-        for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens"):
-            frame[name] = getattr(scores, name).reshape(-1)
-        dataset, frame["task"] = _dataset_and_task(task)
-        frame = frame[SCORE_COLUMNS]
-        if dataset:
-            frame.insert(0, "dataset", dataset)
-        if scores.prompt_logprob is not None:
-            frame = frame.assign(prompt_logprob=scores.prompt_logprob.reshape(-1))
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=SCORE_COLUMNS)
-
-
 def rules(scores: pd.DataFrame) -> list[str]:
-    """The rules that these scores can be read by: all, or all but those that need the column `prompt_logprob`."""
-    return [rule for rule in RULES if rule not in _NEED_PROMPT or "prompt_logprob" in scores]
+    """The rules that these scores can be read by: all whose columns are there."""
+    return [rule for rule in RULES if rule not in _NEEDS or _NEEDS[rule] in scores]
 
 
 def rule_scores(scores: pd.DataFrame, rule: str) -> pd.Series:
-    """The score of every line's label under a rule; the highest of a text and prompt is the prediction.
-
-    - `label_sum`: log-probability of the label given the prompt (the corrected reading)
-    - `label_mean`, `label_per_char`: divided by the label's tokens or characters
-    - `calibrated`: `label_sum` minus its mean over all texts of the same data set, task, language and prompt. It takes
-      away what a label gets whatever the text says; the texts' true labels are not used, but the texts are those that
-      are evaluated.
-    - `joint`: log-probability of the prompt with the label (InstructAlign)
-    - `mean_all`: the same divided by the predicted tokens, which are all but the first (the released code)
-
-    Raises ValueError for another rule, and for the last two without the column `prompt_logprob`.
-    """
+    """The score of every line's label under a rule of `scoring.LabelScores.scores`; the highest of a text and prompt is
+    the prediction. Raises ValueError for another rule, and for one whose column is missing."""
     if rule not in RULES:
         raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
     if rule not in rules(scores):
-        raise ValueError(f"rule: found {rule!r}, but these scores have no prompt_logprob; allowed: {rules(scores)}")
-    if rule == "calibrated":
-        cell = [scores[c] for c in (*_PLACE, "label") if c in scores]
-        return scores["label_logprob"] - scores["label_logprob"].groupby(cell).transform("mean")
-    columns = ("label_logprob", "label_tokens", "label_chars", "prompt_tokens", "prompt_logprob")
-    return apply_rule(rule, *(scores.get(name) for name in columns))
+        raise ValueError(f"rule: found {rule!r}, but these scores have no {_NEEDS[rule]}; allowed: {rules(scores)}")
+    columns = ("label_logprob", "label_tokens", "label_chars", "prompt_tokens")
+    return apply_rule(rule, *(scores.get(name) for name in (*columns, "prompt_logprob", "content_free_logprob")))
 
 
 def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:
@@ -296,7 +209,7 @@ def listed(tables: pd.DataFrame | list[pd.DataFrame] | None) -> list[pd.DataFram
     return [] if tables is None else [tables] if isinstance(tables, pd.DataFrame) else list(tables)
 
 
-def _dataset_and_task(name: str) -> tuple[str, str]:
+def dataset_and_task(name: str) -> tuple[str, str]:
     dataset, _, task = name.rpartition("/")
     return dataset, task
 

@@ -19,7 +19,7 @@ READINGS: dict[str, tuple[Any, Any, Any]] = {
     "end_of_sequence": (True, False, True),
     "cut": ("prompt", "end", "prompt"),
     "max_length": (256, 128, 256),
-    "scoring_rule": ("joint", "mean_all", "label_sum"),
+    "scoring_rule": ("joint", "mean", "label_sum"),
     "label_order": ("documented", "shuffled", "documented"),
     "majority_of": ("train", "test", "train"),
     "quantisation": ("int8", "int8", "none"),

@@ -78,7 +78,12 @@ def _translation(model, tokenizer, held_out, plan, encoding, source, target) -> 
     draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
     low, high = np.percentile([chrf._compute_f_score(row.tolist()) for row in draws @ counts], [2.5, 97.5])
     scores = label_logprobs(
-        model, tokenizer, [p for p, _ in asked], [[t] for t in targets], chat=encoding.get("chat", False)
+        model,
+        tokenizer,
+        [p for p, _ in asked],
+        [[t] for t in targets],
+        chat=encoding.get("chat", False),
+        progress=False,
     )
     lost, tokens = -scores.label_logprob[:, 0], scores.label_tokens[:, 0]
     losses = (draws @ lost) / (draws @ tokens)
@@ -110,9 +115,8 @@ def _similarity(model, tokenizer, held_out, plan, encoding, source, target) -> d
     count = 2 * len(held_out)
     made = (row for row in alignment.stream(held_out, 2 * count, asked) if row["source_language"] == source)
     rows = list(islice(made, count))
-    scores = label_logprobs(
-        model, tokenizer, [row["prompt"] for row in rows], ["yes", "no"], chat=encoding.get("chat", False)
-    )
+    texts, chat = [row["prompt"] for row in rows], encoding.get("chat", False)
+    scores = label_logprobs(model, tokenizer, texts, ["yes", "no"], chat=chat, progress=False)
     said = np.where(scores.scores().argmax(1) == 0, "yes", "no")
     right = int((said == np.array([row["answer"] for row in rows])).sum())
     interval = binomtest(right, len(rows)).proportion_ci(method="wilson")

@@ -6,40 +6,57 @@ blank) therefore belongs to the label. In a chat the string is the conversation 
 begins right behind the assistant's header. With an encoder-decoder model the label is a text of its own, which the
 decoder gives when the encoder has read the prompt (the released code feeds the prompt to the decoder too, which is not
 offered). What the texts of one prompt share is encoded once, and every label continues from its cache.
+
+A text that is too long loses tokens at its left: as many for every label of a prompt, so that all labels are judged
+by the same context; a token that marks the beginning stays, and labels are never cut.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from ia_lib.prompts import in_chat
 
+RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean")
+# Entries of a vocabulary's logits that are held at a time where whole prompts are scored: 128 MB in float32.
+_LOGITS = 2**25
+
 
 class ScoringError(ValueError):
     """A prompt and label that cannot be scored; the message names both and their tokens."""
 
 
-RULES = ("label_sum", "label_mean", "label_per_char", "joint", "mean_all")
-
-
-def apply_rule(rule: str, label_logprob, label_tokens, label_chars, prompt_tokens=None, prompt_logprob=None):
+def apply_rule(
+    rule: str,
+    label_logprob,
+    label_tokens,
+    label_chars,
+    prompt_tokens=None,
+    prompt_logprob=None,
+    content_free_logprob=None,
+):
     """The scores of labels under a rule (see `LabelScores.scores`), from arrays or columns of one shape."""
+    if rule not in RULES:
+        raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
     if rule == "label_sum":
         return label_logprob
     if rule == "label_mean":
         return label_logprob / label_tokens
     if rule == "label_per_char":
         return label_logprob / label_chars
-    if rule not in RULES:
-        raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
+    if rule == "calibrated":
+        if content_free_logprob is None:
+            raise ValueError("rule: found 'calibrated', but no content-free prompt was scored; give content_free")
+        return label_logprob - content_free_logprob
     if prompt_logprob is None:
         raise ValueError(f"rule: found {rule!r}, but prompts were not scored; allowed: score with prompt_logprob=True")
     whole = prompt_logprob + label_logprob
@@ -53,33 +70,51 @@ class LabelScores:
     label_logprob: np.ndarray  # sum of the natural log-probabilities of the label's tokens, in nats
     label_tokens: np.ndarray  # tokens that count as the label's
     label_chars: np.ndarray  # characters of the label
-    prompt_tokens: np.ndarray  # tokens before the label's, special tokens included
+    prompt_tokens: np.ndarray  # tokens before the label's that the model read, special tokens included
+    cut_tokens: np.ndarray  # tokens that the length limit took away on the left
     # sum of the log-probabilities of the tokens before the label's but the first, in nats; None unless asked for
     prompt_logprob: np.ndarray | None = None
+    # the label's log-probability behind the prompt's content-free one, in nats; None unless given
+    content_free_logprob: np.ndarray | None = None
 
     def scores(self, rule: str = "label_sum") -> np.ndarray:
-        """[N, L]; the highest of a row is the prediction. `label_sum` is the label's log-probability given the
-        prompt; `label_mean` divides it by the label's tokens and `label_per_char` by its characters. `joint` is the
-        log-probability of prompt and label (InstructAlign, section 4: the same choice) and `mean_all` its mean over
-        all predicted tokens (the released code); both need `prompt_logprob`. Raises ValueError for any other rule."""
+        """[N, L]; the highest of a row is the prediction.
+
+        - `label_sum`: the label's log-probability given the prompt; `label_mean` divides it by the label's tokens and
+          `label_per_char` by its characters
+        - `calibrated`: `label_sum` minus that behind the content-free prompt (needs `content_free`)
+        - `joint`: log-probability of prompt and label (InstructAlign, section 4: the same choice where all labels cut
+          the prompt into the same tokens), and `mean`: its mean over all predicted tokens, which are all but the first
+          (the released code); both need `prompt_logprob`
+
+        Raises ValueError for any other rule and for what a rule lacks.
+        """
         return apply_rule(
-            rule, self.label_logprob, self.label_tokens, self.label_chars, self.prompt_tokens, self.prompt_logprob
+            rule,
+            self.label_logprob,
+            self.label_tokens,
+            self.label_chars,
+            self.prompt_tokens,
+            self.prompt_logprob,
+            self.content_free_logprob,
         )
 
 
 @dataclass
 class _Text:
-    """A prompt with its labels, tokenised: what all its texts share, and how each goes on.
+    """A prompt with labels of it, tokenised: what these texts share, and how each goes on.
 
     An encoder's `prefix` is the whole prompt, and the suffixes are the labels.
     """
 
-    index: int
+    row: int
+    columns: list[int]
     prefix: list[int]
     suffixes: list[list[int]]
-    # how many tokens at the end of each suffix are the label's
+    # of each suffix: how many tokens at its end are the label's
     label_tokens: list[int]
     prompt_tokens: list[int]
+    cut: int
 
 
 def label_logprobs(
@@ -88,22 +123,27 @@ def label_logprobs(
     prompts: Sequence[str],
     labels: Sequence[str] | Sequence[Sequence[str]],
     *,
-    chat: bool = False,
-    max_length: int = 1024,
-    batch_tokens: int = 8192,
     prompt_logprob: bool = False,
-    on_progress: Callable[[int, int], None] | None = None,
+    content_free: str | Sequence[str] | None = None,
+    max_length: int = 1024,
+    batch_tokens: int | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+    chat: bool = False,
 ) -> LabelScores:
     """Score every label as a continuation of every prompt.
 
     `labels` is one list for all prompts or one list per prompt (then all of one length). A prompt holds everything
     before the answer; with `chat` it is a user's turn and a label an assistant's, in the tokenizer's chat template, as
-    `prompts.in_chat` writes them. `batch_tokens` bounds rows x tokens of a batch; results do not depend on it beyond
-    rounding. `on_progress(done, total)` is called with the number of prompts after every batch.
+    `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
+    position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
+    compares with. `max_length` is in tokens, label included. `batch_tokens` bounds the tokens that a batch holds in
+    the model's cache (default: about 128 MB of them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is
+    halved when memory runs out. Results do not depend on it beyond rounding. `progress` shows a bar, or is called with
+    (prompts done, prompts in all) after every batch.
 
-    Raises ScoringError for an empty label, a label whose tokens vanish or are all there is (nothing to predict them
-    from), and a text of more than `max_length` tokens; ValueError for what `prompts.in_chat` refuses and for `chat`
-    with an encoder-decoder model.
+    Raises, before the model runs, ScoringError for an empty label, a label whose tokens vanish or are all there is
+    (nothing to predict them from), and a label that does not fit into `max_length`; ValueError for what
+    `prompts.in_chat` refuses and for `chat` with an encoder-decoder model.
     """
     shared = bool(labels) and isinstance(labels[0], str)
     per_prompt = [list(labels)] * len(prompts) if shared else [list(row) for row in labels]
@@ -114,36 +154,67 @@ def label_logprobs(
             f"model: found {type(model).__name__}; allowed: one with past_key_values, from which every label continues"
         )
     if model.config.is_encoder_decoder:
-        if chat:
-            raise ValueError("chat: found true; allowed: false for an encoder-decoder model, which has no turns")
+        for name, given in (("chat", chat), ("prompt_logprob", prompt_logprob)):
+            if given:
+                raise ValueError(f"{name}: found True; allowed: False for an encoder-decoder model")
         texts = _tokenise_apart(tokenizer, prompts, per_prompt, max_length)
     else:
         texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat)
     shape = (len(prompts), len(per_prompt[0]) if per_prompt else len(labels) if shared else 0)
+    empty = None
+    if content_free is not None:
+        frees = [content_free] * len(prompts) if isinstance(content_free, str) else list(content_free)
+        if len(frees) != len(prompts):
+            raise ValueError(f"content_free: found {len(frees)} prompts; allowed: one, or {len(prompts)}")
+        pairs = [(free, *row) for free, row in zip(frees, per_prompt, strict=True)]
+        asked = list(dict.fromkeys(pairs))
+        places = list(map({pair: i for i, pair in enumerate(asked)}.get, pairs))
+        more = {"max_length": max_length, "batch_tokens": batch_tokens, "chat": chat, "progress": False}
+        alone = label_logprobs(model, tokenizer, [free for free, *_ in asked], [row for _, *row in asked], **more)
+        empty = np.array([alone.label_logprob[i] for i in places], dtype=float).reshape(shape)
+
+    numbers = {name: np.zeros(shape, int) for name in ("label_tokens", "prompt_tokens", "cut_tokens")}
+    for text in texts:
+        numbers["label_tokens"][text.row, text.columns] = text.label_tokens
+        numbers["prompt_tokens"][text.row, text.columns] = text.prompt_tokens
+        numbers["cut_tokens"][text.row, text.columns] = text.cut
     logprob, before = np.zeros(shape), np.zeros(shape)
     done = 0
+    bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
     model.eval()
-    if prompt_logprob:
-        if model.config.is_encoder_decoder:
-            raise ValueError("prompt_logprob: found True; allowed: False for an encoder-decoder model")
-        # the vocabulary at every position: as few positions at once as keep it below 256 MB
-        batch_tokens = min(batch_tokens, 2**26 // model.get_output_embeddings().weight.shape[0])
-    for batch in _batches(texts, shape[1], batch_tokens):
-        with torch.inference_mode():
-            values, others = _score(model, batch, tokenizer.pad_token_id or 0, prompt_logprob)
-        places = [text.index for text in batch]
-        logprob[places], before[places] = values, others
-        done += len(batch)
-        if on_progress:
-            on_progress(done, len(prompts))
-    by_index = sorted(texts, key=lambda text: text.index)
+    for batch, values, others in _run(model, texts, batch_tokens, tokenizer.pad_token_id or 0, prompt_logprob):
+        rows = [text.row for text in batch for _ in text.columns]
+        columns = [column for text in batch for column in text.columns]
+        logprob[rows, columns], before[rows, columns] = values, others
+        # labels that are scored apart from their prompt's others come right behind them
+        finished = sum(0 in text.columns for text in batch)
+        done += finished
+        bar.update(finished)
+        if callable(progress):
+            progress(done, len(prompts))
+    bar.close()
     return LabelScores(
         label_logprob=logprob,
-        label_tokens=np.array([t.label_tokens for t in by_index], dtype=int).reshape(shape),
         label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
-        prompt_tokens=np.array([t.prompt_tokens for t in by_index], dtype=int).reshape(shape),
+        **numbers,
         prompt_logprob=before if prompt_logprob else None,
+        content_free_logprob=empty,
     )
+
+
+def tokens(
+    tokenizer, prompt: str, labels: Sequence[str], *, chat: bool = False, encoder_decoder: bool = False
+) -> list[tuple[list[str], list[str]]]:
+    """For each label the tokens that stand before it and its own, special ones included, as `label_logprobs` has them
+    for a causal or an encoder-decoder model."""
+    arguments = tokenizer, [prompt], [list(labels)], 10**9
+    found = []
+    for text in _tokenise_apart(*arguments) if encoder_decoder else _tokenise(*arguments, chat):
+        for suffix, count, before in zip(text.suffixes, text.label_tokens, text.prompt_tokens, strict=True):
+            ids = text.prefix + suffix
+            ends = (before, len(ids) - count) if encoder_decoder else (before, before)
+            found.append(tuple(tokenizer.convert_ids_to_tokens(part) for part in (ids[: ends[0]], ids[ends[1] :])))
+    return found
 
 
 def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
@@ -151,6 +222,10 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
     pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
     if not pairs:
         return []
+    if not tokenizer.is_fast:
+        raise ScoringError(
+            f"tokenizer: found {type(tokenizer).__name__}; allowed: a fast one, which tells a token's characters"
+        )
     if chat:
         turns = in_chat(tokenizer, *zip(*pairs, strict=True))
         pairs = [(before + prompt + header, label) for before, prompt, header, label, _ in turns]
@@ -161,6 +236,7 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
         return_offsets_mapping=True,
         return_attention_mask=False,
     )
+    special = set(tokenizer.all_special_ids)
     tokenised = zip((len(p) for p, _ in pairs), encoded["input_ids"], encoded["offset_mapping"], strict=True)
     texts = []
     for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
@@ -168,34 +244,44 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
         for label in row:
             begin, ids, offsets = next(tokenised)
             # a tokenizer that closes a text with a special token: the label is not the end of the text
-            while offsets and offsets[-1][0] == offsets[-1][1] and ids[-1] in tokenizer.all_special_ids:
+            while offsets and offsets[-1][0] == offsets[-1][1] and ids[-1] in special:
                 ids, offsets = ids[:-1], offsets[:-1]
             start = next((i for i, (_, end) in enumerate(offsets) if end > begin), len(ids))
             if start in (0, len(ids)):
-                what = "has no token of its own" if start else "has nothing before it"
+                what = "has no token of its own" if start or not ids else "has nothing before it"
                 raise ScoringError(
                     f"the label {label!r} {what} behind the prompt {prompt[-60:]!r}: the tokens are "
                     f"{tokenizer.convert_ids_to_tokens(ids)[-12:]}"
                 )
-            _check_length(prompt, label, len(ids), max_length)
             sequences.append(ids)
             starts.append(start)
-        # the last shared token predicts the first one that differs, so a suffix is never empty
-        common = min(starts)
-        for a, b in pairwise(sequences):
-            same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-            common = min(common, same)
-        if not common:
-            raise ScoringError(f"the texts of the prompt {prompt[:60]!r} and its labels share no first token")
-        texts.append(
-            _Text(
-                index,
-                sequences[0][:common],
-                [ids[common:] for ids in sequences],
-                [len(ids) - start for ids, start in zip(sequences, starts, strict=True)],
-                starts,
+        cut = max(0, max(map(len, sequences)) - max_length)
+        if cut:
+            first = int(all(ids[0] in special for ids in sequences))
+            counts = [len(ids) - start for ids, start in zip(sequences, starts, strict=True)]
+            _check_room(prompt, row, counts, min(starts) - cut, max_length)
+            sequences = [ids[:first] + ids[first + cut :] for ids in sequences]
+            starts = [start - cut for start in starts]
+        # rarely a label changes how a prompt of one word is cut, so that not even the first token is shared
+        together = len({ids[0] for ids in sequences}) == 1
+        for columns in [range(len(row))] if together else [[i] for i in range(len(row))]:
+            own = [sequences[i] for i in columns]
+            # the last shared token predicts the first one that differs, so a suffix is never empty
+            common = min(starts[i] for i in columns)
+            for ids in own[1:]:
+                same = (i for i, (x, y) in enumerate(zip(own[0], ids, strict=False)) if x != y)
+                common = min(common, next(same, common))
+            texts.append(
+                _Text(
+                    index,
+                    list(columns),
+                    own[0][:common],
+                    [ids[common:] for ids in own],
+                    [len(sequences[i]) - starts[i] for i in columns],
+                    [starts[i] for i in columns],
+                    cut,
+                )
             )
-        )
     return texts
 
 
@@ -215,87 +301,137 @@ def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[_Text]:
             while suffix and suffix[-1] in special:
                 suffix = suffix[:-1]
             if not suffix:
-                raise ScoringError(f"the label {label!r} has no token of its own")
-            _check_length(prompt, label, len(ids) + len(suffix), max_length)
+                raise ScoringError(f"the label {label!r} has no token of its own behind the prompt {prompt[-60:]!r}")
             suffixes.append(suffix)
             # a special token may also stand before the label
             counts.append(sum(token not in special for token in suffix))
-        texts.append(_Text(index, ids, suffixes, counts, [len(ids)] * len(row)))
+        cut = max(0, len(ids) + max(map(len, suffixes)) - max_length)
+        _check_room(prompt, row, counts, len(ids) - cut, max_length)
+        texts.append(_Text(index, list(range(len(row))), ids[cut:], suffixes, counts, [len(ids) - cut] * len(row), cut))
     return texts
 
 
-def _check_length(prompt: str, label: str, tokens: int, allowed: int) -> None:
-    if tokens > allowed:
+def _check_room(prompt: str, labels: list[str], tokens: list[int], left: int, max_length: int) -> None:
+    if left < 1:
+        most = max(tokens)
         raise ScoringError(
-            f"the prompt {prompt[:60]!r}... with the label {label!r} has {tokens:,} tokens; allowed: {allowed:,}"
+            f"the label {labels[tokens.index(most)]!r} has {most:,} tokens and leaves no room for the prompt "
+            f"{prompt[:60]!r}; allowed: {max_length:,} tokens in all (max_length)"
         )
 
 
-def _batches(texts: list[_Text], labels: int, batch_tokens: int):
+def _run(model, texts: list[_Text], batch_tokens: int | None, pad: int, whole_prompt: bool):
     """Texts of like length together, longest first, so that padding is small and memory runs out at once if ever."""
-    ordered = sorted(texts, key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.index))
-    batch: list[_Text] = []
-    for text in ordered:
-        longest = len((batch or [text])[0].prefix)
-        suffix = max(max(map(len, t.suffixes)) for t in [*batch, text])
-        # a row costs its prefix once, and once more for each label that continues from a copy of its cache
-        if batch and (len(batch) + 1) * max(longest, labels * suffix) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
+    left = sorted(texts, key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
+    budget = batch_tokens or _batch_tokens(model)
+    while left:
+        count, kept = 0, 0
+        while count < len(left):
+            text = left[count]
+            # the shared prefix lies in the cache once, and once more for every label that goes on from a copy of it
+            longest = max(map(len, text.suffixes))
+            copies = sum(len(suffix) > 1 for suffix in text.suffixes)
+            kept += max(len(left[0].prefix), copies * (len(left[0].prefix) + longest))
+            if count and kept > budget:
+                break
+            count += 1
+        batch = left[:count]
+        try:
+            with torch.inference_mode():
+                found = _score(model, batch, pad, whole_prompt)
+        except RuntimeError as error:
+            if count == 1 or not should_reduce_batch_size(error):
+                raise
+            budget = max(1, min(budget, kept) // 2)
+            clear_device_cache(garbage_collection=True)
+            continue
+        left = left[count:]
+        yield batch, *found
+
+
+def _batch_tokens(model) -> int:
+    """How many tokens of the model's cache fill 128 MB on a CPU, where more does not make it faster, or 1 GB."""
+    config = model.config.get_text_config(decoder=True)
+    layers, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
+    room = 2**27 if model.device.type == "cpu" else 2**30
+    return min(8192, max(64, room // (2 * layers * width * model.dtype.itemsize)))
 
 
 def _score(model, batch: list[_Text], pad: int, whole_prompt: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[rows, labels] log-probabilities of the labels' tokens and, if asked for, of those before them."""
-    decodes = model.config.is_encoder_decoder
-    rows, labels = len(batch), len(batch[0].suffixes)
-    longest = max(len(s) for t in batch for s in t.suffixes)
+    """[labels of all texts] log-probabilities of the labels' tokens and, if asked for, of those before them."""
+    decodes, device = model.config.is_encoder_decoder, model.device
     # a causal model goes on where its prompts end, all at one place; an encoder's positions begin where they begin
-    ids, mask = _pad([text.prefix for text in batch], pad, "right" if decodes else "left", model.device)
-    # the suffixes, and which of their tokens are the label's, [rows, labels, longest]
+    ids, mask = _pad([text.prefix for text in batch], pad, "right" if decodes else "left", device)
+    # the suffixes, and which of their tokens are the label's, [suffixes, longest]
     suffixes = [suffix for text in batch for suffix in text.suffixes]
-    follow, attend = _pad(suffixes, pad, "right", model.device)
+    owner = torch.tensor([i for i, text in enumerate(batch) for _ in text.suffixes], device=device)
+    follow, attend = _pad(suffixes, pad, "right", device)
     ends = [len(s) - n for s, n in zip(suffixes, (n for t in batch for n in t.label_tokens), strict=True)]
-    counts = attend.bool() & (torch.arange(longest) >= torch.tensor(ends)[:, None]).to(model.device)
+    counts = attend.bool() & (torch.arange(follow.shape[1]) >= torch.tensor(ends)[:, None]).to(device)
+    wanted = attend.bool() if whole_prompt else counts
+    # only suffixes of several tokens need to be read, and of those not the last token, which predicts nothing
+    longer = attend.sum(1) > 1
+    goes_on = bool(longer.any())
+    told = torch.zeros(mask.shape, dtype=torch.double, device=device)
     if decodes:
         # the token that every answer begins with predicts the first of each suffix
-        start = model.prepare_decoder_input_ids_from_labels(follow[::labels, :1])
-        first = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": start}
+        begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
+        start = model.prepare_decoder_input_ids_from_labels(follow[begin, :1])
+        out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
+        last, cache = out.logits[:, -1].float(), out.past_key_values
     else:
-        first = {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        first |= {"logits_to_keep": 0 if whole_prompt else 1}
-    more = longest > 1
-    cache = None if decodes or not more else DynamicCache(config=model.config)
-    out = _forward(model, **first, past_key_values=cache, use_cache=more)
-    if whole_prompt:
-        told = out.logits[:, :-1].float().log_softmax(-1).gather(2, ids[:, 1:, None])[:, :, 0]
-        # a token counts if it and the one before it are real: the first of a text is predicted by nothing
-        prefix = (told.double() * (mask[:, 1:] * mask[:, :-1])).sum(1)
-    logprobs = torch.zeros(follow.shape, device=model.device)
-    logprobs[:, 0] = out.logits[:, -1].float().log_softmax(-1).gather(1, follow[:, 0].view(rows, labels)).flatten()
-    if more:
-        cache = out.past_key_values
-        every = torch.arange(rows, device=model.device).repeat_interleave(labels)
+        keep = torch.zeros_like(mask, dtype=torch.bool)
+        step = ids.shape[1]
+        if whole_prompt:
+            # a token counts if it and the one before it are real: the first of a text is predicted by nothing
+            keep[:, :-1] = (mask[:, :-1] * mask[:, 1:]).bool()
+            # so few places at a time that their logits stay small
+            step = max(1, _LOGITS // (model.config.get_text_config().vocab_size * len(batch)))
+        keep[:, -1] = True
+        following, position = ids.roll(-1, 1), (mask.cumsum(1) - 1).clamp(min=0)
+        cache = DynamicCache(config=model.config) if goes_on or step < ids.shape[1] else None
+        for begin in range(0, ids.shape[1], step):
+            part = slice(begin, begin + step)
+            then = {"input_ids": ids[:, part], "attention_mask": mask[:, : begin + step]}
+            then |= {"position_ids": position[:, part], "past_key_values": cache, "use_cache": cache is not None}
+            logits = _logits(model, then, keep[:, part])
+            if whole_prompt:
+                told[:, part][keep[:, part]] = _chosen(logits, following[:, part][keep[:, part]])
+        last = logits[keep[:, part].sum(1).cumsum(0) - 1]
+    logprobs = torch.zeros(follow.shape, dtype=torch.double, device=device)
+    logprobs[:, 0] = (last[owner, follow[:, 0]] - last.logsumexp(1)[owner]).double()
+    if goes_on:
+        every, rest = owner[longer], follow[longer]
         # as in a beam search; unlike the cache's other ways to multiply rows, models with linear attention know it
         cache.reorder_cache(every)
-        # the last token predicts nothing
+        then = {"past_key_values": cache, "use_cache": True}
         if decodes:
             state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
-            then = {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": follow[:, :-1]}
+            then |= {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": rest[:, :-1]}
         else:
-            whole = torch.cat([mask[every], attend], 1)[:, :-1]
+            whole = torch.cat([mask[every], attend[longer]], 1)[:, :-1]
             position = (whole.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] :]
-            then = {"input_ids": follow[:, :-1], "attention_mask": whole, "position_ids": position}
-        out = _forward(model, **then, past_key_values=cache, use_cache=True)
-        logprobs[:, 1:] = out.logits.float().log_softmax(-1).gather(2, follow[:, 1:, None])[:, :, 0]
-    values = (logprobs.double() * counts).sum(1).view(rows, labels).cpu().numpy()
-    if not whole_prompt:
-        return values, np.zeros_like(values)
+            then |= {"input_ids": rest[:, :-1], "attention_mask": whole, "position_ids": position}
+        keep = wanted[longer, 1:]
+        found = torch.zeros(keep.shape, dtype=torch.double, device=device)
+        found[keep] = _chosen(_logits(model, then, keep), rest[:, 1:][keep])
+        logprobs[longer, 1:] = found
+    values = (logprobs * counts).sum(1)
     # the shared prefix, and of each suffix what is not yet the label's
-    others = (logprobs.double() * (attend.bool() & ~counts)).sum(1).view(rows, labels)
-    return values, (others + prefix[:, None]).cpu().numpy()
+    others = (logprobs * (wanted & ~counts)).sum(1) + told[:, :-1].sum(1)[owner]
+    return values.cpu().numpy(), others.cpu().numpy()
+
+
+def _logits(model, given: dict, keep: torch.Tensor) -> torch.Tensor:
+    """Logits of the places of `keep`, a boolean table, row by row: [places, vocabulary]. The output layer, which is
+    half of a small model with a large vocabulary, is computed for those alone where the model can do that."""
+    logits = _forward(model, **given, logits_to_keep=keep).logits
+    return (logits if logits.ndim == 2 else logits[keep]).float()
+
+
+def _chosen(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the targets, [places]."""
+    return (logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)).double()
 
 
 def _pad(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:

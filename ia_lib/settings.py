@@ -212,11 +212,12 @@ class EvaluateSettings(_Part):
     examples: Count | None = None
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
-    scoring_rule: Literal["label_sum", "joint", "mean_all", "label_mean", "label_per_char"] = "label_sum"
+    scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char"] = "label_sum"
     prompt_logprob: bool = False
     majority_of: Literal["train", "test"] = "train"
-    quantisation: Literal["none", "int8"] = "none"
-    batch_tokens: Count = 8192
+    quantisation: Literal["none", "int8", "nf4"] = "none"
+    score_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    batch_tokens: Count | None = None
     score_max_length: Count = 1024
 
 
@@ -296,7 +297,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     @property
     def scores_prompts(self) -> bool:
         """Whether the prompts' own log-probabilities are needed, which costs the vocabulary at every position."""
-        return self.prompt_logprob or self.scoring_rule in ("joint", "mean_all")
+        return self.prompt_logprob or self.scoring_rule in ("joint", "mean")
 
     @property
     def measures_held_out(self) -> bool:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 2, "tune": 2, "evaluate": 2, "report": 2}
+STAGE_VERSION = {"data": 2, "tune": 2, "evaluate": 3, "report": 2}
 # The modules whose change may change a stage's artefacts; `plan` says so, and `run --changed` acts on it.
 STAGE_CODE = {
     "data": (
@@ -43,7 +43,7 @@ STAGE_CODE = {
     "tune": ("prompts", "replay", "tuning", "minilab"),
     "evaluate": (
         *("languages", "formats", "corpora", "noise", "prompts", "alignment", "inputs", "tuning", "scoring"),
-        *("evaluation", "heldout", "resampling", "minilab"),
+        *("zero_shot", "evaluation", "heldout", "resampling", "minilab"),
     ),
     "report": ("figures", "report", "languages", "evaluation", "resampling"),
 }

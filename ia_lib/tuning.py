@@ -33,18 +33,28 @@ def device(threads: int = 1) -> str:
 
 
 def load_model(
-    source: str, revision: str | None = None, device: str = "cpu", quantisation: str = "none"
+    source: str,
+    revision: str | None = None,
+    device: str = "cpu",
+    quantisation: str = "none",
+    precision: str = "float32",
 ) -> PreTrainedModel:
-    """A causal or encoder-decoder model, as its config says, in float32 from a folder or the Hub, or its linear layers
-    in 8 bits (`quantisation="int8"`, bitsandbytes' LLM.int8(), on CPU and GPU)."""
+    """A causal or encoder-decoder model, as its config says, from a folder or the Hub, in `precision` (float32,
+    bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
+    both on CPU and GPU) and the rest in `precision`."""
     version = {"revision": revision} if revision else {}
-    options = {"dtype": torch.float32, **version}
-    if quantisation == "int8":
-        options |= {"quantization_config": BitsAndBytesConfig(load_in_8bit=True), "device_map": device}
+    dtype = getattr(torch, precision)
+    options = {"dtype": dtype, **version}
+    if quantisation != "none":
+        how = {
+            "int8": {"load_in_8bit": True},
+            "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
+        }
+        options |= {"quantization_config": BitsAndBytesConfig(**how[quantisation]), "device_map": device}
     model = (AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM).from_pretrained(
         source, **options
     )
-    return fuse_gelu(model if quantisation == "int8" else model.to(device))
+    return fuse_gelu(model.to(device) if quantisation == "none" else model)
 
 
 def is_encoder_decoder(source: str, revision: str | None = None) -> bool:

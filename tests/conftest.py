@@ -123,6 +123,39 @@ def adding(tokenizer, single: str):
     return again
 
 
+@pytest.fixture(scope="session", params=["bytes", "pieces"])
+def world_tokenizer(request, tokenizer):
+    """Tokenizers of many scripts with as many tokens as `tokenizer`: of bytes, as GPT's, BLOOM's and Qwen's, and of
+    pieces of text behind a beginning-of-sequence token, as Llama's and Gemma's."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = [
+        "the food was good, not bad. makanan ini sangat bagus 😀👍🏽 yes yes indeed yesterday ",
+        "الطعام جيد جدا إيجابي سلبي محايد",
+        "อาหารอร่อยมาก เป็นบวก เป็นลบ กลาง",
+    ] * 20
+    special = ["<s>", "</s>", "<pad>"]
+    if request.param == "bytes":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(
+            vocab_size=len(tokenizer), special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
+    else:
+        made = Tokenizer(models.Unigram())
+        made.normalizer = normalizers.NFKC()
+        made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        made.decoder = decoders.Metaspace(prepend_scheme="first")
+        trainer = trainers.UnigramTrainer(
+            vocab_size=400, special_tokens=[*special, "<unk>"], unk_token="<unk>", show_progress=False
+        )
+    made.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return fast if request.param == "bytes" else adding(fast, "<s> $A")
+
+
 @pytest.fixture(scope="session")
 def closing_tokenizer(tokenizer):
     """A tokenizer that closes every text, as T5's does."""

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ia_lib import comparison, evaluation
+from ia_lib import comparison, evaluation, scoring
 from ia_lib.corpora import LABELS
 from ia_lib.resampling import mcnemar
 
@@ -25,7 +25,7 @@ def scores(right: dict[str, float], seed: int = 1, tokens=(1, 1, 1), texts=slice
                     line = {"task": "sentiment", "language": language, "example": f"e{i}", "prompt": prompt}
                     line |= {"label": label, "gold": NAMES[GOLD[i]], "label_tokens": tokens[number]}
                     line |= {"label_chars": len(label), "label_logprob": -1.0 - 4.0 * (number != answers[i])}
-                    lines.append({**line, "prompt_tokens": 20, "prompt_logprob": -40.0})
+                    lines.append({**line, "prompt_tokens": 20, "prompt_logprob": -40.0, "content_free_logprob": -3.0})
     return pd.DataFrame(lines)
 
 
@@ -97,7 +97,7 @@ def test_rules_side_by_side_say_what_depends_on_them():
     # a positive text's label is long: divided by its tokens its log-probability wins wherever it is not far behind
     runs = {name: table.assign(label_tokens=table["label"].map({"positive": 8}).fillna(1)) for name, table in TABLES}
     found = comparison.rules(runs, GROUPS, {"sentiment": "negative"}, {"tlm": "base"})
-    assert found["rule"].unique().tolist() == list(evaluation.RULES)
+    assert found["rule"].unique().tolist() == list(scoring.RULES)
     by_rule = found[(found["language"] == "all") & (found["run"] == "tlm")].set_index(["rule", "group"])["weighted_f1"]
     # with one prompt for all labels the paper's joint probability is the label's own
     assert by_rule["joint"].tolist() == by_rule["label_sum"].tolist()
@@ -122,5 +122,7 @@ def test_without_the_prompts_log_probability_fewer_rules():
     runs = {"tlm": TUNED.drop(columns="prompt_logprob"), "base": BASE}
     found = comparison.rules(runs, GROUPS, {})
     assert found["rule"].unique().tolist() == ["label_sum", "label_mean", "label_per_char", "calibrated"]
+    runs = {"tlm": TUNED, "base": BASE.drop(columns="content_free_logprob")}
+    assert "calibrated" not in comparison.rules(runs, GROUPS, {})["rule"].unique()
     says = comparison.conclusions(found)
     assert set(says["claim"]) == {"against chance", "highest score"}

@@ -1,0 +1,176 @@
+"""Zero-shot evaluation, from texts and a model to `scores.parquet`: every label of every text under every prompt.
+
+The work is cut into parts, one for each task, language and prompt. A part's scores depend on nothing but what its name
+in the cache is a hash of, so a killed evaluation goes on where it was and ends with the same bytes, and several
+processes (`accelerate launch`) share the parts between them and end with the same table.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ia_lib import prompts as templates
+from ia_lib.evaluation import dataset_and_task
+from ia_lib.scoring import label_logprobs
+
+# The columns of scores.parquet: one line per example, prompt and label. `dataset` comes first where tasks name one, and
+# `prompt_logprob` last where prompts are scored.
+SCORE_COLUMNS = [
+    "task",
+    "language",
+    "example",
+    "prompt",
+    "label",
+    "gold",
+    "label_tokens",
+    "label_chars",
+    "label_logprob",
+    "prompt_tokens",
+    "cut_tokens",
+    "content_free_logprob",
+]
+# What stands for the text where a prompt is to have no content (Zhao et al., arXiv 2102.09690).
+CONTENT_FREE = "N/A"
+
+
+def score(
+    model,
+    tokenizer,
+    data: Dataset,
+    labels: dict[str, list[str]],
+    wordings: Sequence[str] = ("english",),
+    *,
+    cache: Path | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+    **more,
+) -> pd.DataFrame:
+    """Score every label of every text of `data` under each prompt of each wording.
+
+    `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
+    `prompts.classification_prompts`. A task whose name begins with its corpus (nusax/sentiment) gets that as `dataset`.
+    `cache` is a folder for finished parts; those that this call has no use for are removed from it. `progress` shows a
+    bar, and is called with (prompts done, prompts in all) if it can be. `more` goes to `scoring.label_logprobs`.
+
+    Returns a table with `SCORE_COLUMNS`; `prompt` is the template's number from 1, counted on through the wordings,
+    `gold` the text's true label and `label` the one scored, whatever the wording calls it. Under `accelerate launch`
+    every process scores its share of the parts and gets the whole table.
+    """
+    parts = list(_parts(data, labels, wordings))
+    total = sum(len(part["prompts"]) for part in parts)
+    identity = _identity(model, tokenizer) if cache else ""
+    paths = [cache / f"{_digest([identity, part, more])}.parquet" if cache else None for part in parts]
+    if cache:
+        cache.mkdir(parents=True, exist_ok=True)
+    state = PartialState(cpu=model.device.type == "cpu")
+    mine = range(state.process_index, len(parts), state.num_processes)
+    done, found = 0, []
+    with tqdm(total=total, desc="scoring", unit="prompt", disable=progress is False) as bar:
+
+        def tell(here: int, _: int = 0) -> None:
+            bar.update(done + here - bar.n)
+            if callable(progress):
+                progress(min(total, (done + here) * state.num_processes), total)
+
+        for number in mine:
+            part, path = parts[number], paths[number]
+            if path and path.is_file():
+                frame = pd.read_parquet(path)
+            else:
+                frame = _score(model, tokenizer, part, tell, more)
+                if path:
+                    half = path.with_suffix(f".{os.getpid()}")
+                    frame.to_parquet(half, index=False)
+                    os.replace(half, path)
+            found.append((number, frame))
+            done += len(part["prompts"])
+            tell(0)
+    if state.num_processes > 1:
+        found = gather_object(found)
+    if cache and state.is_main_process:
+        for path in set(cache.iterdir()) - set(paths):
+            path.unlink()
+    if not found:
+        return pd.DataFrame(columns=SCORE_COLUMNS)
+    # in the order of tasks and texts, and of each text its prompts, whatever the order of the work
+    table = pd.concat([frame for _, frame in sorted(found, key=lambda pair: pair[0])], ignore_index=True)
+    table = table.sort_values(["task_number", "row", "prompt", "label_number"], ignore_index=True)
+    return table.drop(
+        columns=["task_number", "row", "label_number", *(["dataset"] if not any(table["dataset"]) else [])]
+    )
+
+
+def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str]):
+    """What is asked in each part, as plain values, of which the cache's name is made."""
+    everything = data.to_pandas()
+    everything["row"] = np.arange(len(everything))
+    for task_number, task in enumerate(sorted(set(everything["task"]))):
+        names, kind = labels[task], task.rpartition("/")[2]
+        for language, rows in everything[everything["task"] == task].groupby("language", sort=False):
+            prompt = 0
+            for wording in wordings:
+                asked = [templates.classification_prompts(text, kind, names, wording) for text in rows["text"]]
+                empty = templates.classification_prompts(CONTENT_FREE, kind, names, wording)
+                for number, template in enumerate(empty):
+                    prompt += 1
+                    yield {
+                        "task": task,
+                        "task_number": task_number,
+                        "language": language,
+                        "prompt": prompt,
+                        "row": rows["row"].tolist(),
+                        "example": rows["example"].tolist(),
+                        "gold": rows["label"].tolist(),
+                        "names": names,
+                        "words": templates.label_words(names, wording),
+                        "prompts": [texts[number] for texts in asked],
+                        "content_free": template,
+                    }
+
+
+def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.DataFrame:
+    """The lines of one part, with where they stand in the whole table."""
+    scores = label_logprobs(
+        model, tokenizer, part["prompts"], part["words"], content_free=part["content_free"], progress=progress, **more
+    )
+    names = part["names"]
+    dataset, task = dataset_and_task(part["task"])
+    columns = {"dataset": dataset, "task": task, "language": part["language"], "prompt": part["prompt"]}
+    frame = pd.DataFrame(
+        {name: np.repeat(part[name], len(names)) for name in ("row", "example", "gold")}
+        | {"label": np.tile(names, len(part["row"])), "label_number": np.tile(np.arange(len(names)), len(part["row"]))}
+    ).assign(task_number=part["task_number"], **columns)
+    for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut_tokens", "content_free_logprob"):
+        frame[name] = getattr(scores, name).reshape(-1)
+    frame = frame[["task_number", "row", "label_number", "dataset", *SCORE_COLUMNS]]
+    if scores.prompt_logprob is not None:
+        frame["prompt_logprob"] = scores.prompt_logprob.reshape(-1)
+    return frame
+
+
+def _identity(model, tokenizer) -> list:
+    """What a model's scores depend on beside what it is asked: weights, as they are stored, and tokenizer."""
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        if isinstance(value, torch.Tensor):
+            weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            weights.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        else:
+            weights.update(f"{name} {value}".encode())
+    config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    written = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    chat = tokenizer.chat_template
+    return [weights.hexdigest(), str(config), str(model.dtype), model.device.type, torch.__version__, written, chat]
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

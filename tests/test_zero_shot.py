@@ -1,0 +1,140 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Dataset
+
+from ia_lib import evaluation, prompts, zero_shot
+from ia_lib.corpora import LABELS
+from ia_lib.scoring import label_logprobs
+
+pytestmark = pytest.mark.quick
+TASKS = {"nusax/sentiment": LABELS["sentiment"], "emotion": ["joy", "anger"]}
+
+
+def some_texts(count=6) -> Dataset:
+    lines = []
+    for task, names in TASKS.items():
+        for language in ("ind", "sun"):
+            for i in range(count):
+                text = " ".join(["makanan sangat bagus", "hotel", "tidak"][: 1 + i % 3]) + f" {language} {i}"
+                lines.append({"task": task, "language": language, "example": f"e{i}", "text": text})
+                lines[-1]["label"] = names[i % len(names)]
+    return Dataset.from_pandas(pd.DataFrame(lines))
+
+
+def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
+    data = some_texts()
+    told = []
+    table = zero_shot.score(
+        model, tokenizer, data, TASKS, ("english", "indonesian"), prompt_logprob=True,
+        progress=lambda *numbers: told.append(numbers),
+    )  # fmt: skip
+    assert list(table.columns) == ["dataset", *zero_shot.SCORE_COLUMNS, "prompt_logprob"]
+    assert len(table) == 12 * 6 * 2 + 12 * 6 * 3
+    assert told[-1] == (24 * 6, 24 * 6)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert table["dataset"].unique().tolist() == ["", "nusax"]
+    row = data[1]
+    part = table[(table["task"] == "sentiment") & (table["language"] == "ind") & (table["example"] == "e1")]
+    assert part["prompt"].tolist() == [n for n in range(1, 7) for _ in range(3)]
+    for wording, numbers in (("english", (1, 2, 3)), ("indonesian", (4, 5, 6))):
+        names = TASKS["nusax/sentiment"]
+        asked = prompts.classification_prompts(row["text"], "sentiment", names, wording)
+        empty = prompts.classification_prompts("N/A", "sentiment", names, wording)
+        words = prompts.label_words(names, wording)
+        expected = label_logprobs(model, tokenizer, asked, words, content_free=empty, prompt_logprob=True)
+        own = part[part["prompt"].isin(numbers)]
+        assert own["label"].tolist() == names * 3
+        for name in ("label_logprob", "content_free_logprob", "prompt_logprob", "label_chars", "label_tokens"):
+            np.testing.assert_allclose(own[name], getattr(expected, name).ravel(), atol=1e-5)
+    assert evaluation.rules(table) == list(evaluation.RULES)
+    alone = zero_shot.score(model, tokenizer, data.filter(lambda r: r["task"] == "emotion"), TASKS)
+    assert list(alone.columns) == zero_shot.SCORE_COLUMNS
+    assert zero_shot.score(model, tokenizer, data.select([]), TASKS).empty
+
+
+def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeypatch):
+    data = some_texts()
+    first = zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    made = sorted(tmp_path.iterdir())
+    assert len(made) == 2 * 2 * 3
+    asked = []
+    monkeypatch.setattr(zero_shot, "label_logprobs", lambda *a, **k: asked.append(a) or label_logprobs(*a, **k))
+    again = zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+    assert not asked
+    # other limits or weights: scored anew; what is of no use any more goes
+    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    assert len(asked) == 12
+    assert not set(made) & set(tmp_path.iterdir())
+    weight = model.get_input_embeddings().weight
+    try:
+        weight.data[0, 0] += 1e-3
+        zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    finally:
+        weight.data[0, 0] -= 1e-3
+    assert len(asked) == 24
+    # a wording more: only its own prompts are scored
+    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    zero_shot.score(model, tokenizer, data, TASKS, ("english", "indonesian"), cache=tmp_path)
+    assert len(asked) == 24 + 12 + 12
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from ia_lib import zero_shot
+sys.path.insert(0, {tests!r})
+from test_zero_shot import TASKS, some_texts
+torch.set_num_threads(1)
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+
+def progress(done, total):
+    if 0 < limit < done:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+model = AutoModelForCausalLM.from_pretrained(folder / "model")
+tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+cache = folder / "cache" if limit >= 0 else None
+table = zero_shot.score(model, tokenizer, some_texts(), TASKS, cache=cache, progress=progress)
+PartialState().destroy_process_group()
+table.to_parquet(folder / f"scores-{{os.environ.get('RANK', 'one')}}.parquet", index=False)
+"""
+
+
+def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "PYTHONPATH": str(Path(zero_shot.__file__).parents[1])}
+
+    def run(*command):
+        return subprocess.run(
+            [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300
+        )
+
+    answer = run(script, tmp_path, -1)
+    assert answer.returncode == 0, answer.stderr
+    expected = (tmp_path / "scores-one.parquet").read_bytes()
+    (tmp_path / "scores-one.parquet").unlink()
+    assert run(script, tmp_path, 40).returncode == -signal.SIGKILL
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert 5 <= len(finished) < 12
+    assert run(script, tmp_path, 0).returncode == 0
+    assert (tmp_path / "scores-one.parquet").read_bytes() == expected
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    launch = ("-m", "torch.distributed.run", "--nproc_per_node", 2, "--standalone")
+    answer = run(*launch, script, tmp_path, -1)
+    assert answer.returncode == 0, answer.stderr
+    for rank in (0, 1):
+        assert (tmp_path / f"scores-{rank}.parquet").read_bytes() == expected
