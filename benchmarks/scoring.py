@@ -7,6 +7,10 @@ logits of all tokens. Sides take turns, and the best of each side's rounds count
 nats a token before any time is believed.
 """
 
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub, and asking for it takes minutes offline
+
 import ctypes
 import gc
 import json

@@ -16,19 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache
-from transformers.modeling_outputs import BaseModelOutput
 
+from ia_lib.continuations import Text, run
 from ia_lib.prompts import in_chat
 
 RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean")
-# Entries of a vocabulary's logits that are held at a time where whole prompts are scored: 128 MB in float32.
-_LOGITS = 2**25
 
 
 class ScoringError(ValueError):
@@ -100,23 +94,6 @@ class LabelScores:
         )
 
 
-@dataclass
-class _Text:
-    """A prompt with labels of it, tokenised: what these texts share, and how each goes on.
-
-    An encoder's `prefix` is the whole prompt, and the suffixes are the labels.
-    """
-
-    row: int
-    columns: list[int]
-    prefix: list[int]
-    suffixes: list[list[int]]
-    # of each suffix: how many tokens at its end are the label's
-    label_tokens: list[int]
-    prompt_tokens: list[int]
-    cut: int
-
-
 def label_logprobs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,7 +114,7 @@ def label_logprobs(
     `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
     position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
     compares with. `max_length` is in tokens, label included. `batch_tokens` bounds the tokens that a batch holds in
-    the model's cache (default: about 128 MB of them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is
+    the model's cache (default: about 64 MB of them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is
     halved when memory runs out. Results do not depend on it beyond rounding. `progress` shows a bar, or is called with
     (prompts done, prompts in all) after every batch.
 
@@ -182,7 +159,7 @@ def label_logprobs(
     done = 0
     bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
     model.eval()
-    for batch, values, others in _run(model, texts, batch_tokens, tokenizer.pad_token_id or 0, prompt_logprob):
+    for batch, values, others in run(model, texts, batch_tokens, tokenizer.pad_token_id or 0, prompt_logprob):
         rows = [text.row for text in batch for _ in text.columns]
         columns = [column for text in batch for column in text.columns]
         logprob[rows, columns], before[rows, columns] = values, others
@@ -217,7 +194,7 @@ def tokens(
     return found
 
 
-def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
+def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[Text]:
     """Tokenise every prompt + label as one string and find the token where the label begins."""
     pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
     if not pairs:
@@ -272,7 +249,7 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
                 same = (i for i, (x, y) in enumerate(zip(own[0], ids, strict=False)) if x != y)
                 common = min(common, next(same, common))
             texts.append(
-                _Text(
+                Text(
                     index,
                     list(columns),
                     own[0][:common],
@@ -285,7 +262,7 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[_Text]:
     return texts
 
 
-def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[_Text]:
+def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[Text]:
     """Tokenise prompts for the encoder and labels for the decoder; the token that closes a label is none of its own."""
     if not prompts:
         return []
@@ -307,7 +284,7 @@ def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[_Text]:
             counts.append(sum(token not in special for token in suffix))
         cut = max(0, len(ids) + max(map(len, suffixes)) - max_length)
         _check_room(prompt, row, counts, len(ids) - cut, max_length)
-        texts.append(_Text(index, list(range(len(row))), ids[cut:], suffixes, counts, [len(ids) - cut] * len(row), cut))
+        texts.append(Text(index, list(range(len(row))), ids[cut:], suffixes, counts, [len(ids) - cut] * len(row), cut))
     return texts
 
 
@@ -318,133 +295,3 @@ def _check_room(prompt: str, labels: list[str], tokens: list[int], left: int, ma
             f"the label {labels[tokens.index(most)]!r} has {most:,} tokens and leaves no room for the prompt "
             f"{prompt[:60]!r}; allowed: {max_length:,} tokens in all (max_length)"
         )
-
-
-def _run(model, texts: list[_Text], batch_tokens: int | None, pad: int, whole_prompt: bool):
-    """Texts of like length together, longest first, so that padding is small and memory runs out at once if ever."""
-    left = sorted(texts, key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
-    budget = batch_tokens or _batch_tokens(model)
-    while left:
-        count, kept = 0, 0
-        while count < len(left):
-            text = left[count]
-            # the shared prefix lies in the cache once, and once more for every label that goes on from a copy of it
-            longest = max(map(len, text.suffixes))
-            copies = sum(len(suffix) > 1 for suffix in text.suffixes)
-            kept += max(len(left[0].prefix), copies * (len(left[0].prefix) + longest))
-            if count and kept > budget:
-                break
-            count += 1
-        batch = left[:count]
-        try:
-            with torch.inference_mode():
-                found = _score(model, batch, pad, whole_prompt)
-        except RuntimeError as error:
-            if count == 1 or not should_reduce_batch_size(error):
-                raise
-            budget = max(1, min(budget, kept) // 2)
-            clear_device_cache(garbage_collection=True)
-            continue
-        left = left[count:]
-        yield batch, *found
-
-
-def _batch_tokens(model) -> int:
-    """How many tokens of the model's cache fill 128 MB on a CPU, where more does not make it faster, or 1 GB."""
-    config = model.config.get_text_config(decoder=True)
-    layers, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
-    room = 2**27 if model.device.type == "cpu" else 2**30
-    return min(8192, max(64, room // (2 * layers * width * model.dtype.itemsize)))
-
-
-def _score(model, batch: list[_Text], pad: int, whole_prompt: bool) -> tuple[np.ndarray, np.ndarray]:
-    """[labels of all texts] log-probabilities of the labels' tokens and, if asked for, of those before them."""
-    decodes, device = model.config.is_encoder_decoder, model.device
-    # a causal model goes on where its prompts end, all at one place; an encoder's positions begin where they begin
-    ids, mask = _pad([text.prefix for text in batch], pad, "right" if decodes else "left", device)
-    # the suffixes, and which of their tokens are the label's, [suffixes, longest]
-    suffixes = [suffix for text in batch for suffix in text.suffixes]
-    owner = torch.tensor([i for i, text in enumerate(batch) for _ in text.suffixes], device=device)
-    follow, attend = _pad(suffixes, pad, "right", device)
-    ends = [len(s) - n for s, n in zip(suffixes, (n for t in batch for n in t.label_tokens), strict=True)]
-    counts = attend.bool() & (torch.arange(follow.shape[1]) >= torch.tensor(ends)[:, None]).to(device)
-    wanted = attend.bool() if whole_prompt else counts
-    # only suffixes of several tokens need to be read, and of those not the last token, which predicts nothing
-    longer = attend.sum(1) > 1
-    goes_on = bool(longer.any())
-    told = torch.zeros(mask.shape, dtype=torch.double, device=device)
-    if decodes:
-        # the token that every answer begins with predicts the first of each suffix
-        begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
-        start = model.prepare_decoder_input_ids_from_labels(follow[begin, :1])
-        out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
-        last, cache = out.logits[:, -1].float(), out.past_key_values
-    else:
-        keep = torch.zeros_like(mask, dtype=torch.bool)
-        step = ids.shape[1]
-        if whole_prompt:
-            # a token counts if it and the one before it are real: the first of a text is predicted by nothing
-            keep[:, :-1] = (mask[:, :-1] * mask[:, 1:]).bool()
-            # so few places at a time that their logits stay small
-            step = max(1, _LOGITS // (model.config.get_text_config().vocab_size * len(batch)))
-        keep[:, -1] = True
-        following, position = ids.roll(-1, 1), (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=model.config) if goes_on or step < ids.shape[1] else None
-        for begin in range(0, ids.shape[1], step):
-            part = slice(begin, begin + step)
-            then = {"input_ids": ids[:, part], "attention_mask": mask[:, : begin + step]}
-            then |= {"position_ids": position[:, part], "past_key_values": cache, "use_cache": cache is not None}
-            logits = _logits(model, then, keep[:, part])
-            if whole_prompt:
-                told[:, part][keep[:, part]] = _chosen(logits, following[:, part][keep[:, part]])
-        last = logits[keep[:, part].sum(1).cumsum(0) - 1]
-    logprobs = torch.zeros(follow.shape, dtype=torch.double, device=device)
-    logprobs[:, 0] = (last[owner, follow[:, 0]] - last.logsumexp(1)[owner]).double()
-    if goes_on:
-        every, rest = owner[longer], follow[longer]
-        # as in a beam search; unlike the cache's other ways to multiply rows, models with linear attention know it
-        cache.reorder_cache(every)
-        then = {"past_key_values": cache, "use_cache": True}
-        if decodes:
-            state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
-            then |= {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": rest[:, :-1]}
-        else:
-            whole = torch.cat([mask[every], attend[longer]], 1)[:, :-1]
-            position = (whole.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] :]
-            then |= {"input_ids": rest[:, :-1], "attention_mask": whole, "position_ids": position}
-        keep = wanted[longer, 1:]
-        found = torch.zeros(keep.shape, dtype=torch.double, device=device)
-        found[keep] = _chosen(_logits(model, then, keep), rest[:, 1:][keep])
-        logprobs[longer, 1:] = found
-    values = (logprobs * counts).sum(1)
-    # the shared prefix, and of each suffix what is not yet the label's
-    others = (logprobs * (wanted & ~counts)).sum(1) + told[:, :-1].sum(1)[owner]
-    return values.cpu().numpy(), others.cpu().numpy()
-
-
-def _logits(model, given: dict, keep: torch.Tensor) -> torch.Tensor:
-    """Logits of the places of `keep`, a boolean table, row by row: [places, vocabulary]. The output layer, which is
-    half of a small model with a large vocabulary, is computed for those alone where the model can do that."""
-    logits = _forward(model, **given, logits_to_keep=keep).logits
-    return (logits if logits.ndim == 2 else logits[keep]).float()
-
-
-def _chosen(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the targets, [places]."""
-    return (logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)).double()
-
-
-def _pad(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token numbers and which of them are real, [rows, tokens]."""
-    ids = [torch.tensor(sequence) for sequence in sequences]
-    mask = [torch.ones_like(row) for row in ids]
-    return tuple(
-        pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side).to(device)
-        for rows, fill in ((ids, value), (mask, 0))
-    )
-
-
-def _forward(model, **given):
-    """Call the model with what it takes of the arguments (BLOOM counts no positions)."""
-    accepted = inspect.signature(model.forward).parameters
-    return model(**{name: value for name, value in given.items() if name in accepted})

@@ -1,0 +1,239 @@
+"""Log-probabilities of continuations, in tokens: what texts share is read once, and each goes on from its cache."""
+
+from dataclasses import dataclass
+from inspect import signature
+
+import numpy as np
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch.nn.utils.rnn import pad_sequence
+from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.modeling_outputs import BaseModelOutput
+
+# Logits that are held at a time: 128 MB in float32.
+_LOGITS = 2**25
+
+
+@dataclass
+class Text:
+    """A prompt with labels of it, tokenised: what these texts share, and how each goes on.
+
+    An encoder's `prefix` is the whole prompt, and the suffixes are the labels.
+    """
+
+    row: int
+    columns: list[int]
+    prefix: list[int]
+    suffixes: list[list[int]]
+    # of each suffix: how many tokens at its end are the label's
+    label_tokens: list[int]
+    prompt_tokens: list[int]
+    cut: int
+
+
+def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prompt: bool):
+    """Yields for each batch its texts and, for all suffixes in their order, the log-probabilities of the labels' tokens
+    and (zeros unless `whole_prompt`) of those before them, but the first.
+
+    Texts of like length come together, longest first, so that padding is small and memory runs out at once if ever;
+    then batches get smaller.
+    """
+    left = sorted(texts, key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
+    budget = batch_tokens or _batch_tokens(model)
+    places = max(1, _LOGITS // model.config.get_text_config(decoder=True).vocab_size)
+    copied = model.config.is_encoder_decoder or not _plain(DynamicCache(config=model.config))
+    while left:
+        count, kept, labels = 0, 0, 0
+        while count < len(left):
+            text = left[count]
+            # the shared prefix lies in the cache once; in some caches once more for every label that goes on from it
+            copies = sum(len(suffix) > 1 for suffix in text.suffixes) if copied else 0
+            tokens = len(left[0].prefix) + max(map(len, text.suffixes))
+            kept += max(len(left[0].prefix), copies * tokens)
+            labels += 1 + sum(map(len, text.suffixes))
+            if count and (kept > budget or labels > places):
+                break
+            count += 1
+        batch, later = left[:count], _Later()
+        try:
+            with torch.inference_mode():
+                found = _score(model, batch, pad, whole_prompt, later)
+        except RuntimeError as error:
+            if count == 1 or not should_reduce_batch_size(error):
+                raise
+            budget = max(1, min(budget, kept) // 2)
+            clear_device_cache(garbage_collection=True)
+            continue
+        finally:
+            later.end()
+        left = left[count:]
+        yield batch, *found
+
+
+def _batch_tokens(model) -> int:
+    """How many tokens of the model's cache fill 64 MB on a CPU, where more does not make it faster, or 1 GB."""
+    config = model.config.get_text_config(decoder=True)
+    layers, width = getattr(config, "num_hidden_layers", 24), getattr(config, "hidden_size", 1024)
+    room = 2**26 if model.device.type == "cpu" else 2**30
+    return min(8192, max(64, room // (2 * layers * width * model.dtype.itemsize)))
+
+
+def _score(model, batch: list[Text], pad: int, whole_prompt: bool, later: "_Later") -> tuple[np.ndarray, np.ndarray]:
+    """[labels of all texts] log-probabilities of the labels' tokens and, if asked for, of those before them."""
+    decodes, device = model.config.is_encoder_decoder, model.device
+    # a causal model goes on where its prompts end, all at one place; an encoder's positions begin where they begin
+    ids, mask = _pad([text.prefix for text in batch], pad, "right" if decodes else "left", device)
+    # the suffixes, and which of their tokens are the label's, [suffixes, longest]
+    suffixes = [suffix for text in batch for suffix in text.suffixes]
+    owner = torch.tensor([i for i, text in enumerate(batch) for _ in text.suffixes], device=device)
+    follow, attend = _pad(suffixes, pad, "right", device)
+    ends = [len(s) - n for s, n in zip(suffixes, (n for t in batch for n in t.label_tokens), strict=True)]
+    counts = attend.bool() & (torch.arange(follow.shape[1]) >= torch.tensor(ends)[:, None]).to(device)
+    wanted = attend.bool() if whole_prompt else counts
+    # suffixes of one token are known from the prefix alone
+    longer = attend.sum(1) > 1
+    goes_on = bool(longer.any())
+    logprobs = torch.zeros(follow.shape, dtype=torch.double, device=device)
+    told = torch.zeros(mask.shape, dtype=torch.double, device=device)
+    every, rest = owner[longer], follow[longer]
+    # the last token of a suffix predicts nothing
+    then = {"use_cache": True, "logits_to_keep": wanted[longer, 1:]}
+    if decodes:
+        # the token that every answer begins with predicts the first of each suffix
+        begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
+        start = model.prepare_decoder_input_ids_from_labels(follow[begin, :1])
+        out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
+        last, cache = out.logits[:, -1], out.past_key_values
+        if goes_on:
+            state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
+            then |= {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": rest[:, :-1]}
+    else:
+        cache = DynamicCache(config=model.config) if goes_on or whole_prompt else None
+        if goes_on and not whole_prompt:
+            later.begin(model)
+        last = _read(model, ids, mask, cache, told if whole_prompt else None)
+        if goes_on:
+            whole = torch.cat([mask[every], attend[longer]], 1)[:, :-1]
+            position = (whole.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] :]
+            then |= {"input_ids": rest[:, :-1], "attention_mask": whole, "position_ids": position}
+    if goes_on:
+        _continue(cache, every)
+        logits = _logits(model, **then, past_key_values=cache)
+        if later.hidden is not None:
+            last, logits = logits.split([len(batch), len(logits) - len(batch)])
+        keep = then["logits_to_keep"]
+        found = torch.zeros(keep.shape, dtype=torch.double, device=device)
+        found[keep] = _chosen(logits, rest[:, 1:][keep])
+        logprobs[longer, 1:] = found
+    logprobs[:, 0] = _chosen(last, follow[:, 0], owner)
+    values = (logprobs * counts).sum(1)
+    # the shared prefix, and of each suffix what is not yet the label's
+    others = (logprobs * (wanted & ~counts)).sum(1) + told[:, :-1].sum(1)[owner]
+    return values.cpu().numpy(), others.cpu().numpy()
+
+
+def _read(model, ids, mask, cache, told) -> torch.Tensor:
+    """Read prefixes, which end at one place, into the cache; returns the logits behind them, [rows, vocabulary], and
+    fills `told` with the log-probability of every token but the last, at the place before it."""
+    keep = torch.zeros_like(mask, dtype=torch.bool)
+    step = ids.shape[1]
+    if told is not None:
+        # a token counts if it and the one before it are real: the first of a text is predicted by nothing
+        keep[:, :-1] = (mask[:, :-1] * mask[:, 1:]).bool()
+        # so few places at a time that their logits stay small
+        step = max(1, _LOGITS // (model.config.get_text_config().vocab_size * len(ids)))
+    keep[:, -1] = True
+    following, position = ids.roll(-1, 1), (mask.cumsum(1) - 1).clamp(min=0)
+    for begin in range(0, ids.shape[1], step):
+        part = slice(begin, begin + step)
+        given = {
+            "input_ids": ids[:, part],
+            "attention_mask": mask[:, : begin + step],
+            "position_ids": position[:, part],
+        }
+        logits = _logits(
+            model, **given, logits_to_keep=keep[:, part], past_key_values=cache, use_cache=cache is not None
+        )
+        if told is not None:
+            told[:, part][keep[:, part]] = _chosen(logits, following[:, part][keep[:, part]])
+    return logits if len(logits) <= len(ids) else logits[keep[:, part].sum(1).cumsum(0) - 1]
+
+
+class _Later:
+    """Lets the output layer pass by what it would compute, and do it with the next call: its weights, half of a small
+    model's, are read once for a batch. A model that does not hand it the wanted places alone computes at once."""
+
+    def __init__(self):
+        self.hidden = self.hook = None
+
+    def begin(self, model) -> None:
+        self.hook = model.get_output_embeddings().register_forward_pre_hook(self._take)
+
+    def _take(self, _, given):
+        if given[0].ndim != 2:
+            return None
+        if self.hidden is None:
+            self.hidden = given[0]
+            return (given[0][:0],)
+        return (torch.cat([self.hidden, given[0]]),)
+
+    def end(self) -> None:
+        if self.hook:
+            self.hook.remove()
+
+
+def _plain(cache: DynamicCache) -> bool:
+    """Whether all layers of a cache keep all that was read and nothing else."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+class _Copies(DynamicLayer):
+    """A layer of a cache from which copies of its rows go on for one call; the copies are not kept."""
+
+    def __init__(self, layer: DynamicLayer, rows: torch.Tensor):
+        super().__init__()
+        self.__dict__ |= layer.__dict__
+        self.rows = rows
+
+    def update(self, keys, values, *args, **kwargs):
+        return tuple(torch.cat([old[self.rows], new], -2) for old, new in ((self.keys, keys), (self.values, values)))
+
+
+def _continue(cache, rows: torch.Tensor) -> None:
+    """Let rows of the cache go on, each as often as it is named."""
+    if isinstance(cache, DynamicCache) and _plain(cache):
+        cache.layers = [_Copies(layer, rows) for layer in cache.layers]
+    else:
+        # as in a beam search; unlike the cache's other ways to multiply rows, models with linear attention know it
+        cache.reorder_cache(rows)
+
+
+def _logits(model, *, logits_to_keep: torch.Tensor, **given) -> torch.Tensor:
+    """Logits of the places of a boolean table, row by row: [places, vocabulary]. The output layer is computed for those
+    alone where the model can do that."""
+    logits = _forward(model, **given, logits_to_keep=logits_to_keep).logits
+    return logits if logits.ndim == 2 else logits[logits_to_keep]
+
+
+def _chosen(logits: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor | None = None) -> torch.Tensor:
+    """Log-probabilities of the targets, each in the row of its owner, or in its own: [targets]."""
+    owner = torch.arange(len(targets), device=logits.device) if owner is None else owner
+    # few rows at a time, since their exponentials take as much room
+    norm = [part.float().logsumexp(1) for part in logits.split(32)]
+    return (logits[owner, targets].float() - torch.cat(norm)[owner]).double() if norm else logits.new_zeros(0).double()
+
+
+def _pad(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token numbers and which of them are real, [rows, tokens]."""
+    ids = [torch.tensor(sequence) for sequence in sequences]
+    mask = [torch.ones_like(row) for row in ids]
+    return tuple(
+        pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side).to(device)
+        for rows, fill in ((ids, value), (mask, 0))
+    )
+
+
+def _forward(model, **given):
+    """Call the model with what it takes of the arguments (BLOOM counts no positions)."""
+    accepted = signature(model.forward).parameters
+    return model(**{name: value for name, value in given.items() if name in accepted})
