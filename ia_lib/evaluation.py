@@ -25,9 +25,10 @@ _PLACE = ["dataset", "task", "language", "prompt"]
 
 
 def save(
-    folder: Path, scores: pd.DataFrame, training_labels: dict[str, tuple[list[str], str]], settings
+    folder: Path, scores: pd.DataFrame, training_labels: dict[str, tuple[list[str], str]], texts: pd.DataFrame, settings
 ) -> pd.DataFrame:
-    """Write scores.parquet and metrics.csv; returns the metrics. `training_labels` is `inputs.training_labels`."""
+    """Write scores.parquet, metrics.csv and errors.csv; returns the metrics. `training_labels` is
+    `inputs.training_labels`, `texts` what `errors` takes."""
     scores.to_parquet(folder / "scores.parquet", index=False)
     if scores.empty:
         table = pd.DataFrame(columns=["dataset", "task", "group", "language", "prompt"])
@@ -38,8 +39,31 @@ def save(
         table = metrics(scores, settings.groups, often, settings.seed, rule=settings.scoring_rule)
         counted = {dataset_and_task(name): of for name, (_, of) in training_labels.items()}
         table["majority_of"] = [counted.get(key) for key in zip(table["dataset"], table["task"], strict=True)]
+        errors(scores, texts, settings.scoring_rule).round(4).to_csv(folder / "errors.csv", index=False)
     table.round(4).to_csv(folder / "metrics.csv", index=False)
     return table
+
+
+def errors(scores: pd.DataFrame, texts: pd.DataFrame, rule: str = "label_sum", count: int = 3) -> pd.DataFrame:
+    """Of every language the wrong predictions that the model was most certain of, one line per text: `dataset, task,
+    language, example, prompt, gold, predicted, margin, text`; `margin` is by how much the wrong label's score beats
+    that of the true one (nats; under `mean`, `label_mean` and `label_per_char` per token or character). `texts` has the
+    columns `task` (as `inputs.labelled` names it), `language, example, text`.
+    """
+    scores, _ = _named(scores.reset_index(drop=True))
+    key = [*_PLACE, "example"]
+    said = predictions(scores, rule)
+    value = rule_scores(scores, rule)
+    true = value[scores["label"] == scores["gold"]].groupby([scores[name] for name in key], sort=False).first()
+    best = value.groupby([scores[name] for name in key], sort=False).max()
+    said = said.set_index(key).assign(margin=best - true).reset_index()
+    wrong = said[said["predicted"] != said["gold"]].sort_values("margin", ascending=False, kind="stable")
+    place = ["dataset", "task", "language"]
+    wrong = wrong.drop_duplicates([*place, "example"]).groupby(place, sort=False).head(count)
+    names = pd.DataFrame([dataset_and_task(name) for name in texts["task"]], columns=["dataset", "task"])
+    known = names.assign(**{name: list(texts[name]) for name in ("language", "example", "text")})
+    found = wrong.merge(known, on=[*place, "example"], how="left").sort_values(place, kind="stable", ignore_index=True)
+    return found[[*place, "example", "prompt", "gold", "predicted", "margin", "text"]]
 
 
 def rules(scores: pd.DataFrame) -> list[str]:

@@ -3,22 +3,34 @@
 import json
 import os
 import shutil
+from html import escape
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 from jinja2 import Environment, FileSystemLoader, select_autoescape
+from nbconvert import HTMLExporter
 
-from ia_lib import evaluation, figures, minilab
+from ia_lib import comparison, evaluation, figures, minilab, published
 from ia_lib.formats import own_csv
 from ia_lib.languages import GROUPS, NAMES
+from ia_lib.scoring import RULES
 
 GENERATED_TEXT = (
     "The mini lab is generated text and not native language: sentences from a small grammar, put into ten languages "
     "word by word through a lexicon, with Indonesian words where the lexicon has none. It shows whether the method "
     "does what it says; it says nothing about the real languages."
 )
+
+# The look of an executed notebook as a page.
+_PAGE = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+:root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto;
+padding: 1.5rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .5rem .8rem }
+table { border-collapse: collapse; font-size: .85rem } td, th { padding: .2rem .6rem; border-bottom: 1px solid #8885;
+text-align: left } .prompt { color: #767676; font-size: .8rem } .anchor-link { display: none }
+.output_wrapper, .jp-OutputArea { overflow-x: auto }</style>"""
 
 
 def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
@@ -92,7 +104,8 @@ def write(
     manifests: dict[str, dict],
     origins: dict[str, str],
 ) -> pd.DataFrame:
-    """Write `results.csv`, `figures/*.html` (and .png where a Chromium is found) and `index.html`; returns the results.
+    """Write `results.csv`, `rules.csv`, `published.csv` (if runs reproduce published cells), the executed notebooks and
+    figures as pages (and .png where a Chromium is found) and `index.html`; returns the results.
 
     `missing` names runs of the table without results; `manifests` maps "run: stage" to its manifest.
     """
@@ -100,6 +113,12 @@ def write(
     table.round(4).to_csv(folder / "results.csv", index=False)
     if len(found := held_out(evaluated)):
         found.round(4).to_csv(folder / "heldout.csv", index=False)
+    compared = _published(table, evaluated)
+    if len(compared):
+        compared.round(4).to_csv(folder / "published.csv", index=False)
+    audit, lengths = _rules(evaluated) if len(table) else (pd.DataFrame(), {})
+    if len(audit):
+        audit.to_csv(folder / "rules.csv", index=False)
     drawn = draw(table)
     (folder / "figures").mkdir(exist_ok=True)
     for title, figure in drawn.items():
@@ -113,8 +132,25 @@ def write(
         lstrip_blocks=True,
     ).get_template("report.html")
     runs = [run for run, _ in evaluated]
+    audited, wrong = audit.to_dict("records"), _errors(evaluated)
+    against, compared_cells = _headline(table), _by_table(compared)
+    sections = {
+        "groups": ("results", len(table)),
+        "headline": ("kept and gained", against),
+        "figures": ("figures", drawn),
+        "published": ("published against ours", compared_cells),
+        "rules": ("scoring rules", audited),
+        "errors": ("errors", wrong),
+        "held-out": ("held-out sentences", len(found)),
+        "languages": ("every language", len(table)),
+        "settings": ("settings", True),
+        "costs": ("costs", True),
+        "notebooks": ("notebooks", evaluated),
+        "cite": ("how to cite", True),
+    }
     text = page.render(
         name=name,
+        sections=[(anchor, title) for anchor, (title, there) in sections.items() if there],
         generated=GENERATED_TEXT if any(run.corpus == "minilab" for run in runs) else None,
         groups=GROUPS,
         languages={
@@ -122,6 +158,13 @@ def write(
             for group in GROUPS
         },
         tasks=[_task(task, part) for task, part in _by_task(table).items()],
+        headline=against,
+        rules=audited,
+        rule_names=[rule for rule in RULES if rule in audit],
+        lengths=lengths,
+        published=compared_cells,
+        errors=wrong,
+        notebooks=_notebooks(evaluated, folder / "notebooks", _plotly_file(folder / "figures") if drawn else None),
         held_out=found.to_dict("records"),
         chance_cells=_chance_cells(table) if len(table) else {"within": 0},
         one_label=_one_label(table) if len(table) else [],
@@ -133,7 +176,7 @@ def write(
         },
         plotly_code=f"figures/{_plotly_file(folder / 'figures')}" if drawn else None,
         pictures=pictures,
-        costs=_costs(manifests),
+        costs=_costs(manifests, evaluated),
         versions=next(iter(manifests.values()))["versions"] if manifests else {},
         commit=next(iter(manifests.values()))["git_commit"] if manifests else None,
     )
@@ -244,9 +287,103 @@ def _language_table(table: pd.DataFrame) -> dict:
     return {"languages": codes, "rows": rows}
 
 
-def _costs(manifests: dict[str, dict]) -> list[dict]:
+def _headline(table: pd.DataFrame) -> list[dict]:
+    """Retention, gain and transfer of every run that began with another one's model."""
+    if table.empty or table["difference"].isna().all():
+        return []
+    return comparison.headline(table).to_dict("records")
+
+
+def _rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, dict[str, list[dict]]]:
+    """What each scoring rule leads to, one line per claim, and per run how long the labels are and how often each is
+    the answer under each rule."""
+    scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
+    scores = {name: table for name, table in scores.items() if len(table)}
+    runs = {run.name: run for run, _ in evaluated if run.name in scores}
+    shared = set.intersection(*(set(evaluation.rules(table)) for table in scores.values()))
+    if len(shared) < 2:
+        return pd.DataFrame(), {}
+    bases = {name: run.model.run for name, run in runs.items() if run.model.run in scores}
+    first = next(iter(runs.values()))
+    found = comparison.rules(scores, first.groups, {}, bases, first.seed)
+    claims = comparison.conclusions(found[(found["language"] == "all") & (found["task"] != "all")])
+    lengths = {name: comparison.label_lengths(table).round(1).to_dict("records") for name, table in scores.items()}
+    return claims, lengths
+
+
+def _published(table: pd.DataFrame, evaluated: list[tuple]) -> pd.DataFrame:
+    """Every cell of the papers beside ours, if a run of the table reproduces some."""
+    if table.empty or not any(run.reproduces for run, _ in evaluated):
+        return pd.DataFrame()
+    return published.compare(table)
+
+
+def _by_table(compared: pd.DataFrame) -> dict[str, dict]:
+    """Of every published table how many cells agree, differ and were not run, and the cells that were."""
+    if compared.empty:
+        return {}
+    names = compared["paper"] + ", " + compared["table"]
+    return {
+        name: {
+            "counts": part["verdict"].value_counts().to_dict(),
+            "cells": part[part["verdict"] != published.NOT_RUN].to_dict("records"),
+        }
+        for name, part in compared.groupby(names, sort=False)
+    }
+
+
+def _errors(evaluated: list[tuple]) -> dict[str, list[dict]]:
+    """Per run the wrong predictions that it was most certain of."""
+    found = {}
+    for run, folder in evaluated:
+        if (folder / "errors.csv").is_file():
+            lines = own_csv(folder / "errors.csv").fillna({"dataset": ""})
+            names = [run.languages.get(code) or NAMES.get(code, code) for code in lines["language"]]
+            found[run.name] = lines.assign(name=names).to_dict("records")
+    return found
+
+
+def _notebooks(evaluated: list[tuple], folder: Path, plotly: str | None) -> dict[str, dict[str, str]]:
+    """Write the executed notebooks as pages that need no internet; returns run -> stage -> the page's file name."""
+    found: dict[str, dict[str, str]] = {}
+    folder.mkdir(exist_ok=True)
+    exporter = HTMLExporter(template_name="basic")
+    for run, made in evaluated:
+        for stage in ("data", "tune", "evaluate"):
+            path = made.parent / f"{stage}.ipynb"
+            if not path.is_file():
+                continue
+            notebook = nbformat.read(path, as_version=4)
+            for cell in notebook.cells:
+                for output in cell.get("outputs", []):
+                    if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
+                        drawn = {"data": drawn["data"], "layout": drawn["layout"]}
+                        output["data"]["text/html"] = pio.to_html(drawn, full_html=False, include_plotlyjs=False)
+            body, _ = exporter.from_notebook_node(notebook)
+            title = escape(f"{run.name}: {stage}")
+            script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
+            head = f'<head><meta charset="utf-8"><title>{title}</title>{script}{_PAGE}</head>'
+            text = f'<!doctype html><html lang="en">{head}<body>{body}</body></html>'
+            (folder / f"{run.name}-{stage}.html").write_text(text, encoding="utf-8")
+            found.setdefault(run.name, {})[stage] = f"{run.name}-{stage}.html"
+    return found
+
+
+def _costs(manifests: dict[str, dict], evaluated: list[tuple]) -> list[dict]:
+    """Time, memory and tokens of every stage; tokens as estimated for training and as counted for scoring."""
+    tokens = {}
+    for run, folder in evaluated:
+        estimate = folder.parent / "data" / "report.json"
+        if estimate.is_file():
+            known = json.loads(estimate.read_text(encoding="utf-8"))
+            tokens[f"{run.name}: tune"] = known.get("estimated", {}).get("tokens")
+        scores = pd.read_parquet(folder / "scores.parquet")
+        # the prompt is read once for all its labels
+        read = scores.groupby([c for c in ("dataset", "task", "language", "example", "prompt") if c in scores])
+        tokens[f"{run.name}: evaluate"] = int(read["prompt_tokens"].max().sum() + scores["label_tokens"].sum())
     return [
-        {"stage": name, **{k: manifest[k] for k in ("seconds", "peak_memory_mb", "device", "end")}}
+        {"stage": name, "tokens": tokens.get(name)}
+        | {k: manifest[k] for k in ("seconds", "peak_memory_mb", "device", "end")}
         for name, manifest in manifests.items()
     ]
 

@@ -264,3 +264,26 @@ def test_several_data_sets_and_tasks():
 def test_majority_label():
     assert evaluation.majority_label(["b", "a", "b"]) == "b"
     assert evaluation.majority_label(["b", "a"]) == "a"
+
+
+def test_errors_are_the_most_certain_wrong_answers():
+    lines = []
+    for i, (gold, values) in enumerate([("a", [-1, -9]), ("a", [-5, -1]), ("b", [-1, -2]), ("b", [-1, -8])]):
+        for prompt, worse in ((1, 0.0), (2, 0.5)):
+            for label, value in zip("ab", values, strict=True):
+                line = {
+                    "task": "t",
+                    "language": "sun",
+                    "example": f"e{i}",
+                    "prompt": prompt,
+                    "label": label,
+                    "gold": gold,
+                }
+                line |= {"label_tokens": 1, "label_chars": 1, "label_logprob": value - worse * (label == gold)}
+                lines.append(line)
+    texts = pd.DataFrame({"task": "t", "language": "sun", "example": [f"e{i}" for i in range(4)], "text": list("wxyz")})
+    found = evaluation.errors(pd.DataFrame(lines), texts, count=2)
+    assert found["example"].tolist() == ["e3", "e1"]
+    assert found["margin"].tolist() == [7.5, 4.5]
+    assert found["prompt"].tolist() == [2, 2]
+    assert found[["gold", "predicted", "text"]].values.tolist() == [["b", "a", "z"], ["a", "b", "x"]]

@@ -42,7 +42,9 @@ def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
     assert "device: " in shown["tune"]
     assert "Loss: step 6 of 6" in shown["tune"]
     assert "Ġ" in shown["evaluate"]
-    assert "(nats)" in shown["evaluate"]
+    assert "tokens of 'negative':" in shown["evaluate"]
+    assert "label_per_char" in shown["evaluate"]
+    assert "calibrated" in shown["evaluate"]
     assert "weighted_f1" in shown["evaluate"]
     report = outputs(finished.report().notebook())
     assert report.count("application/vnd.plotly") + report.count("'data': [") >= 3
@@ -62,3 +64,10 @@ def test_a_notebook_opened_by_hand_makes_what_is_missing_and_takes_changes(table
     folder = tmp_path / "out" / "tiny" / "tlm~objective=mt"
     assert (folder / ("data" if name == "1_data" else "tune") / "manifest.json").is_file()
     assert "run tlm~objective=mt: objective mt" in outputs(tmp_path / "done.ipynb") or name != "1_data"
+
+
+def test_notebook_0_opens_its_panels(finished, tmp_path):
+    parameters = {"table": str(finished.path), "outputs_dir": str(finished.outputs)}
+    done = tmp_path / "done.ipynb"
+    papermill.execute_notebook(root() / "notebooks/0_explore.ipynb", done, parameters, cwd=root(), progress_bar=False)
+    assert outputs(done).count("application/vnd.jupyter.widget-view+json") + outputs(done).count("VBox(") >= 5

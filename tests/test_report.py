@@ -47,6 +47,35 @@ def test_the_page_says_what_a_reader_must_know(finished):
     assert (finished.folder / "report" / "figures" / "plotly.min.js").is_file()
 
 
+def test_the_page_answers_what_a_reviewer_asks(finished):
+    folder = finished.folder / "report"
+    page = (folder / "index.html").read_text()
+    for section in ("headline", "rules", "errors", "notebooks", "costs", "cite"):
+        assert f'id="{section}"' in page
+        assert f'href="#{section}"' in page
+    assert "retention (L1)" in page
+    rules = pd.read_csv(folder / "rules.csv")
+    assert {"label_sum", "label_mean", "label_per_char", "calibrated"} <= set(rules.columns)
+    for run, stage in (("base", "tune"), ("tlm", "data"), ("tlm", "evaluate")):
+        shown = (folder / "notebooks" / f"{run}-{stage}.html").read_text()
+        assert "Plotly.newPlot" in shown or stage != "tune"
+        assert "://cdn" not in shown
+        assert f"notebooks/{run}-{stage}.html" in page
+    assert sum(path.stat().st_size for path in folder.glob("notebooks/*.html")) < 8e6
+    # cells of the papers are compared only where a run says that it reproduces some
+    assert not (folder / "published.csv").exists()
+
+
+def test_published_cells_stand_beside_ours(finished, monkeypatch, tmp_path):
+    evaluated, *rest = finished.finished()
+    claimed = [(run.model_copy(update={"reproduces": ["Table 2"]}), folder) for run, folder in evaluated]
+    report.write(tmp_path, "tiny", claimed, *rest)
+    found = pd.read_csv(tmp_path / "published.csv")
+    assert set(found["verdict"]) == {"not run"}
+    assert found["ours"].isna().all()
+    assert "Published against ours" in (tmp_path / "index.html").read_text()
+
+
 def test_seeds_become_one_bar_with_their_range(results):
     two = pd.concat([results, results.assign(seed=2, weighted_f1=results["weighted_f1"] + 2)])
     bar = figures.group_bars(two).data[1]

@@ -1,0 +1,82 @@
+import pytest
+
+from ia_lib import explore
+
+pytestmark = pytest.mark.quick
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from conftest import TABLE
+
+    from ia_lib.runs import Table
+
+    path = tmp_path_factory.mktemp("explore") / "tiny.yaml"
+    path.write_text(TABLE)
+    return Table(path, path.parent / "outputs").run("tlm")
+
+
+def controls(panel) -> dict:
+    return {control.description: control for control in panel.children[0].children}
+
+
+def shown(panel) -> str:
+    assert "Traceback" not in panel.children[1].value
+    return panel.children[1].value
+
+
+def test_an_instruction_follows_its_controls(run, parallel, tokenizer):
+    panel = explore.instructions(run, parallel, tokenizer)
+    by = controls(panel)
+    first = shown(panel)
+    assert parallel["sun"][0] in first.replace("&#x27;", "'").replace("&quot;", '"')
+    assert "class='tok answer'" in first
+    for name, value in (("template", 2), ("epoch", 1), ("noise", "deletion"), ("sentence", 3), ("to", "jav")):
+        before = shown(panel)
+        by[name].value = value
+        assert shown(panel) != before, name
+    assert "noise: deletion" in shown(panel)
+    for objective in ("mt", "xss", "mlm", "word", "span"):
+        by["objective"].value = objective
+        assert "tokens</p>" in shown(panel)
+    by["objective"].value, by["from"].value, by["to"].value = "mt", "eng", "eng"
+    assert "two languages" in shown(panel)
+    hidden = explore.instructions(run.model_copy(update={"share_text": False}), parallel, tokenizer)
+    assert parallel["sun"][0] not in shown(hidden)
+    assert "words)" in shown(hidden)
+
+
+def test_a_text_of_ones_own_is_scored_and_translated(run, model, tokenizer, encoder_decoder, closing_tokenizer):
+    models = {"tlm": (model, tokenizer), "t5": (encoder_decoder, closing_tokenizer)}
+    panel = explore.label_scores(models, ["negative", "positive"], text="makanan <b>enak</b>")
+    assert "&lt;b&gt;enak" in shown(panel)
+    assert shown(panel).count("class='best'") == 6
+    controls(panel)["run"].value = "t5"
+    assert shown(panel).count("class='best'") == 4
+    controls(panel)["labels"].value = "good"
+    assert "two labels" in shown(panel)
+    panel = explore.translations(models, run, "makanan enak")
+    assert "<b>tlm</b>" in shown(panel)
+    assert "<b>t5</b>" in shown(panel)
+
+
+def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
+    from test_zero_shot import some_texts
+
+    from ia_lib import prompts, zero_shot
+
+    encoded, _ = prompts.encode(tokenizer, ["a b", "c d"] * 4, ["x", "y"] * 4, max_length=20)
+    order = [("old" if i % 2 else "new", i) for i in range(8)]
+    panel = explore.batches(run, encoded, order, tokenizer)
+    assert shown(panel).count("<tr class='new'>") == shown(panel).count("<tr class='old'>") == 2
+    texts = some_texts()
+    labels = {"nusax/sentiment": ["negative", "neutral", "positive"], "emotion": ["joy", "anger"]}
+    table = zero_shot.score(model, tokenizer, texts, labels)
+    other = table.assign(label_logprob=-table["label_logprob"])
+    panel = explore.predictions(run, {"tlm": table, "base": other}, texts.to_pandas())
+    assert "they differ in 6 of 6 texts" in shown(panel)
+    assert shown(panel).count("class='differs'") == 6
+    controls(panel)["second run"].value = "tlm"
+    assert "they differ in 0 of 6 texts" in shown(panel)
+    controls(panel)["only where they differ"].value = False
+    assert texts[0]["text"] in shown(panel)
