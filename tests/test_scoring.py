@@ -342,3 +342,24 @@ def test_numbers_that_stay():
         "joint": [[-16.3111, -21.5816], [-5.3636, -10.8829]],
         "mean": [[-5.437, -5.3954], [-2.6818, -3.6276]],
     }
+
+
+def test_equal_to_lm_evaluation_harness(any_model, world_tokenizer):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=any_model, tokenizer=world_tokenizer, batch_size=4, device="cpu", max_length=256)
+    asked = ["the food was", "makanan 😀", "الطعام جيد", "อาหารอร่อย", "yes\n\nnot bad:", "bagus " * 20 + "the"]
+    labels = [" yes", " sangat bagus 😀", " not good", " เป็นบวก"]
+    pairs = [(prompt, label) for prompt in asked for label in labels]
+    theirs = lm.loglikelihood(
+        [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)], disable_tqdm=True
+    )
+    ours = label_logprobs(any_model, world_tokenizer, asked, labels, progress=False).label_logprob.ravel()
+    compared = 0
+    for pair, (their, _), our in zip(pairs, theirs, ours, strict=True):
+        context, whole = (world_tokenizer(text)["input_ids"] for text in (pair[0], "".join(pair)))
+        if whole[: len(context)] == context and lm.tok_encode("".join(pair)) == whole:
+            assert our == pytest.approx(their, abs=1e-4), pair
+            compared += 1
+    assert compared > 12
