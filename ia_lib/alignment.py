@@ -140,6 +140,8 @@ class _Maker:
         names = (*plan.codes, "sentence_id")
         self.columns = {name: parallel[name][:] for name in names} if small else None
         self.pools: dict[str, _Pool] = {}
+        self.names = {code: plan.name(code) for code in plan.codes}
+        self.templates = {kind: len(prompts.templates(kind, plan.templates)) for kind in plan.objectives}
 
     def __call__(self, block: tuple[int, int, int]) -> list[dict]:
         plan, (epoch, begin, end) = self.plan, block
@@ -157,7 +159,7 @@ class _Maker:
         for position, sample, i, drawn in zip(positions.tolist(), samples.tolist(), sentences, numbers, strict=True):
             rng = _Row(drawn, plan.seed, epoch, sample)
             chosen = objectives[int(rng.random() * len(objectives))]
-            number = int(rng.random() * len(prompts.templates(chosen, plan.templates)))
+            number = int(rng.random() * self.templates[chosen])
             source, target = pairs[sample % len(pairs)]
             texts = columns[source][i], columns[target][i]
             if chosen == "mlm":
@@ -185,7 +187,7 @@ class _Maker:
         """What the template's slots are filled with, and the kind of noise."""
         plan = self.plan
         (source_text, target_text), noise = texts, None
-        source_name, target_name = plan.name(source), plan.name(target)
+        source_name, target_name = self.names[source], self.names[target]
         if chosen in ("tlm", "word", "span"):
             if chosen == "tlm":
                 noisy, noise = self._noisy(target_text, rng)
@@ -239,13 +241,22 @@ class _Row:
     """The random numbers of one row: from its block, and behind those from a generator of its own."""
 
     def __init__(self, drawn: list[float], *key: object):
-        self._key, self._drawn = key, iter(drawn)
+        self._key, self._drawn, self._at, self._more = key, drawn, 0, None
 
     def random(self) -> float:
-        for number in self._drawn:
-            return number
-        self._drawn = iter(generator(*self._key, "more").random, None)
-        return next(self._drawn)
+        at = self._at
+        if at < len(self._drawn):
+            self._at = at + 1
+            return self._drawn[at]
+        return self.take(1)[0]
+
+    def take(self, n: int) -> list[float]:
+        """The next `n` numbers."""
+        begin, self._at = self._at, self._at + n
+        if self._at > len(self._drawn):
+            self._more = self._more or generator(*self._key, "more")
+            self._drawn = self._drawn + [self._more.random() for _ in range(self._at - len(self._drawn))]
+        return self._drawn[begin : self._at]
 
 
 class _Pool:

@@ -46,7 +46,12 @@ def pick(rng, items):
 
 def shuffled(rng: random.Random, n: int) -> list[int]:
     """The numbers 0 .. n - 1 in an order drawn uniformly."""
-    return [i for _, i in sorted((rng.random(), i) for i in range(n))]
+    return sorted(range(n), key=_drawn(rng, n).__getitem__)
+
+
+def _drawn(rng, n: int) -> list[float]:
+    """The next `n` numbers, at once if the generator can."""
+    return rng.take(n) if hasattr(rng, "take") else [rng.random() for _ in range(n)]
 
 
 def uniforms(key: tuple, samples: np.ndarray, count: int) -> np.ndarray:
@@ -112,15 +117,15 @@ def add_noise(
     `tokens`: "words" as above, or "nltk" as the released code has it: the tokens of NLTK's word tokenizer joined by
     blanks, so that punctuation is detached and quotes are rewritten, and deletion can leave an empty text.
 
-    `rng` needs a method `random()`, which is called at most 2 + 3 x words times.
+    `rng` needs a method `random()`, and may have `take(n)`, n numbers at once; at most 2 + 3 x words are drawn.
     """
     drawn = draw_kinds(rng) if kinds == "mixture" else (kinds,)
     words, gaps = split(text) if tokens == "words" else _nltk(text)
     if words:
         if "infilling" in drawn:
-            words = [mask if rng.random() < probability else word for word in words]
+            words = [mask if u < probability else word for u, word in zip(_drawn(rng, len(words)), words, strict=True)]
         if "deletion" in drawn:
-            keep = [rng.random() >= probability for _ in words]
+            keep = [u >= probability for u in _drawn(rng, len(words))]
             if not any(keep) and tokens == "words":
                 keep[int(rng.random() * len(keep))] = True
             words, gaps = _delete(words, gaps, keep)
@@ -181,9 +186,11 @@ def _delete(words: list[str], gaps: list[str], keep: list[bool]) -> tuple[list[s
     """Drop the words not kept, each with the blank before it; punctuation beside a dropped word stays."""
     kept, left, carried = [], [], ""
     for word, gap, stays in zip(words, gaps, keep, strict=False):
-        gap = carried + gap if kept else (carried + gap).lstrip(" \t")
         if stays:
             kept.append(word)
-            left.append(gap)
-        carried = "" if stays else gap.rstrip(" \t")
+            left.append(carried + gap if left else (carried + gap).lstrip(" \t"))
+            carried = ""
+        elif gap != " ":
+            # the blanks that a dropped word leaves at the end, and at the beginning of the text, go with it
+            carried = (carried + gap if left else (carried + gap).lstrip(" \t")).rstrip(" \t")
     return kept, [*left, carried + gaps[-1]]

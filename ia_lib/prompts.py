@@ -71,8 +71,9 @@ def fill(kind: str, number: int, source: str = "instructalign", **slots: str) ->
 
     Raises KeyError if the template asks for a slot that was not given.
     """
-    head = _heads(kind, source)[number]
-    return "".join(slots[part] if i % 2 else part for i, part in enumerate(head)), slots[ANSWER_SLOTS[kind]]
+    parts = _heads(kind, source)[number].copy()
+    parts[1::2] = map(slots.__getitem__, parts[1::2])
+    return "".join(parts), slots[ANSWER_SLOTS[kind]]
 
 
 def classification_prompts(text: str, task: str, labels: Sequence[str], wording: str = "english") -> list[str]:
