@@ -2,6 +2,8 @@
 `papers.scores` and `papers.ours`, to a plotly figure. Sources in one table are drawn side by side."""
 
 import re
+import textwrap
+from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -57,6 +59,26 @@ def family_coverage(families: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="languages supported by at least one model (% of the family)", range=[0, highest])
     figure.update_yaxes(title="language family (supported of all its languages)")
     return style(figure, "How many languages of each family are supported", height=520)
+
+
+def objective_examples(rows: pd.DataFrame) -> go.Figure:
+    """What an instruction of each objective looks like (InstructAlign, Figure 2), as a table that can be read aloud.
+
+    `rows` has the columns `objective, prompt, answer` of `alignment.instructions`.
+    """
+    wrapped = [
+        ["<br>".join(part for line in text.splitlines() for part in textwrap.wrap(escape(line, quote=False), width))
+         for text in rows[name]]
+        for name, width in (("prompt", 64), ("answer", 38))
+    ]  # fmt: skip
+    names = [_objective(objective)[0] for objective in rows["objective"]]
+    table = go.Table(
+        columnwidth=[1.4, 7, 4],
+        header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},
+        cells={"values": [names, *wrapped], "align": "left", "font_size": 12, "height": 22},
+    )
+    lines = sum(2 + max(texts[i].count("<br>") for texts in wrapped) for i in range(len(rows)))
+    return style(go.Figure(table), "One instruction of each objective", height=130 + 20 * lines)
 
 
 def model_scaling(scores: pd.DataFrame) -> go.Figure:

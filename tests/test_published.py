@@ -283,6 +283,19 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
     assert heat.z.shape == (22 + 2, 12)
 
 
+def test_an_instruction_of_each_objective_is_shown():
+    rows = pd.DataFrame(
+        [{"objective": "tlm", "prompt": "a < b & " + "word " * 60, "answer": "x"},
+         {"objective": "mt", "prompt": "one\ntwo", "answer": "y"}]
+    )  # fmt: skip
+    names, prompts, answers = paper_figures.objective_examples(rows).data[0].cells["values"]
+    assert list(names) == ["TLM", "MT"]
+    assert prompts[0].startswith("a &lt; b &amp; word")
+    assert max(map(len, prompts[0].split("<br>"))) <= 64
+    assert prompts[1] == "one<br>two"
+    assert list(answers) == ["x", "y"]
+
+
 def test_families_and_losses_are_drawn():
     families = paper_figures.family_coverage(papers.read("language_families"))
     assert "139 of 3,831" in families.layout.annotations[0].text
@@ -311,7 +324,7 @@ def test_the_notebook_shows_audit_claims_and_figures_without_results_or_labels(t
     assert "contradicted" in text
     assert "no test labels found" in text
     assert "no logs of tuned runs" in text
-    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 6
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 7
     assert (tmp_path / "5.ipynb").stat().st_size < 2_000_000
 
 
