@@ -339,9 +339,7 @@ def _flores(archive: Path, codes: list[str], split: str) -> Dataset:
     for part in splits:
         for code in codes:
             name = _script(have[part], code, archive)
-            lines = [line.strip() for line in have[part][name].decode("utf-8").removesuffix("\n").split("\n")]
-            if "" in lines:
-                raise CorpusError(f"{archive}, {part}/{name}.{part}, line {lines.index('') + 1}: the line is empty")
+            lines = formats.text_lines(have[part][name], f"{archive}, {part}/{name}.{part}")
             data[code] += lines
         data["sentence_id"] += [f"{part}-{i}" for i in range(len(lines))]
         counts = {code: len(data[code]) for code in codes}

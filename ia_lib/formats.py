@@ -17,9 +17,14 @@ from xml.parsers import expat
 import pandas as pd
 import pyarrow
 import pyarrow.parquet
+import regex
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".tmx")
 
+# Nothing that a reader could see: blanks and characters without a width.
+INVISIBLE = regex.compile(r"[\s\p{Cf}]*")
+# Half of a surrogate pair, which JSON can write and UTF-8 cannot.
+HALF = re.compile("[\ud800-\udfff]")
 # A cell that a program has put into quotes, doubling those inside.
 _WHOLE = re.compile(r'"(?:[^"]|"")*"')
 _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
@@ -86,10 +91,11 @@ def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
             if isinstance(cell, list | dict):
                 raise CorpusError(f"{path}, {place}: the column {name!r} holds {cell!r:.40}; it must be text")
         cells[name] = column = [_text(cell).strip() for cell in column]
-        if "" in column and not gaps:
-            raise CorpusError(
-                f"{path}, {places[column.index('')]}: the column {name!r} is empty; fill the cell or remove the row"
-            )
+        for cell, place in zip(column, places, strict=True):
+            if HALF.search(cell):
+                raise CorpusError(f"{path}, {place}: the column {name!r} holds half a character; write it whole")
+            if not gaps and INVISIBLE.fullmatch(cell):
+                raise CorpusError(f"{path}, {place}: the column {name!r} is empty; fill the cell or remove the row")
     return Table(path, cells, places)
 
 
@@ -103,11 +109,15 @@ def lines(path: Path) -> list[str]:
     path = Path(path)
     _must_exist(path)
     # only the line feed ends a line: what Unicode calls a line separator can stand in a sentence
-    found = [line.strip() for line in _decoded(path).removesuffix("\n").split("\n")]
-    if "" in found:
-        raise CorpusError(
-            f"{path}, line {found.index('') + 1}: the line is empty; every line needs a text, in all languages"
-        )
+    return text_lines(path.read_bytes(), str(path))
+
+
+def text_lines(raw: bytes, name: str) -> list[str]:
+    """The lines of a text, none of them empty; `name` is what an error calls it."""
+    found = [line.strip() for line in _decode(raw, name).removesuffix("\n").split("\n")]
+    for number, line in enumerate(found, 1):
+        if INVISIBLE.fullmatch(line):
+            raise CorpusError(f"{name}, line {number}: the line is empty; every line needs a text, in all languages")
     return found
 
 
@@ -137,13 +147,16 @@ def _must_exist(path: Path) -> None:
 
 
 def _decoded(path: Path) -> str:
-    raw = path.read_bytes()
+    return _decode(path.read_bytes(), str(path))
+
+
+def _decode(raw: bytes, name: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise CorpusError(
-            f"{path}, line {line}: the file is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+            f"{name}, line {line}: the file is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from None
 
 

@@ -23,7 +23,7 @@ from datasets import Dataset
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from ia_lib.corpora import CorpusError
+from ia_lib.formats import HALF, CorpusError
 from ia_lib.noise import generator, shuffled
 
 # What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
@@ -35,7 +35,6 @@ _TRIES = 6
 _RETRY = Retry(total=8, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_HALF = re.compile("[\ud800-\udfff]")  # half of a surrogate pair, which JSON can write and UTF-8 cannot
 
 
 class Jsonl:
@@ -166,7 +165,7 @@ class Jsonl:
             raise CorpusError(f"{where}: this is no JSON object ({error.msg})") from None
         for field in self.fields.values():
             value = record.get(field) if isinstance(record, dict) else None
-            if not isinstance(value, str) or not value or _HALF.search(value):
+            if not isinstance(value, str) or not value or HALF.search(value):
                 raise CorpusError(f"{where}: the field {field!r} is missing, empty or no text; it must be text")
         return {column: record[field] for column, field in self.fields.items()} | {"offset": offset}
 

@@ -97,6 +97,8 @@ def test_semicolons_and_byte_order_marks(tmp_path):
         ("a.csv", 'id,label\n1,"a\n2,b\n', "a.csv, line 2: this is no table"),
         ("a.csv", 'id,label\n1,"a"b\n', "a.csv, line 2: this is no table"),
         ("a.jsonl", '{"id": 1}\n', "a.jsonl, line 1: there is no column 'label'; found: id"),
+        ("a.csv", "id,label\n1,\u200b\ufeff\n", "a.csv, line 2: the column 'label' is empty"),
+        ("a.jsonl", '{"id": 1, "label": "a \\ud83d"}\n', "a.jsonl, line 1: the column 'label' holds half a character"),
         ("a.jsonl", '{"id": 1, "label": NaN}\n', "a.jsonl, line 1: the column 'label' is empty"),
         ("a.jsonl", '{"id": 1, "label": null}\n', "a.jsonl, line 1: the column 'label' is empty"),
         ("a.jsonl", '{"id": 1, "label": ["a"]}\n', "a.jsonl, line 1: the column 'label' holds ['a']; it must be text"),
