@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from inspect import signature
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -30,6 +31,68 @@ class Text:
     prompt_tokens: list[int]
     cut: int
 
+    def halves(self) -> list["Text"]:
+        """The text twice, each with half of its labels."""
+        middle = (len(self.columns) + 1) // 2
+        return [
+            Text(self.row, self.columns[part], self.prefix, self.suffixes[part], self.label_tokens[part],
+                 self.prompt_tokens[part], self.cut)
+            for part in (slice(middle), slice(middle, None))
+        ]  # fmt: skip
+
+    def within(self, limit: int) -> list["Text"]:
+        """The text as often as needed for its labels to have no more than `limit` tokens each time."""
+        if len(self.columns) == 1 or sum(map(len, self.suffixes)) <= limit:
+            return [self]
+        return [part for half in self.halves() for part in half.within(limit)]
+
+
+# Models whose continuations were compared with whole texts.
+_CHECKED: WeakSet = WeakSet()
+
+
+class ScoringError(ValueError):
+    """Something that cannot be scored: a prompt and label, which the message names with their tokens, or a model."""
+
+
+def check(model, texts: list[Text], pad: int) -> None:
+    """Score one short text from the cache and whole, once for every model: some families cannot go on from a cache with
+    several tokens, or count positions otherwise, and say nothing. Raises ScoringError for such a model."""
+    text = min(texts, key=lambda t: (-min(2, max(map(len, t.suffixes))), len(t.prefix)), default=None)
+    if text is None or model in _CHECKED:
+        return
+    longest = max(range(len(text.suffixes)), key=lambda i: len(text.suffixes[i]))
+    # the last tokens of a prompt do, and none of an encoder's is left away
+    prefix, suffix = text.prefix[-24:], text.suffixes[longest]
+    short = Text(0, [0], prefix, [suffix], [len(suffix)], [len(prefix)], 0)
+    decodes, later = model.config.is_encoder_decoder, _Later()
+    ids = torch.tensor([prefix], device=model.device)
+    if decodes:
+        said = torch.tensor([[model.config.decoder_start_token_id, *suffix]], device=model.device)
+        given = {"input_ids": ids, "decoder_input_ids": said[:, :-1]}
+    else:
+        said = torch.tensor([prefix + suffix], device=model.device)
+        given = {"input_ids": said[:, :-1]}
+    name = type(model).__name__
+    try:
+        with torch.inference_mode():
+            (found,), _ = _score(model, [short], pad, False, later)
+            told = model(**given).logits[0].float().log_softmax(-1).gather(1, said[0, 1:, None])
+    except (AssertionError, AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        raise ScoringError(
+            f"model: found {name}, which cannot go on from its cache ({error}); allowed: one that can"
+        ) from None
+    finally:
+        later.end()
+    expected = told[-len(suffix) :].double().sum().item()
+    exact = model.dtype == torch.float32 and not getattr(model, "is_quantized", False)
+    if not abs(found - expected) <= (1e-3 if exact else 0.2) * max(1.0, abs(expected) ** 0.5):
+        raise ScoringError(
+            f"model: found {name}, which gives {found:.4f} from its cache and {expected:.4f} for the same text as a "
+            "whole; allowed: one for which these are equal"
+        )
+    _CHECKED.add(model)
+
 
 def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prompt: bool):
     """Yields for each batch its texts and, for all suffixes in their order, the log-probabilities of the labels' tokens
@@ -38,9 +101,10 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
     Texts of like length come together, longest first, so that padding is small and memory runs out at once if ever;
     then batches get smaller.
     """
-    left = sorted(texts, key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
+    limit = max(1, _LOGITS // model.config.get_text_config(decoder=True).vocab_size)
+    left = [part for text in texts for part in text.within(limit)]
+    left.sort(key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
     budget = batch_tokens or _batch_tokens(model)
-    places = max(1, _LOGITS // model.config.get_text_config(decoder=True).vocab_size)
     copied = model.config.is_encoder_decoder or not _plain(DynamicCache(config=model.config))
     while left:
         count, kept, labels = 0, 0, 0
@@ -51,7 +115,7 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
             tokens = len(left[0].prefix) + max(map(len, text.suffixes))
             kept += max(len(left[0].prefix), copies * tokens)
             labels += 1 + sum(map(len, text.suffixes))
-            if count and (kept > budget or labels > places):
+            if count and (kept > budget or labels > limit):
                 break
             count += 1
         batch, later = left[:count], _Later()
@@ -59,8 +123,10 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
             with torch.inference_mode():
                 found = _score(model, batch, pad, whole_prompt, later)
         except RuntimeError as error:
-            if count == 1 or not should_reduce_batch_size(error):
+            if not should_reduce_batch_size(error) or (count == 1 and len(batch[0].columns) == 1):
                 raise
+            if count == 1:
+                left[:1] = batch[0].halves()
             budget = max(1, min(budget, kept) // 2)
             clear_device_cache(garbage_collection=True)
             continue
@@ -101,7 +167,7 @@ def _score(model, batch: list[Text], pad: int, whole_prompt: bool, later: "_Late
     if decodes:
         # the token that every answer begins with predicts the first of each suffix
         begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
-        start = model.prepare_decoder_input_ids_from_labels(follow[begin, :1])
+        start = torch.full_like(follow[begin, :1], model.config.decoder_start_token_id)
         out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
         last, cache = out.logits[:, -1], out.past_key_values
         if goes_on:

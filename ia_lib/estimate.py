@@ -77,10 +77,13 @@ def estimate(run: Settings, source: str, report: dict | None = None) -> Estimate
 
 def assumptions() -> str:
     """The formula and the assumed numbers, to be printed under the estimates."""
-    gpus = "; ".join(f"{name} {share:.0%} of {peak:g} TFLOP/s, {gib} GiB" for name, (peak, share, gib) in GPUS.items())
+    gpus = "; ".join(
+        f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in GPUS.items()
+    )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens) / (peak x assumed share): "
-        f"{gpus}. Memory: 16 bytes a parameter and a batch's activations to train, 4 (int8: 1) to score. Where no data "
+        f"{gpus}. In float32 a GPU takes several times as long. "
+        "Memory: 16 bytes a parameter and a batch's activations to train, 4 (int8: 1) to score. Where no data "
         f"stage has counted them: {ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )

@@ -138,7 +138,10 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
 def loss_curve(log: pd.DataFrame, title: str = "Loss") -> go.Figure:
     """Training and validation loss (nats) against steps; `log` has the lines of log.jsonl."""
     figure = go.Figure()
-    for name, label, mode in (("loss", "training", "lines"), ("validation_loss", "validation", "lines+markers")):
+    for name, label, mode in (
+        ("loss", "training", "lines+markers"),
+        ("validation_loss", "validation", "lines+markers"),
+    ):
         if name in log:
             part = log.dropna(subset=[name])
             figure.add_scatter(
@@ -169,10 +172,12 @@ class LiveLoss:
             "finished" if step >= of else f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
         )
         figure = loss_curve(pd.DataFrame(self.records), f"Loss: step {step:,} of {of:,}, {when}")
+        # as data, since a figure that displays itself could not be drawn over
+        shown = figure._repr_mimebundle_()
         if self.handle is None:
-            self.handle = display(figure, display_id=True)
+            self.handle = display(shown, raw=True, display_id=True)
         else:
-            self.handle.update(figure)
+            self.handle.update(shown, raw=True)
 
 
 def _per_row(results: pd.DataFrame) -> pd.DataFrame:

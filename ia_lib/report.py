@@ -291,7 +291,12 @@ def _headline(table: pd.DataFrame) -> list[dict]:
     """Retention, gain and transfer of every run that began with another one's model."""
     if table.empty or table["difference"].isna().all():
         return []
-    return comparison.headline(table).to_dict("records")
+    lines = comparison.headline(table)
+    group = table[(table["language"] == "all") & (table["prompt"] == "all")]
+    limit = group.drop_duplicates(["dataset", "task", "group"]).set_index(["dataset", "task", "group"])["chance_high"]
+    # of what is no better than guessing nothing can be kept
+    above = [line.base > limit[line.dataset, line.task, line.group] for line in lines.itertuples()]
+    return lines.assign(kept=lines["kept"].where(above)).to_dict("records")
 
 
 def _rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, dict[str, list[dict]]]:
@@ -307,6 +312,11 @@ def _rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, dict[str, list[dict]]]
     first = next(iter(runs.values()))
     found = comparison.rules(scores, first.groups, {}, bases, first.seed)
     claims = comparison.conclusions(found[(found["language"] == "all") & (found["task"] != "all")])
+    # which of several runs is the best says nothing where none is above chance
+    place = ["dataset", "task", "group"]
+    told = found[~found["within_chance"]].groupby(place).size()
+    settled = pd.MultiIndex.from_frame(claims[place]).isin(told.index)
+    claims = claims[(claims["claim"] != "highest score") | settled]
     lengths = {name: comparison.label_lengths(table).round(1).to_dict("records") for name, table in scores.items()}
     return claims, lengths
 
@@ -356,6 +366,8 @@ def _notebooks(evaluated: list[tuple], folder: Path, plotly: str | None) -> dict
             notebook = nbformat.read(path, as_version=4)
             for cell in notebook.cells:
                 for output in cell.get("outputs", []):
+                    for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
+                        output.get("data", {}).pop(kind, None)
                     if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
                         drawn = {"data": drawn["data"], "layout": drawn["layout"]}
                         output["data"]["text/html"] = pio.to_html(drawn, full_html=False, include_plotlyjs=False)

@@ -19,14 +19,10 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ia_lib.continuations import Text, run
+from ia_lib.continuations import ScoringError, Text, check, run
 from ia_lib.prompts import in_chat
 
 RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean")
-
-
-class ScoringError(ValueError):
-    """A prompt and label that cannot be scored; the message names both and their tokens."""
 
 
 def apply_rule(
@@ -113,30 +109,54 @@ def label_logprobs(
     before the answer; with `chat` it is a user's turn and a label an assistant's, in the tokenizer's chat template, as
     `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
     position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
-    compares with. `max_length` is in tokens, label included. `batch_tokens` bounds the tokens that a batch holds in
-    the model's cache (default: about 64 MB of them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is
-    halved when memory runs out. Results do not depend on it beyond rounding. `progress` shows a bar, or is called with
-    (prompts done, prompts in all) after every batch.
+    compares with. `max_length` is in tokens, label included, and never more than the
+    model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 64 MB of
+    them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is halved when memory runs out. Results do not
+    depend on it beyond rounding. `progress` shows a bar, or is called with (prompts done, prompts in all) after every
+    batch.
 
     Raises, before the model runs, ScoringError for an empty label, a label whose tokens vanish or are all there is
-    (nothing to predict them from), and a label that does not fit into `max_length`; ValueError for what
-    `prompts.in_chat` refuses and for `chat` with an encoder-decoder model.
+    (nothing to predict them from), a label that does not fit into `max_length`, a token that the model does not know
+    and a model that cannot go on from its cache; ValueError for what `prompts.in_chat` refuses and for `chat` with an
+    encoder-decoder model.
     """
+    for name, given in (("prompts", prompts), ("labels", labels)):
+        if isinstance(given, str):
+            raise ValueError(f"{name}: found the text {given[:40]!r}; allowed: a list")
+    prompts, labels = list(prompts), list(labels)
     shared = bool(labels) and isinstance(labels[0], str)
     per_prompt = [list(labels)] * len(prompts) if shared else [list(row) for row in labels]
     if len(per_prompt) != len(prompts) or len({len(row) for row in per_prompt}) > 1:
         raise ValueError("labels: give one list for all prompts, or one list of the same length for each prompt")
+    if getattr(model, "peft_config", None) and hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            raise ScoringError(
+                "model: found prompt learning by PEFT; allowed: adapters that lie in the model, as LoRA's"
+            )
+        model = model.get_base_model()
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ScoringError(
             f"model: found {type(model).__name__}; allowed: one with past_key_values, from which every label continues"
         )
+    # a model with a table of positions has no more of them
+    max_length = min(max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length)
     if model.config.is_encoder_decoder:
+        if model.config.decoder_start_token_id is None:
+            raise ScoringError(
+                f"model: found {type(model).__name__} without decoder_start_token_id; allowed: set it in model.config "
+                "(for mBART the code of the answers' language)"
+            )
         for name, given in (("chat", chat), ("prompt_logprob", prompt_logprob)):
             if given:
                 raise ValueError(f"{name}: found True; allowed: False for an encoder-decoder model")
         texts = _tokenise_apart(tokenizer, prompts, per_prompt, max_length)
     else:
         texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat)
+    known = model.get_input_embeddings().weight.shape[0]
+    if texts and (most := max(map(_highest, texts))) >= known:
+        raise ScoringError(
+            f"tokenizer: found the token {most}; allowed: below {known}, the tokens that the model knows"
+        )
     shape = (len(prompts), len(per_prompt[0]) if per_prompt else len(labels) if shared else 0)
     empty = None
     if content_free is not None:
@@ -158,8 +178,10 @@ def label_logprobs(
     logprob, before = np.zeros(shape), np.zeros(shape)
     done = 0
     bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
+    was_training, pad = model.training, tokenizer.pad_token_id or 0
     model.eval()
-    for batch, values, others in run(model, texts, batch_tokens, tokenizer.pad_token_id or 0, prompt_logprob):
+    check(model, texts, pad)
+    for batch, values, others in run(model, texts, batch_tokens, pad, prompt_logprob):
         rows = [text.row for text in batch for _ in text.columns]
         columns = [column for text in batch for column in text.columns]
         logprob[rows, columns], before[rows, columns] = values, others
@@ -170,6 +192,7 @@ def label_logprobs(
         if callable(progress):
             progress(done, len(prompts))
     bar.close()
+    model.train(was_training)
     return LabelScores(
         label_logprob=logprob,
         label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
@@ -177,6 +200,10 @@ def label_logprobs(
         prompt_logprob=before if prompt_logprob else None,
         content_free_logprob=empty,
     )
+
+
+def _highest(text: Text) -> int:
+    return max(map(max, filter(None, [text.prefix, *text.suffixes])))
 
 
 def tokens(

@@ -212,7 +212,7 @@ class EvaluateSettings(_Part):
     examples: Count | None = None
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
-    scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char"] = "label_sum"
+    scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char", "calibrated"] = "label_sum"
     prompt_logprob: bool = False
     majority_of: Literal["train", "test"] = "train"
     quantisation: Literal["none", "int8", "nf4"] = "none"

@@ -251,14 +251,22 @@ def execute(stage: Stage) -> None:
     if stage.run and stage.run.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        papermill.execute_notebook(
-            root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
-            running,
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=root(),
-        )
+        for attempt in range(5):
+            try:
+                papermill.execute_notebook(
+                    root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
+                    running,
+                    parameters=parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    cwd=root(),
+                )
+                break
+            except RuntimeError as error:
+                # two kernels that start at once can pick the same port; nothing has run then, so begin again
+                if attempt == 4 or "Kernel died before replying" not in str(error):
+                    raise
+                time.sleep(attempt + 1)
     except (PapermillExecutionError, DeadKernelError):
         if stage.run and not stage.run.share_text:
             _hide_text(running)

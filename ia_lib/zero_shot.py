@@ -8,17 +8,23 @@ processes (`accelerate launch`) share the parts between them and end with the sa
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ia_lib import continuations, scoring
 from ia_lib import prompts as templates
 from ia_lib.evaluation import dataset_and_task
 from ia_lib.scoring import label_logprobs
@@ -41,6 +47,8 @@ SCORE_COLUMNS = [
 ]
 # What stands for the text where a prompt is to have no content (Zhao et al., arXiv 2102.09690).
 CONTENT_FREE = "N/A"
+_PART = re.compile(r"[0-9a-f]{64}\.(parquet|[0-9a-f]{32})")
+_OLD = 24 * 3600  # seconds
 
 
 def score(
@@ -58,20 +66,24 @@ def score(
 
     `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
     `prompts.classification_prompts`. A task whose name begins with its corpus (nusax/sentiment) gets that as `dataset`.
-    `cache` is a folder for finished parts; those that this call has no use for are removed from it. `progress` shows a
-    bar, and is called with (prompts done, prompts in all) if it can be. `more` goes to `scoring.label_logprobs`.
+    `cache` is a folder for finished parts; those that this call has no use for are removed when they are a day old.
+    `progress` shows a bar, and is called with (prompts done, prompts in all) if it can be. `more` goes to
+    `scoring.label_logprobs`.
 
     Returns a table with `SCORE_COLUMNS`; `prompt` is the template's number from 1, counted on through the wordings,
     `gold` the text's true label and `label` the one scored, whatever the wording calls it. Under `accelerate launch`
-    every process scores its share of the parts and gets the whole table.
+    every process scores its share of the parts and gets the whole table. Raises ValueError for a text without language,
+    and for two of one id.
     """
+    cache = Path(cache) if cache else None
     parts = list(_parts(data, labels, wordings))
     total = sum(len(part["prompts"]) for part in parts)
     identity = _identity(model, tokenizer) if cache else ""
     paths = [cache / f"{_digest([identity, part, more])}.parquet" if cache else None for part in parts]
     if cache:
         cache.mkdir(parents=True, exist_ok=True)
-    state = PartialState(cpu=model.device.type == "cpu")
+    # the processes may end far apart
+    state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=2))
     mine = range(state.process_index, len(parts), state.num_processes)
     done, found = 0, []
     with tqdm(total=total, desc="scoring", unit="prompt", disable=progress is False) as bar:
@@ -83,12 +95,11 @@ def score(
 
         for number in mine:
             part, path = parts[number], paths[number]
-            if path and path.is_file():
-                frame = pd.read_parquet(path)
-            else:
+            frame = _finished(path)
+            if frame is None:
                 frame = _score(model, tokenizer, part, tell, more)
                 if path:
-                    half = path.with_suffix(f".{os.getpid()}")
+                    half = path.with_suffix(f".{uuid4().hex}")
                     frame.to_parquet(half, index=False)
                     os.replace(half, path)
             found.append((number, frame))
@@ -97,8 +108,10 @@ def score(
     if state.num_processes > 1:
         found = gather_object(found)
     if cache and state.is_main_process:
+        # not those of a process that is at work beside this one
         for path in set(cache.iterdir()) - set(paths):
-            path.unlink()
+            if _PART.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD:
+                path.unlink(missing_ok=True)
     if not found:
         return pd.DataFrame(columns=SCORE_COLUMNS)
     # in the order of tasks and texts, and of each text its prompts, whatever the order of the work
@@ -113,6 +126,12 @@ def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str])
     """What is asked in each part, as plain values, of which the cache's name is made."""
     everything = data.to_pandas()
     everything["row"] = np.arange(len(everything))
+    if everything["language"].isna().any():
+        raise ValueError(
+            f"language: found nothing in row {int(everything['language'].isna().argmax())}; allowed: a code"
+        )
+    if (twice := everything.duplicated(["task", "language", "example"])).any():
+        raise ValueError(f"example: found {everything['example'][twice].iloc[0]!r} twice; allowed: ids of their own")
     for task_number, task in enumerate(sorted(set(everything["task"]))):
         names, kind = labels[task], task.rpartition("/")[2]
         for language, rows in everything[everything["task"] == task].groupby("language", sort=False):
@@ -135,6 +154,14 @@ def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str])
                         "prompts": [texts[number] for texts in asked],
                         "content_free": template,
                     }
+
+
+def _finished(path: Path | None) -> pd.DataFrame | None:
+    """A part that was scored before; None if there is none, or a damaged one."""
+    try:
+        return pd.read_parquet(path) if path and path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.DataFrame:
@@ -169,7 +196,12 @@ def _identity(model, tokenizer) -> list:
     config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
     written = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
     chat = tokenizer.chat_template
-    return [weights.hexdigest(), str(config), str(model.dtype), model.device.type, torch.__version__, written, chat]
+    adapters = str(getattr(model, "peft_config", None))
+    code = [Path(module.__file__).read_text(encoding="utf-8") for module in (scoring, continuations, templates)]
+    return [
+        *(weights.hexdigest(), str(config), str(model), adapters, str(model.dtype), model.device.type),
+        *(written, chat, str(tokenizer.special_tokens_map), torch.__version__, transformers.__version__, code),
+    ]
 
 
 def _digest(value) -> str:

@@ -81,11 +81,15 @@ def run_all(browser, lab, name: str):
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    cells = "document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')"
+    indicator = page.locator(".jp-Notebook-ExecutionIndicator").first
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=120_000)
     # cells out of sight are not drawn, so the kernel is asked: it is done when it has been idle for a while
-    page.wait_for_function(f"[...{cells}].every(e => !/\\*/.test(e.textContent))", timeout=240_000)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=240_000)
-    page.wait_for_timeout(1500)
+    quiet = 0
+    for _ in range(1200):
+        quiet = quiet + 1 if indicator.get_attribute("data-status") == "idle" else 0
+        if quiet > 12:
+            break
+        page.wait_for_timeout(250)
     assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'] pre").filter(
         has_text="Traceback"
     ).count() == 0  # fmt: skip
@@ -95,7 +99,7 @@ def run_all(browser, lab, name: str):
 def seen(page, selector: str):
     """Scroll through the notebook until something is there, since cells are drawn when they come into sight."""
     notebook = page.locator(".jp-WindowedPanel-outer").first
-    for _ in range(300):
+    for _ in range(600):
         found = page.locator(selector)
         if found.count():
             found.first.scroll_into_view_if_needed()

@@ -304,3 +304,24 @@ def test_the_key_of_a_stage_knows_what_its_files_hold(table, tmp_path):
         prompts.write_text(f'mt: ["{text} [SOURCE_TEXT] [TARGET_TEXT]"]')
         keys.add(Table(table, tmp_path).stage("tlm", "data").key)
     assert len(keys) == 2
+
+
+def test_a_kernel_that_does_not_start_is_started_again(table, tmp_path, monkeypatch):
+    import papermill
+
+    from ia_lib import stages
+
+    real, tried = papermill.execute_notebook, []
+
+    def sometimes(*given, **more):
+        tried.append(given)
+        if len(tried) < 3:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*given, **more)
+
+    monkeypatch.setattr(papermill, "execute_notebook", sometimes)
+    monkeypatch.setattr(stages.time, "sleep", lambda seconds: None)
+    stage = Table(table, tmp_path / "outputs").stage("base", "data")
+    stages.execute(stage)
+    assert stage.done
+    assert len(tried) == 3

@@ -363,3 +363,74 @@ def test_equal_to_lm_evaluation_harness(any_model, world_tokenizer):
             assert our == pytest.approx(their, abs=1e-4), pair
             compared += 1
     assert compared > 12
+
+
+def tiny(kind: str, size: int, **more):
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(kind, vocab_size=size, pad_token_id=2, bos_token_id=0, eos_token_id=1, **more)
+    which = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return which.from_config(config).eval()
+
+
+HALVES = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+          "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "d_model": 16, "init_std": 0.5}  # fmt: skip
+
+
+def test_other_families_are_right_or_refused_by_name(tokenizer, closing_tokenizer):
+    asked, size = some_prompts(4, 20), len(tokenizer)
+    model = tiny("m2m_100", size, **HALVES, decoder_start_token_id=1)
+    found = label_logprobs(model, closing_tokenizer, asked, LABELS).label_logprob
+    expected = [[naive_decoder(model, closing_tokenizer, p, label) for label in LABELS] for p in asked]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    with pytest.raises(ScoringError, match="MBartForConditionalGeneration without decoder_start_token_id"):
+        label_logprobs(tiny("mbart", size, **HALVES), closing_tokenizer, asked, LABELS)
+    narrow = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    # its positions begin behind the padding token
+    model = tiny("roberta", size, **narrow, is_decoder=True, initializer_range=0.5)
+    with pytest.raises(ScoringError, match="RobertaForCausalLM, which gives"):
+        label_logprobs(model, tokenizer, asked, LABELS)
+
+
+def test_adapters_are_scored_with_their_model(tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = get_peft_model(tiny("llama", len(tokenizer), **size), LoraConfig(init_lora_weights=False, r=2)).train()
+    asked = some_prompts(3, 10)
+    found = label_logprobs(model, tokenizer, asked, LABELS).label_logprob
+    assert model.training
+    model.eval()
+    expected = [[naive(model, tokenizer, prompt, label) for label in LABELS] for prompt in asked]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_what_the_model_has_no_room_for(tokenizer):
+    model = tiny("gpt2", len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    found = label_logprobs(model, tokenizer, ["makanan hotel " * 30], ["yes"])
+    assert (found.prompt_tokens + found.label_tokens).tolist() == [[32]]
+    assert found.cut_tokens[0, 0] > 0
+    with pytest.raises(ScoringError, match="allowed: below 300, the tokens that the model knows"):
+        label_logprobs(tiny("gpt2", 300, n_embd=16, n_layer=1, n_head=2), tokenizer, ["makanan hotel "], ["yes"])
+    for given in (("the food", ["yes"]), (["the food "], "yes")):
+        with pytest.raises(ValueError, match="allowed: a list"):
+            label_logprobs(model, tokenizer, *given)
+
+
+def test_many_labels_of_one_prompt_are_split_when_memory_runs_out(model, tokenizer, monkeypatch):
+    labels = [f"label number {i}" for i in range(20)]
+    expected = label_logprobs(model, tokenizer, ["the food is "], labels).label_logprob
+    forward = model.forward
+
+    def small(input_ids=None, past_key_values=None, use_cache=None, attention_mask=None, logits_to_keep=0):
+        if input_ids.shape[0] > 8:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return forward(
+            input_ids, past_key_values=past_key_values, use_cache=use_cache, attention_mask=attention_mask,
+            logits_to_keep=logits_to_keep,
+        )  # fmt: skip
+
+    monkeypatch.setattr(model, "forward", small)
+    found = label_logprobs(model, tokenizer, ["the food is "], labels).label_logprob
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +71,33 @@ def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeyp
     pd.testing.assert_frame_equal(first, again)
     assert not asked
     # other limits or weights: scored anew; what is of no use any more goes
+    (tmp_path / "thesis.docx").write_text("not a part")
+    for path in [*made, tmp_path / "thesis.docx"]:
+        os.utime(path, (1, 1))
     zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 12
     assert not set(made) & set(tmp_path.iterdir())
+    assert (tmp_path / "thesis.docx").exists()
     weight = model.get_input_embeddings().weight
+    before = weight.data[0, 0].item()
     try:
         weight.data[0, 0] += 1e-3
         zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     finally:
-        weight.data[0, 0] -= 1e-3
+        weight.data[0, 0] = before
     assert len(asked) == 24
+    # a damaged part is scored again, and so is everything with another token to begin with
+    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    assert len(asked) == 24
+    for part in tmp_path.glob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:200])
+    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    assert len(asked) == 36
+    other = deepcopy(tokenizer)
+    other.bos_token = "</s>"
+    zero_shot.score(model, other, data, TASKS, cache=tmp_path, max_length=500)
+    assert len(asked) == 48
+    del asked[24:]
     # a wording more: only its own prompts are scored
     zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
     zero_shot.score(model, tokenizer, data, TASKS, ("english", "indonesian"), cache=tmp_path)
@@ -138,3 +156,13 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
     assert answer.returncode == 0, answer.stderr
     for rank in (0, 1):
         assert (tmp_path / f"scores-{rank}.parquet").read_bytes() == expected
+
+
+def test_texts_that_cannot_be_told_apart_are_refused(model, tokenizer):
+    frame = some_texts().to_pandas()
+    with pytest.raises(ValueError, match="found 'e0' twice"):
+        zero_shot.score(model, tokenizer, Dataset.from_pandas(frame.assign(example="e0")), TASKS)
+    with pytest.raises(ValueError, match="nothing in row 3"):
+        zero_shot.score(
+            model, tokenizer, Dataset.from_pandas(frame.assign(language=["ind"] * 3 + [None] + ["ind"] * 20)), TASKS
+        )
