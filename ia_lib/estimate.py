@@ -83,8 +83,9 @@ def assumptions() -> str:
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
-        "Memory: 16 bytes a parameter and a batch's activations to train, 4 (int8: 1) to score. Where no data "
-        f"stage has counted them: {ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
+        "Memory: 16 bytes a parameter and a batch's activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to "
+        "score. Where no data stage has counted them: "
+        f"{ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )
 

@@ -1,6 +1,7 @@
 """JupyterLab and the report in a real Chromium. What is seen is kept as pictures in the folder that IA_SCREENSHOTS
 names, to be looked at."""
 
+import contextlib
 import json
 import os
 import re
@@ -76,16 +77,21 @@ def run_all(browser, lab, name: str):
     """Open a notebook, run all its cells and wait until they have."""
     address, token = lab
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
-    page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset", timeout=120_000)
-    page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=120_000)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset", timeout=300_000)
+    page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=300_000)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000)
     indicator = page.locator(".jp-Notebook-ExecutionIndicator").first
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=120_000)
+    for _ in range(20):
+        # as long as the notebook is not yet the one that the menu acts on, the click does nothing
+        page.locator(".jp-NotebookPanel .jp-CodeCell").first.click()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        with contextlib.suppress(sync_api.TimeoutError):
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=busy]", timeout=20_000)
+            break
     # cells out of sight are not drawn, so the kernel is asked: it is done when it has been idle for a while
     quiet = 0
-    for _ in range(1200):
+    for _ in range(2400):
         quiet = quiet + 1 if indicator.get_attribute("data-status") == "idle" else 0
         if quiet > 12:
             break

@@ -14,7 +14,6 @@ from ia_lib import evaluation, prompts, zero_shot
 from ia_lib.corpora import LABELS
 from ia_lib.scoring import label_logprobs
 
-pytestmark = pytest.mark.quick
 TASKS = {"nusax/sentiment": LABELS["sentiment"], "emotion": ["joy", "anger"]}
 
 
@@ -29,6 +28,7 @@ def some_texts(count=6) -> Dataset:
     return Dataset.from_pandas(pd.DataFrame(lines))
 
 
+@pytest.mark.quick
 def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
     data = some_texts()
     told = []
@@ -60,6 +60,7 @@ def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
     assert zero_shot.score(model, tokenizer, data.select([]), TASKS).empty
 
 
+@pytest.mark.quick
 def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeypatch):
     data = some_texts()
     first = zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
@@ -158,6 +159,7 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
         assert (tmp_path / f"scores-{rank}.parquet").read_bytes() == expected
 
 
+@pytest.mark.quick
 def test_texts_that_cannot_be_told_apart_are_refused(model, tokenizer):
     frame = some_texts().to_pandas()
     with pytest.raises(ValueError, match="found 'e0' twice"):
