@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from datasets import concatenate_datasets
 from transformers import AutoTokenizer
 
 from ia_lib import corpora, evaluation, minilab, tuning, zero_shot
 from ia_lib.paths import root
 from ia_lib.runs import Table
 
-CODES = ["eng", "ind", "sun", "jav"]
+CODES, TEXTS = ["eng", "ind", "sun", "jav"], 100
 WAYS = {
     "float32": ("none", "float32"),
     "bfloat16": ("none", "bfloat16"),
@@ -47,7 +48,9 @@ def main() -> None:
     else:
         source = sys.argv[1]
         folder, corpus = Path(os.environ.get("IA_DATA") or root() / "../shared/data"), "nusax"
-    tests = corpora.labelled(folder, "sentiment", CODES, "test", corpus)
+    tests = concatenate_datasets(
+        [corpora.labelled(folder, "sentiment", [code], "test", corpus).select(range(TEXTS)) for code in CODES]
+    )
     device = tuning.device(os.cpu_count())
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows, answers = [], {}

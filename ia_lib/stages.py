@@ -42,10 +42,10 @@ STAGE_CODE = {
     ),
     "tune": ("prompts", "replay", "tuning", "minilab"),
     "evaluate": (
-        *("languages", "formats", "corpora", "noise", "prompts", "alignment", "inputs", "tuning", "scoring"),
-        *("zero_shot", "evaluation", "heldout", "resampling", "minilab"),
+        *("languages", "formats", "corpora", "noise", "prompts", "alignment", "inputs", "tuning"),
+        *("continuations", "scoring", "zero_shot", "evaluation", "heldout", "resampling", "minilab"),
     ),
-    "report": ("figures", "report", "languages", "evaluation", "resampling"),
+    "report": ("figures", "report", "languages", "evaluation", "resampling", "comparison", "papers", "published"),
 }
 _PACKAGES = (
     "ia_lib",

@@ -16,11 +16,11 @@ from urllib.request import urlopen
 
 import nbformat
 import pytest
+from playwright import sync_api
 
 from ia_lib.report import find_chromium
 from ia_lib.runs import root
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is found (install chromium)")
 
 

@@ -284,14 +284,13 @@ def test_the_vocabulary_is_computed_at_label_places_alone(model, tokenizer):
     assert sum(rows) <= 30 + found.label_tokens.sum()
 
 
-def test_less_memory_makes_smaller_batches(model, tokenizer, monkeypatch):
-    asked = some_prompts(30, 40)
-    expected = label_logprobs(model, tokenizer, asked, LABELS).label_logprob
+def with_room_for(rows: int, model, monkeypatch) -> list[int]:
+    """Let memory run out above so many rows; returns the numbers of rows that were tried."""
     forward, seen = model.forward, []
 
     def small(input_ids=None, past_key_values=None, use_cache=None, attention_mask=None, logits_to_keep=0):
         seen.append(input_ids.shape[0])
-        if input_ids.shape[0] > 20:
+        if input_ids.shape[0] > rows:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return forward(
             input_ids, past_key_values=past_key_values, use_cache=use_cache, attention_mask=attention_mask,
@@ -299,6 +298,13 @@ def test_less_memory_makes_smaller_batches(model, tokenizer, monkeypatch):
         )  # fmt: skip
 
     monkeypatch.setattr(model, "forward", small)
+    return seen
+
+
+def test_less_memory_makes_smaller_batches(model, tokenizer, monkeypatch):
+    asked = some_prompts(30, 40)
+    expected = label_logprobs(model, tokenizer, asked, LABELS).label_logprob
+    seen = with_room_for(20, model, monkeypatch)
     found = label_logprobs(model, tokenizer, asked, LABELS)
     np.testing.assert_allclose(found.label_logprob, expected, atol=1e-5)
     assert max(seen) > 20 >= seen[-1]
@@ -393,6 +399,17 @@ def test_other_families_are_right_or_refused_by_name(tokenizer, closing_tokenize
         label_logprobs(model, tokenizer, asked, LABELS)
 
 
+def test_a_model_is_trusted_only_when_it_has_gone_on(tokenizer, monkeypatch):
+    from ia_lib import continuations
+
+    model = tiny("gpt2", len(tokenizer), n_embd=16, n_layer=1, n_head=2, initializer_range=0.5)
+    label_logprobs(model, tokenizer, ["the food "], ["a", "b"])
+    # a family that goes on wrongly is found out by the first label of several tokens, whatever was scored before
+    monkeypatch.setattr(continuations, "_continue", lambda cache, rows: cache.layers[0].keys.mul_(-1))
+    with pytest.raises(ScoringError, match="GPT2LMHeadModel, which gives"):
+        label_logprobs(model, tokenizer, ["the food "], ["sangat tidak bagus"])
+
+
 def test_adapters_are_scored_with_their_model(tokenizer):
     from peft import LoraConfig, get_peft_model
 
@@ -421,16 +438,6 @@ def test_what_the_model_has_no_room_for(tokenizer):
 def test_many_labels_of_one_prompt_are_split_when_memory_runs_out(model, tokenizer, monkeypatch):
     labels = [f"label number {i}" for i in range(20)]
     expected = label_logprobs(model, tokenizer, ["the food is "], labels).label_logprob
-    forward = model.forward
-
-    def small(input_ids=None, past_key_values=None, use_cache=None, attention_mask=None, logits_to_keep=0):
-        if input_ids.shape[0] > 8:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-        return forward(
-            input_ids, past_key_values=past_key_values, use_cache=use_cache, attention_mask=attention_mask,
-            logits_to_keep=logits_to_keep,
-        )  # fmt: skip
-
-    monkeypatch.setattr(model, "forward", small)
+    with_room_for(8, model, monkeypatch)
     found = label_logprobs(model, tokenizer, ["the food is "], labels).label_logprob
     np.testing.assert_allclose(found, expected, atol=1e-5)
