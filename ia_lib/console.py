@@ -106,6 +106,9 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for stage in [*stages, *([] if runs else [table.report()])]:
         note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
         print(f"  {stage!s:<36} {stage.status}{note}   {_what(stage)}")
+    wanted = table.to_download(runs)
+    for what in wanted:
+        print(f"  to be downloaded: {what}")
     header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>9}"
     print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
     for run in dict.fromkeys(stage.run.name for stage in stages):
@@ -116,7 +119,7 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
 def _estimated(table: "Table", run) -> str:
     data = table.stage(run.name, "data").folder / "report.json"
     report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
-    found = estimate(run, "" if run.model.new else table.origin(run), report)
+    found = estimate(run, table.origin(run), report)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from ia_lib.paths import root
-from ia_lib.settings import Settings
+from ia_lib.settings import New, Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
@@ -45,9 +45,9 @@ class Estimate:
     hours: dict[str, float] | None
 
 
-def estimate(run: Settings, source: str, report: dict | None = None) -> Estimate:
-    """Estimate a run whose model comes from `source` (a name or folder); `report` is its data stage's report, if that
-    is finished."""
+def estimate(run: Settings, source: str | New, report: dict | None = None) -> Estimate:
+    """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
+    data stage's report, if that is finished."""
     steps = ((report or {}).get("steps", run.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
@@ -57,7 +57,7 @@ def estimate(run: Settings, source: str, report: dict | None = None) -> Estimate
     }
     per_step = run.new_per_step * run.uses_new * lengths["new"] + run.old_per_step * run.uses_old * lengths["old"]
     tokens = round(steps * per_step)
-    texts, parameters = _texts(run), _parameters(run, source)
+    texts, parameters = _texts(run), _parameters(source)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
@@ -90,10 +90,9 @@ def assumptions() -> str:
     )
 
 
-def _parameters(run: Settings, source: str) -> int | None:
-    if run.model.new:
-        new = run.model.new
-        return new.vocabulary * new.hidden + new.layers * 12 * new.hidden**2
+def _parameters(source: str | New) -> int | None:
+    if isinstance(source, New):
+        return source.vocabulary * source.hidden + source.layers * 12 * source.hidden**2
     name = source.rpartition("/")[2].replace("bloomz", "bloom")
     if name in _MILLIONS:
         return _MILLIONS[name] * 10**6

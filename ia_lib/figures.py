@@ -9,8 +9,8 @@ import plotly.io as pio
 from ia_lib.languages import GROUPS
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-_GREY = "#666666"
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7A7A7A"]
+_GREY = "#7A7A7A"  # seen on a light page and on a dark one
 CHANCE = "uniform chance"
 MAJORITY = "majority label"
 
@@ -41,7 +41,7 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
                 "array": part["high"] - part["weighted_f1"],
                 "arrayminus": part["weighted_f1"] - part["low"],
                 "thickness": 1,
-                "color": "#333333",
+                "color": _GREY,
             },
             hovertemplate="%{x}<br>" + row + ": %{y:.1f}<extra></extra>",
         )

@@ -179,6 +179,24 @@ def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
     return found
 
 
+def to_download(run: Settings, folder: Path) -> list[str]:
+    """What the run reads that is not on this machine yet, in words: published files, and pools drawn from afar."""
+    found = []
+    for stage in ("data", "evaluate"):
+        for name in [name for name, path in read_files(run, folder, stage).items() if path is None]:
+            source, _, file = name.partition("/")
+            place = sources.location(source, file, run.mirror)
+            if isinstance(place, str) and not (sources.cache_folder() / source / file).is_file():
+                found.append(f"{name} from {place}")
+    if run.uses_old and run.past and (run.past.url or run.past.xp3):
+        for place in [run.past.url] if run.past.url else [_xp3(code, run.mirror) for code in run.past.xp3]:
+            try:
+                Jsonl(place, cache=sources.cache_folder() / "past", offline=True)
+            except CorpusError:
+                found.append(f"parts of {place}")
+    return list(dict.fromkeys(found))
+
+
 def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
     """Licence, citation and checksums of the published files that a stage has read, for its manifest."""
     by_source: dict[str, list[Path]] = {}

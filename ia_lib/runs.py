@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from huggingface_hub import try_to_load_from_cache
 
 from ia_lib import console, inputs, tables
 from ia_lib.formats import CorpusError
 from ia_lib.paths import locate, root
 from ia_lib.prompts import PromptError
-from ia_lib.settings import DataSettings, EvaluateSettings, Settings, SettingsError, TuneSettings
+from ia_lib.settings import DataSettings, EvaluateSettings, New, Settings, SettingsError, TuneSettings
 from ia_lib.sources import SourceError
 from ia_lib.stages import (
     JOB,
@@ -136,6 +137,12 @@ class Table:
         for name in runs or []:
             self.run(name)
         self.check(runs)
+        for what, run in self.to_download(runs).items():
+            if run.offline:
+                raise SettingsError(
+                    f"{run.place}, run {run.name!r}: {what} is not on this machine, and offline is set; "
+                    "run once with internet and without offline"
+                )
         failed = self.make([stage for stage in self.stages(runs) if not stage.done], runs, cores)
         report = self.report(finished_only=True)
         if report.needs and not report.done:
@@ -202,7 +209,25 @@ class Table:
             try:
                 inputs.check(settings, self.lab(settings), self.past(settings))
             except (CorpusError, SourceError, PromptError) as error:
-                raise SettingsError(f"{self.path}, run {run!r}: {error}") from None
+                raise SettingsError(f"{settings.place}, run {run!r}: {error}") from None
+
+    def to_download(self, runs: list[str] | None = None) -> dict[str, Settings]:
+        """What the unfinished stages of the runs need that is not on this machine yet, and the first run that does."""
+        found: dict[str, Settings] = {}
+        for stage in self.stages(runs):
+            run, owner = stage.run, self._owner(stage.run)
+            if stage.done:
+                continue
+            for what in inputs.to_download(run, self.lab(run)):
+                found.setdefault(what, run)
+            if owner.model.name:
+                name, revision = _outside(owner)
+                here = Path(name).is_dir() or isinstance(
+                    try_to_load_from_cache(name, "config.json", revision=revision), str
+                )
+                if not here:
+                    found.setdefault(f"the model {name}", owner)
+        return found
 
     def lab(self, run: Settings) -> Path:
         """The folder that `inputs` reads from: the mini lab's files, made once per seed and size, or the real data."""
@@ -237,10 +262,10 @@ class Table:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
         return (str(self.stage(run.name, "tune").folder / "model"), None) if run.trains else self.model(run)
 
-    def origin(self, run: Settings) -> str:
-        """The name or folder of the model at the beginning of the run's chain; empty if that is a new one."""
+    def origin(self, run: Settings) -> str | New:
+        """The model at the beginning of the run's chain: its name or folder, or what a new one looks like."""
         owner = self._owner(run)
-        return "" if owner.model.new else _outside(owner)[0]
+        return owner.model.new or _outside(owner)[0]
 
     def _owner(self, run: Settings) -> Settings:
         """The run at the beginning of the chain, whose model is new or comes from outside."""
@@ -311,7 +336,7 @@ class Table:
         if name in ("data", "evaluate"):
             for entry, path in inputs.read_files(run, self.lab(run), name).items():
                 if path is not None and not path.is_file():
-                    raise SettingsError(f"{self.path}, run {run.name!r}: {path}: there is no such file")
+                    raise SettingsError(f"{run.place}, run {run.name!r}: {path}: there is no such file")
                 # what is to be fetched is pinned, or recorded at its first download
                 files[entry] = hash_file(path) if path else "fetched"
         owner = self._owner(run)
@@ -325,7 +350,7 @@ def _outside(run: Settings) -> tuple[str, str | None]:
     """A model's name as a folder's path, if there is such a folder, or as a Hub name; and its revision."""
     path = locate(run.model.name, run.home)
     if run.model.name.startswith(("/", ".", "~")) and not path.is_dir():
-        raise SettingsError(f"run {run.name!r}, field 'model.name': {path}: there is no such folder")
+        raise SettingsError(f"{run.place}, run {run.name!r}, field 'model.name': {path}: there is no such folder")
     return (str(path.resolve()) if path.is_dir() else run.model.name), run.model.revision
 
 

@@ -137,7 +137,6 @@ class Model(_Part):
         return self
 
 
-# The parts a row can have, by the fields that hold them.
 PARTS = {"past": Past, "model": Model, "new": New, "mixture": Mixture, "lab": Lab, "parallel": Parallel, "tests": Test}
 
 
@@ -229,6 +228,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     fidelity: Literal["paper", "released", "corrected"] = "corrected"
     reproduces: list[str] = []  # the published cells that this run is to be compared with
     home: str = Field("", exclude=True)  # the table's folder, beside which its files are looked for first
+    place: str = Field("", exclude=True)  # the table's file and line where the row begins
     seed: int = Field(1, ge=0, strict=True)
     threads: Count = 1
 
@@ -270,8 +270,8 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
                     f"run {self.name!r}, field {name!r}: found {getattr(self, name)!r}, which an encoder-decoder model "
                     "cannot do; allowed: chat: false, loss: answer, and a scoring rule over the label alone"
                 )
-        names = ("max_length", "end_of_sequence", "cut", "chat")
-        return {**{name: getattr(self, name) for name in names}, "encoder_decoder": encoder_decoder}
+        same = self.model_dump(include={"max_length", "end_of_sequence", "cut", "chat"})
+        return {**same, "encoder_decoder": encoder_decoder}
 
     def plan(self) -> dict[str, Any]:
         """The keyword arguments of `alignment.Plan`."""

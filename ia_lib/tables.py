@@ -15,7 +15,8 @@ from ruamel.yaml.error import YAMLError
 
 from ia_lib.settings import PARTS, Refusal, Settings, SettingsError
 
-_FIELDS = [field for field in Settings.model_fields if field != "row"]
+_OURS = ("row", "home", "place")  # fields that are filled in here
+_FIELDS = [field for field in Settings.model_fields if field not in _OURS]
 
 
 def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
@@ -24,7 +25,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
     Raises SettingsError for anything that is wrong, before any work.
     """
     path = Path(path)
-    if changes is not None and (not isinstance(changes, dict) or {"name", "row"} & set(changes)):
+    if changes is not None and (not isinstance(changes, dict) or {"name", *_OURS} & set(changes)):
         raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
     table = _read(path)
     for key in table:
@@ -47,8 +48,9 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
             where = f"{path}, line {rows.lc.item(i)[0] + 1}, run {i + 1}"
             raise SettingsError(f"{where}, field 'name': found {_plain(entry)!r}; allowed: a row with a name")
         for holder in (entry, defaults):
-            if "row" in holder:
-                raise SettingsError(_where(path, holder, "row") + f", run {entry['name']!r}" + _unknown("row", _FIELDS))
+            for key in _OURS:
+                if key in holder:
+                    raise SettingsError(_where(path, holder, key) + f", run {entry['name']!r}" + _unknown(key, _FIELDS))
         changed = (changes or {}) if entry["name"] == row else {}
         for seed in seeds or [None]:
             values = {**_plain(defaults), **_plain(entry), "row": entry["name"]}
@@ -59,9 +61,10 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 run = Settings.model_validate(values)
             except ValidationError as error:
                 raise SettingsError(_explain(error, path, defaults, entry, changed)) from None
-            run = run.model_copy(update={"home": str(path.resolve().parent)})
+            place = f"{path}, line {rows.lc.item(i)[0] + 1}"
+            run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
             runs.append(_at_seed(run, seed) if seed is not None else run)
-    _check_references(path, rows, runs)
+    _check_references(runs)
     return runs
 
 
@@ -112,11 +115,10 @@ def _at_seed(run: Settings, seed: int) -> Settings:
     return run.model_copy(update=update)
 
 
-def _check_references(path: Path, rows: list, runs: list[Settings]) -> None:
+def _check_references(runs: list[Settings]) -> None:
     by_name: dict[str, Settings] = {}
-    lines = {row["name"]: rows.lc.item(i)[0] + 1 for i, row in enumerate(rows)}
     for run in runs:
-        where = f"{path}, line {lines[run.row]}, run {run.row!r}"
+        where = f"{run.place}, run {run.row!r}"
         if run.name in by_name or run.name in ("report", "lab"):
             raise SettingsError(
                 f"{where}, field 'name': found {run.name!r}; allowed: a name no other run or folder has"
@@ -160,7 +162,7 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
         inside: Any = Settings
         for part in location[:-1]:
             inside = PARTS.get(part, inside)
-        text = _unknown(location[-1], [f for f in inside.model_fields if f != "row"]).removeprefix(
+        text = _unknown(location[-1], [f for f in inside.model_fields if f not in _OURS]).removeprefix(
             f", field {location[-1]!r}: "
         )
     elif problem["type"] == "missing":

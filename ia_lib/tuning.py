@@ -24,6 +24,7 @@ from transformers import (
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
 from ia_lib import prompts, replay
+from ia_lib.settings import New
 
 
 def device(threads: int = 1) -> str:
@@ -57,9 +58,9 @@ def load_model(
     return fuse_gelu(model.to(device) if quantisation == "none" else model)
 
 
-def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
-    """Whether the model in a folder or of a Hub name has a decoder of its own; a new one's source is empty."""
-    return bool(source) and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
+def is_encoder_decoder(source: str | New, revision: str | None = None) -> bool:
+    """Whether the model in a folder or of a Hub name has a decoder of its own; a new one has not."""
+    return isinstance(source, str) and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:

@@ -296,6 +296,28 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
 
 
 @pytest.mark.quick
+def test_what_would_be_downloaded_is_said_and_offline_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = tmp_path / "far.yaml"
+    defaults = f"corpus: nusax, data_dir: {tmp_path}, model: {{name: some/model}}, past: {{xp3: [en]}}, offline: true"
+    path.write_text(f"defaults: {{{defaults}}}\nruns:\n  - {{name: a, objective: tlm, replay: 10}}\n")
+    assert main(["plan", str(path), "--outputs", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for what in (
+        "nusax/mt/train.csv from http",
+        "nusax/sentiment/english/test.csv from",
+        "merged_en.jsonl",
+        "some/model",
+    ):
+        assert what in said.split("estimated")[0]
+    assert main(["run", str(path), "--outputs", str(tmp_path)]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"{path}, line 3, run 'a': nusax/mt/train.csv")
+    assert "offline is set" in message
+    assert not (tmp_path / "far" / "a").exists()
+
+
 def test_the_key_of_a_stage_knows_what_its_files_hold(table, tmp_path):
     prompts = tmp_path / "own.yaml"
     table.write_text(table.read_text().replace("objective: tlm", "objective: mt, templates: own.yaml"))

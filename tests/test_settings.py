@@ -1,7 +1,10 @@
+import re
+
 import pytest
 
 from ia_lib import fidelity, tables
 from ia_lib.runs import root
+from ia_lib.settings import PARTS, Settings
 
 pytestmark = pytest.mark.quick
 
@@ -147,6 +150,19 @@ def test_every_reading_is_explained():
         said = [cell.strip() for cell in line.split("|")[2:5]]
         shown = [{True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else v for v in reading]
         assert said == [", ".join(v) if isinstance(v, list) else str(v) for v in shown], field
+
+
+def test_every_field_stands_in_the_docs():
+    text = (root() / "docs" / "settings.md").read_text()
+    for part in (Settings, *PARTS.values()):
+        for field in part.model_fields:
+            assert re.search(rf"`{field}[`:]", text) or field in ("row", "home", "place"), field
+    lines = dict(line[2:].split(" | ")[:2] for line in text.splitlines() if line.startswith("| `") and " †" not in line)
+    for field, default in lines.items():
+        for name, said in zip(re.findall(r"`(\w+)`", field), default.replace(",", " ").split(), strict=False):
+            plain = Settings.model_fields[name].default
+            if type(plain) in (int, float) and plain < 1000:
+                assert float(said) == plain, field
 
 
 def test_the_papers_table_has_every_published_model():
