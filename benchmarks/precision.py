@@ -43,7 +43,9 @@ def main() -> None:
         if failed := table.execute(["base"]):
             sys.exit(f"the mini lab's base could not be made: {failed}")
         source = table.tuned_model(base)[0]
-        folder = minilab.write(root() / "outputs" / ".precision", 1, CODES, {"base": 10, "train": 10, "test": 300})
+        folder = minilab.write(
+            root() / "outputs" / ".precision", 1, CODES, {"base": 10, "train": 10, "valid": 10, "test": 300}
+        )
         corpus = "minilab"
     else:
         source = sys.argv[1]

@@ -74,6 +74,7 @@ def main() -> None:
         }
         ideal = min(body_alone(model, tokenizer, asked) for _ in range(ROUNDS))
         found[name]["share_of_ideal"] = round(ideal / found[name]["seconds"]["ours"], 3)
+        found[name]["profile"] = profile(sides["ours"])
     print_and_end(found)
 
 
@@ -123,6 +124,16 @@ def body_alone(model, tokenizer, asked) -> float:
         for prompt in asked:
             model.transformer(torch.tensor([tokenizer(prompt)["input_ids"]]), use_cache=False)
     return time.perf_counter() - begin
+
+
+def profile(call) -> dict[str, float]:
+    """The operations that take most of the time, in percent of it."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as told:
+        call()
+    rows = told.key_averages()
+    total = sum(row.self_cpu_time_total for row in rows)
+    rows = sorted(rows, key=lambda row: -row.self_cpu_time_total)[:6]
+    return {row.key.removeprefix("aten::"): round(100 * row.self_cpu_time_total / total, 1) for row in rows}
 
 
 def compare(name: str, sides: dict, examples: int) -> dict:
@@ -195,7 +206,7 @@ def print_and_end(found: dict) -> None:
         for side in (lambda row: "ours", lambda row: row["peer"])
     ]  # fmt: skip
     sizes = {
-        name: {k: row[k] for k in ("label_tokens", "prompt_tokens", "largest_difference")}
+        name: {k: row[k] for k in ("label_tokens", "prompt_tokens", "largest_difference", "profile")}
         for name, row in found.items()
     }
     print(

@@ -110,7 +110,7 @@ def label_logprobs(
     `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
     position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
     compares with. `max_length` is in tokens, label included, and never more than the
-    model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 64 MB of
+    model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 96 MB of
     them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is halved when memory runs out. Results do not
     depend on it beyond rounding. `progress` shows a bar, or is called with (prompts done, prompts in all) after every
     batch.
