@@ -34,9 +34,10 @@ def models(
     *,
     rule: str = "label_sum",
     average: str = "table2",
+    single: bool = True,
 ) -> pd.DataFrame:
     """Compare two runs at a time on the same examples. `runs` maps a name to its scores, one table or one per seed, as
-    `evaluation.metrics` takes them.
+    `evaluation.metrics` takes them; with `single=False` just the averages over groups.
 
     Columns: `first, second, dataset, task, group, language, prompt, examples, seeds, first_f1, second_f1, difference`
     (weighted F1, points, first minus second), `low, high` (its 95% interval by paired bootstrap), `p` (two-sided, from
@@ -48,7 +49,8 @@ def models(
     """
     frames = []
     for first, second in pairs:
-        table = evaluation.metrics(runs[first], groups, {}, seed, runs[second], rule=rule, average=average)
+        more = {"rule": rule, "average": average, "single": single}
+        table = evaluation.metrics(runs[first], groups, {}, seed, runs[second], **more)
         frames.append(_compared(table, first, second, ["dataset", "task", "group", "language", "prompt"]))
     return _families(pd.concat(frames, ignore_index=True))
 
@@ -98,8 +100,8 @@ def rules(
     seed: int = 1,
     average: str = "table2",
 ) -> pd.DataFrame:
-    """The same answers under every scoring rule that the scores allow: the lines of `evaluation.metrics` over all
-    prompts, behind `rule` and `run`. `bases` names the run that a run is compared with."""
+    """The same answers under every scoring rule that the scores allow: the group averages of `evaluation.metrics`,
+    behind `rule` and `run`. `bases` names the run that a run is compared with."""
     tables = [table for scores in runs.values() for table in evaluation.listed(scores)]
     frames = []
     for rule in evaluation.RULES:
@@ -107,10 +109,11 @@ def rules(
             continue
         for run, scores in runs.items():
             base = runs.get((bases or {}).get(run))
-            table = evaluation.metrics(scores, groups, majority, seed, base, rule=rule, average=average)
+            more = {"rule": rule, "average": average, "single": False}
+            table = evaluation.metrics(scores, groups, majority, seed, base, **more)
             table.insert(0, "run", run)
             table.insert(0, "rule", rule)
-            frames.append(table[table["prompt"] == "all"])
+            frames.append(table)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -157,6 +160,13 @@ def conclusions(table: pd.DataFrame) -> pd.DataFrame:
         line["says"] = "; ".join(f"{answer} under {rules}" for answer, rules in by_answer.items())
         lines.append(line if line["depends"] else {**line, "says": f"{by_answer.index[0]} under every rule"})
     return pd.DataFrame(lines)
+
+
+def parallel(table: pd.DataFrame, first: str, second: str) -> bool:
+    """Whether two languages of a table of scores share a sentence with the same true label."""
+    keys = [name for name in ("dataset", "task", "example", "gold") if name in table]
+    here, there = (pd.MultiIndex.from_frame(table.loc[table["language"] == code, keys]) for code in (first, second))
+    return bool(here.isin(there).any())
 
 
 def _parallel(table: pd.DataFrame, first: str, second: str) -> tuple[pd.DataFrame, pd.DataFrame]:

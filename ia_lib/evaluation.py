@@ -145,6 +145,7 @@ def metrics(
     *,
     rule: str = "label_sum",
     average: str = "table2",
+    single: bool = True,
 ) -> pd.DataFrame:
     """Every metric in percent, beside its baselines and its interval.
 
@@ -158,7 +159,7 @@ def metrics(
     Lines: every language under every prompt, every language averaged over prompts, and every group (L1, L2, L3)
     averaged over prompts and then languages, as InstructAlign does. Of several data sets also each task's average over
     data sets (`dataset` is "all"), and of several tasks the average of everything (`task` is "all"), as `average` says
-    (see `weights`).
+    (see `weights`). With `single=False` there are no lines of single languages, which most of the time goes into.
 
     Columns: `task, group, language ("all" for a group), prompt ("all" for the average), examples, accuracy,
     weighted_f1, low, high` (95% interval of weighted F1: bootstrap over examples, the same examples in all prompts
@@ -207,7 +208,7 @@ def metrics(
     for (dataset, task), cells in every.groupby(["dataset", "task"], sort=False):
         for group, languages in groups.items():
             place = {"dataset": dataset, "task": task, "group": group}
-            for language in languages:
+            for language in languages if single else ():
                 own = cells[cells["language"] == language].sort_values("prompt")
                 for i, prompt in enumerate(own["prompt"]):
                     add(own.iloc[[i]], **place, language=language, prompt=prompt)
@@ -220,6 +221,13 @@ def metrics(
             place = {"dataset": "all", "task": task, "group": group, "language": "all", "prompt": "all"}
             add(cells[cells["language"].isin(languages)], **place)
     return pd.DataFrame(lines)
+
+
+def of_rows(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of results.csv to be looked at first: of a row with several seeds those over all of them."""
+    if results.empty or not {"row", "seeds"} <= set(results):
+        return results
+    return results[results["seeds"] == results.groupby("row")["seeds"].transform("max")]
 
 
 def majority_label(labels: Iterable[str]) -> str:
@@ -356,7 +364,9 @@ def _difference(found: Average, base: Average | None) -> dict[str, float]:
         return dict.fromkeys(names, np.nan)
     points, before = found.points("weighted_f1"), base.points("weighted_f1")
     draws, drawn_before = found.draws("weighted_f1"), base.draws("weighted_f1")
-    # the lower limit takes the lower limit of the one and the upper one of the other
+    # the lower limit takes the lower limit of the one and the upper one of the other, both half as far from the middle:
+    # else the added text would count twice, and the intervals of small tests be too wide (see the tests)
+    draws, drawn_before = (0.75 * d + 0.25 * d[:, ::-1] for d in (draws, drawn_before))
     drawn_before = drawn_before[:, ::-1]
     drawn = over_seeds(points - before, draws - drawn_before)
     low, high = resampling.interval(drawn)

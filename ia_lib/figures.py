@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
+from ia_lib.evaluation import of_rows
 from ia_lib.languages import GROUPS
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
@@ -23,7 +24,8 @@ if "jupyterlab" in pio.renderers and pio.renderers.default in ("", "browser", "p
 def group_bars(results: pd.DataFrame) -> go.Figure:
     """Weighted F1 per group (L1, L2, L3) and run, with 95% intervals and lines for chance and majority.
 
-    `results` has the lines of results.csv; several seeds of a row become one bar with the range over seeds.
+    `results` has the lines of results.csv; of a row with several seeds those over all of them. A bar within chance is
+    marked with a ring (o).
     """
     frame = _per_row(results)
     figure = go.Figure()
@@ -36,6 +38,9 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
             y=part["weighted_f1"],
             marker_color=COLOURS[i % len(COLOURS)],
             marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
+            text=["o" if mark is True or mark == 1 else "" for mark in part["within_chance"]],
+            textposition="inside",
+            insidetextanchor="start",
             error_y={
                 "type": "data",
                 "array": part["high"] - part["weighted_f1"],
@@ -56,12 +61,13 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
         note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False, "yanchor": anchor}
         figure.add_annotation(**note, xref="paper", x=1.0, xanchor="left", y=level)
     figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="run")
-    bars = "the range over seeds" if frame["seeds"].max() > 1 else "95% intervals"
-    return _style(figure, f"Weighted F1 by group of languages, with {bars}")
+    seeds = f" over {frame['seeds'].max()} seeds" if frame["seeds"].max() > 1 else ""
+    return _style(figure, f"Weighted F1 by group of languages, with 95% intervals{seeds} (o = within chance)")
 
 
 def difference_to_base(results: pd.DataFrame) -> go.Figure:
-    """Difference in weighted F1 (points) to the base model against the number of replayed samples r, per objective.
+    """Difference in weighted F1 (points) to the base model against the number of replayed samples r, per objective and
+    base, which is named where there are several.
 
     One panel line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
@@ -73,11 +79,12 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     dashes = {"L1": "dash", "L2": "solid", "L3": "dot"}
     symbols = {"L1": "square", "L2": "circle", "L3": "diamond"}
-    for i, (objective, by_objective) in enumerate(frame.groupby("objective", sort=False)):
-        for group, part in by_objective.groupby("group"):
+    several = frame["began_with"].nunique() > 1
+    for i, ((objective, base), lines) in enumerate(frame.groupby(["objective", "began_with"], sort=False)):
+        for group, part in lines.groupby("group"):
             part = part.sort_values("replay")
             figure.add_scatter(
-                name=f"{objective}, {GROUPS[group]} ({group})",
+                name=f"{objective}{f' on {base}' if several else ''}, {GROUPS[group]} ({group})",
                 x=[ticks[counts.index(int(r))] for r in part["replay"]],
                 y=part["difference"],
                 mode="lines+markers",
@@ -103,6 +110,7 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
 
     A cell within chance is marked with a ring (o).
     """
+    results = of_rows(results)
     frame = results[(results["prompt"] == "all") & (results["language"] != "all")]
     order = {group: i for i, group in enumerate(GROUPS)}
     languages = frame[["language", "language_name", "group"]].drop_duplicates()
@@ -181,20 +189,9 @@ class LiveLoss:
 
 
 def _per_row(results: pd.DataFrame) -> pd.DataFrame:
-    """Group averages, one line per row of the table and group; over several seeds the mean and the range."""
-    frame = results[(results["language"] == "all") & (results["prompt"] == "all")]
-    lines = []
-    for _, part in frame.groupby(["row", "group"], sort=False):
-        line = {**part.iloc[0].to_dict(), "seeds": len(part)}
-        if len(part) > 1:
-            for name, low, high in (
-                ("weighted_f1", "low", "high"),
-                ("difference", "difference_low", "difference_high"),
-            ):
-                line |= {name: part[name].mean(), low: part[name].min(), high: part[name].max()}
-            line["chance"], line["majority"] = part["chance"].mean(), part["majority"].mean()
-        lines.append(line)
-    return pd.DataFrame(lines)
+    """Group averages, one line per row of the table and group."""
+    frame = of_rows(results)
+    return frame[(frame["language"] == "all") & (frame["prompt"] == "all")]
 
 
 def _group_title(group: str) -> str:

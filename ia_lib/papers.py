@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ia_lib import languages, noise
+from ia_lib.evaluation import of_rows
 
 INSTRUCTALIGN, IA1, COMMIT = "InstructAlign", "(IA)^1", "COMMIT"
 PUBLISHED, OURS = "published", "ours"
@@ -126,11 +127,11 @@ def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd
 
 
 def ours(results: pd.DataFrame) -> pd.DataFrame:
-    """The lines of results.csv in the shape of `scores`, averaged over prompts and seeds (from several seeds: the mean,
-    and the outermost ends of the intervals).
+    """The lines of results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds those over
+    all of them.
 
     `results` needs the column `model` (name of the model that the run's chain of models began with) beside those of
-    `report.results`; a task is `nusax/sentiment`, or `sentiment` with the column `dataset`. An empty table means that
+    `results.table`; a task is `nusax/sentiment`, or `sentiment` with the column `dataset`. An empty table means that
     nothing was run.
 
     Raises ValueError for a column that is not there.
@@ -140,6 +141,7 @@ def ours(results: pd.DataFrame) -> pd.DataFrame:
     for name in ("run", *ROW, "task", "group", "language", "prompt", "weighted_f1", "low", "high"):
         if name not in results:
             raise ValueError(f"results: there is no column {name!r}; found: {', '.join(map(str, results.columns))}")
+    results = of_rows(results)
     frame = results[(results["prompt"].astype(str) == "all") & (results["language"] != "all")].copy()
     split = frame["task"].str.rpartition("/")
     frame["dataset"], frame["task"] = frame.get("dataset", split[0]), split[2]

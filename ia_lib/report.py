@@ -13,8 +13,8 @@ import plotly.io as pio
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbconvert import HTMLExporter
 
-from ia_lib import comparison, evaluation, figures, minilab, published
-from ia_lib.formats import own_csv
+from ia_lib import figures, minilab, published, results
+from ia_lib.evaluation import of_rows
 from ia_lib.languages import GROUPS, NAMES
 from ia_lib.scoring import RULES
 
@@ -31,52 +31,6 @@ padding: 1.5rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; backgrou
 table { border-collapse: collapse; font-size: .85rem } td, th { padding: .2rem .6rem; border-bottom: 1px solid #8885;
 text-align: left } .prompt { color: #767676; font-size: .8rem } .anchor-link { display: none }
 .output_wrapper, .jp-OutputArea { overflow-x: auto }</style>"""
-
-
-def results(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
-    """One line per run, task, language and prompt (as in `evaluation.metrics`), with the difference to the run's base.
-
-    `evaluated` lists (settings, folder of the evaluate stage) per run, `origins` names the model that each run's chain
-    began with. A run's base is the run whose model it began
-    with; the difference has a paired 95% interval over the same examples, and is empty for a base.
-    """
-    scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
-    frames = []
-    for run, folder in evaluated:
-        if scores[run.name].empty:
-            continue
-        known = own_csv(folder / "metrics.csv").fillna({"dataset": ""})
-        known = known[(known["dataset"] != "all") & (known["task"] != "all")]
-        labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
-        counted = known.groupby(["dataset", "task"])["majority_of"].first().to_dict()
-        labels = "test" if run.majority_of == "test" else labels
-        base = scores.get(run.model.run) if run.model.run else None
-        if base is not None and run.scoring_rule not in evaluation.rules(base):
-            print(f"{run.name}: not compared with {run.model.run}, which was not scored for {run.scoring_rule}")
-            base = None
-        frame = evaluation.metrics(scores[run.name], run.groups, labels, run.seed, base, rule=run.scoring_rule)
-        frame["majority_of"] = [counted.get(key) for key in zip(frame["dataset"], frame["task"], strict=True)]
-        frame.insert(3, "group_name", frame["group"].map(GROUPS))
-        frame.insert(
-            5, "language_name", [run.languages.get(code) or NAMES.get(code, code) for code in frame["language"]]
-        )
-        facts = {"run": run.name, "row": run.row, "seed": run.seed, "model": origins.get(run.name, "")}
-        facts |= {"objective": run.objective, "replay": run.replay}
-        for position, (name, value) in enumerate(facts.items()):
-            frame.insert(position, name, value)
-        frames.append(frame)
-    empty = pd.DataFrame(columns=["run", "dataset", "task", "group", "group_name", "language", "prompt"])
-    return pd.concat(frames, ignore_index=True) if frames else empty
-
-
-def held_out(evaluated: list[tuple]) -> pd.DataFrame:
-    """The lines of all runs' heldout.csv (see `heldout.measure`), with their run."""
-    frames = [
-        own_csv(folder / "heldout.csv").assign(run=run.name)
-        for run, folder in evaluated
-        if (folder / "heldout.csv").is_file()
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
@@ -104,21 +58,20 @@ def write(
     manifests: dict[str, dict],
     origins: dict[str, str],
 ) -> pd.DataFrame:
-    """Write `results.csv`, `rules.csv`, `published.csv` (if runs reproduce published cells), the executed notebooks and
-    figures as pages (and .png where a Chromium is found) and `index.html`; returns the results.
+    """Write `results.csv`, `rules.csv` and `conclusions.csv` (the same answers under every scoring rule), `pairs.csv`
+    (rows and languages compared), `heldout.csv`, `published.csv` (if runs reproduce published cells), the executed
+    notebooks and figures as pages (and .png where a Chromium is found) and `index.html`; returns the results.
 
     `missing` names runs of the table without results; `manifests` maps "run: stage" to its manifest.
     """
-    table = results(evaluated, origins)
-    table.round(4).to_csv(folder / "results.csv", index=False)
-    if len(found := held_out(evaluated)):
-        found.round(4).to_csv(folder / "heldout.csv", index=False)
-    compared = _published(table, evaluated)
-    if len(compared):
-        compared.round(4).to_csv(folder / "published.csv", index=False)
-    audit, lengths = _rules(evaluated) if len(table) else (pd.DataFrame(), {})
-    if len(audit):
-        audit.to_csv(folder / "rules.csv", index=False)
+    table = results.table(evaluated, origins)
+    found = results.held_out(evaluated)
+    compared = results.beside_published(table, evaluated)
+    by_rule, audit, lengths = results.rules(evaluated)
+    pairs = results.pairs(evaluated)
+    written = {"heldout": found, "published": compared, "rules": by_rule, "conclusions": audit, "pairs": pairs}
+    for file, frame in {"results": table, **{name: frame for name, frame in written.items() if len(frame)}}.items():
+        frame.round(4).to_csv(folder / f"{file}.csv", index=False)
     drawn = draw(table)
     (folder / "figures").mkdir(exist_ok=True)
     for title, figure in drawn.items():
@@ -132,11 +85,15 @@ def write(
         lstrip_blocks=True,
     ).get_template("report.html")
     runs = [run for run, _ in evaluated]
-    audited, wrong = audit.to_dict("records"), _errors(evaluated)
-    against, compared_cells = _headline(table), _by_table(compared)
+    audited, wrong = audit.to_dict("records"), results.errors(evaluated)
+    against, compared_cells = results.headline(table).to_dict("records"), _by_table(compared)
+    shown = of_rows(table)
+    several = shown[["dataset", "task"]].drop_duplicates().shape[0] > 1
     sections = {
+        "asked": ("what was run", True),
         "groups": ("results", len(table)),
         "headline": ("kept and gained", against),
+        "pairs": ("row against row", len(pairs)),
         "figures": ("figures", drawn),
         "published": ("published against ours", compared_cells),
         "rules": ("scoring rules", audited),
@@ -157,17 +114,23 @@ def write(
             group: list(dict.fromkeys(run.languages.get(c) or NAMES[c] for run in runs for c in run.groups[group]))
             for group in GROUPS
         },
-        tasks=[_task(task, part) for task, part in _by_task(table).items()],
+        tasks=[_task(task, part) for task, part in _by_task(shown).items()],
+        asked=_asked(runs, table),
+        missing_groups=[group for group in GROUPS if len(table) and not (table["group"] == group).any()],
+        several_tasks=several,
+        pairs=_pairs(pairs),
         headline=against,
         rules=audited,
         rule_names=[rule for rule in RULES if rule in audit],
+        rules_missing=[rule for rule in RULES if rule not in audit],
+        by_rule=_by_rule(by_rule),
         lengths=lengths,
         published=compared_cells,
         errors=wrong,
         notebooks=_notebooks(evaluated, folder / "notebooks", _plotly_file(folder / "figures") if drawn else None),
         held_out=found.to_dict("records"),
-        chance_cells=_chance_cells(table) if len(table) else {"within": 0},
-        one_label=_one_label(table) if len(table) else [],
+        chance_cells=_chance_cells(shown) if len(table) else {"within": 0},
+        one_label=_one_label(shown) if len(table) else [],
         missing=missing,
         untranslated=_untranslated(runs),
         settings=_different_settings(runs),
@@ -176,9 +139,9 @@ def write(
         },
         plotly_code=f"figures/{_plotly_file(folder / 'figures')}" if drawn else None,
         pictures=pictures,
+        figure_titles={title: figure.layout.title.text for title, figure in drawn.items()},
         costs=_costs(manifests, evaluated),
-        versions=next(iter(manifests.values()))["versions"] if manifests else {},
-        commit=next(iter(manifests.values()))["git_commit"] if manifests else None,
+        made_with=_made_with(manifests),
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
     return table
@@ -223,6 +186,7 @@ def _task(task: str, table: pd.DataFrame) -> dict:
         "name": task,
         "summary": _summary(table),
         "majority_of": " / ".join(table["majority_of"].dropna().unique()),
+        "seeds": int(table["seeds"].max()),
         "baselines": table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
         "languages": _language_table(table),
     }
@@ -240,16 +204,86 @@ def _summary(table: pd.DataFrame) -> list[dict]:
     return rows
 
 
+def _name(line: dict) -> str:
+    """A line's data set and task in one."""
+    return "/".join(str(part) for part in (line.get("dataset"), line.get("task")) if part and part == part)
+
+
 def _chance_cells(table: pd.DataFrame) -> dict:
-    frame = table[(table["language"] == "all") & (table["prompt"] == "all")]
-    within = frame[frame["within_chance"]]
-    return {"within": len(within), "all": len(frame), "names": [f"{r.run} {r.group}" for r in within.itertuples()]}
+    frame = table[(table["language"] == "all") & (table["prompt"] == "all") & (table["dataset"] != "all")]
+    frame = frame[frame["task"] != "all"]
+    within = frame[frame["within_chance"]].to_dict("records")
+    alone = frame[["dataset", "task"]].drop_duplicates().shape[0] == 1
+    names = [f"{line['run']} {line['group']}{'' if alone else f' on {_name(line)}'}" for line in within]
+    return {"within": len(within), "all": len(frame), "names": names}
 
 
 def _one_label(table: pd.DataFrame) -> list[str]:
-    """Cells in which nearly all predictions are one label."""
-    frame = table[(table["language"] != "all") & (table["prompt"] == "all") & (table["one_label"] > 95)]
-    return [f"{r.run} {r.language_name} ({r.one_label:.0f}%)" for r in frame.itertuples()]
+    """Per row the languages in which nearly all predictions are one label under some prompt."""
+    frame = table[(table["language"] != "all") & (table["prompt"] == "all") & (table["one_label_cells"] > 0)]
+    alone = table[["dataset", "task"]].drop_duplicates().shape[0] == 1
+    found: dict[str, list[str]] = {}
+    for line in frame.to_dict("records"):
+        place = f"{line['run']}{'' if alone else f' on {_name(line)}'}"
+        under = f" ({line['one_label_cells']} of {line['cells']})" if line["one_label_cells"] < line["cells"] else ""
+        found.setdefault(place, []).append(line["language_name"] + under)
+    return [f"{place}: {', '.join(names)}" for place, names in found.items()]
+
+
+def _asked(runs: list, table: pd.DataFrame) -> list[dict]:
+    """What was asked: per task its texts and languages, and under which prompts and rule."""
+    lines = []
+    for task, part in _by_task(table).items():
+        own = part[(part["language"] != "all") & (part["prompt"] != "all")]
+        sizes = own.groupby("language_name", sort=False)["examples"].max()
+        texts = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+        lines.append(
+            {
+                "task": task,
+                "texts": f"{texts} in each of {len(sizes)} languages"
+                if len(sizes) > 1
+                else f"{texts} in {sizes.index[0]}",
+                "prompts": own["prompt"].nunique(),
+            }
+        )
+    return lines
+
+
+def _pairs(pairs: pd.DataFrame) -> dict[str, list[dict]]:
+    """The comparisons by their kind, with their task's name."""
+    if pairs.empty:
+        return {}
+    pairs = pairs[(pairs["dataset"] != "all") & (pairs["task"] != "all")]
+    return {
+        kind: [{**line, "name": _name(line)} for line in part.to_dict("records")]
+        for kind, part in pairs.groupby("kind", sort=False)
+    }
+
+
+def _by_rule(found: pd.DataFrame) -> list[dict]:
+    """Group averages of every row, one line each, under every rule."""
+    if found.empty:
+        return []
+    lines = []
+    for (run, dataset, task, group), part in found.groupby(["run", "dataset", "task", "group"], sort=False):
+        name = _name({"dataset": dataset, "task": task})
+        lines.append(
+            {"run": run, "task": name, "group": group, "cells": {c["rule"]: c for c in part.to_dict("records")}}
+        )
+    return lines
+
+
+def _made_with(manifests: dict[str, dict]) -> list[dict]:
+    """The distinct versions and commits that the stages were made with, and which stages."""
+    found: list[dict] = []
+    for stage, manifest in manifests.items():
+        facts = {"versions": manifest["versions"], "commit": manifest["git_commit"]}
+        same = next((one for one in found if {k: one[k] for k in facts} == facts), None)
+        if same is None:
+            found.append({**facts, "stages": [stage]})
+        else:
+            same["stages"].append(stage)
+    return found
 
 
 def _untranslated(runs: list) -> dict[str, float]:
@@ -260,11 +294,14 @@ def _untranslated(runs: list) -> dict[str, float]:
 
 
 def _different_settings(runs: list) -> dict:
-    """The fields in which the table's rows differ."""
+    """The fields in which the table's rows differ, and those that are the same in all of them."""
     dumps = [run.model_dump(mode="json") for run in runs]
     fields = [f for f in dumps[0] if f not in ("name", "row") and len({json.dumps(d[f]) for d in dumps}) > 1]
     rows = [(run.name, [_short(dump[field]) for field in fields]) for run, dump in zip(runs, dumps, strict=True)]
-    return {"fields": fields, "rows": rows}
+    same = {
+        f: _short(dumps[0][f]) for f in dumps[0] if f not in ("name", "row", *fields) and dumps[0][f] not in (None, [])
+    }
+    return {"fields": fields, "rows": rows, "same": same}
 
 
 def _short(value) -> str:
@@ -287,47 +324,6 @@ def _language_table(table: pd.DataFrame) -> dict:
     return {"languages": codes, "rows": rows}
 
 
-def _headline(table: pd.DataFrame) -> list[dict]:
-    """Retention, gain and transfer of every run that began with another one's model."""
-    if table.empty or table["difference"].isna().all():
-        return []
-    lines = comparison.headline(table)
-    group = table[(table["language"] == "all") & (table["prompt"] == "all")]
-    limit = group.drop_duplicates(["dataset", "task", "group"]).set_index(["dataset", "task", "group"])["chance_high"]
-    # of what is no better than guessing nothing can be kept
-    above = [line.base > limit[line.dataset, line.task, line.group] for line in lines.itertuples()]
-    return lines.assign(kept=lines["kept"].where(above)).to_dict("records")
-
-
-def _rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, dict[str, list[dict]]]:
-    """What each scoring rule leads to, one line per claim, and per run how long the labels are and how often each is
-    the answer under each rule."""
-    scores = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
-    scores = {name: table for name, table in scores.items() if len(table)}
-    runs = {run.name: run for run, _ in evaluated if run.name in scores}
-    shared = set.intersection(*(set(evaluation.rules(table)) for table in scores.values()))
-    if len(shared) < 2:
-        return pd.DataFrame(), {}
-    bases = {name: run.model.run for name, run in runs.items() if run.model.run in scores}
-    first = next(iter(runs.values()))
-    found = comparison.rules(scores, first.groups, {}, bases, first.seed)
-    claims = comparison.conclusions(found[(found["language"] == "all") & (found["task"] != "all")])
-    # which of several runs is the best says nothing where none is above chance
-    place = ["dataset", "task", "group"]
-    told = found[~found["within_chance"]].groupby(place).size()
-    settled = pd.MultiIndex.from_frame(claims[place]).isin(told.index)
-    claims = claims[(claims["claim"] != "highest score") | settled]
-    lengths = {name: comparison.label_lengths(table).round(1).to_dict("records") for name, table in scores.items()}
-    return claims, lengths
-
-
-def _published(table: pd.DataFrame, evaluated: list[tuple]) -> pd.DataFrame:
-    """Every cell of the papers beside ours, if a run of the table reproduces some."""
-    if table.empty or not any(run.reproduces for run, _ in evaluated):
-        return pd.DataFrame()
-    return published.compare(table)
-
-
 def _by_table(compared: pd.DataFrame) -> dict[str, dict]:
     """Of every published table how many cells agree, differ and were not run, and the cells that were."""
     if compared.empty:
@@ -340,17 +336,6 @@ def _by_table(compared: pd.DataFrame) -> dict[str, dict]:
         }
         for name, part in compared.groupby(names, sort=False)
     }
-
-
-def _errors(evaluated: list[tuple]) -> dict[str, list[dict]]:
-    """Per run the wrong predictions that it was most certain of."""
-    found = {}
-    for run, folder in evaluated:
-        if (folder / "errors.csv").is_file():
-            lines = own_csv(folder / "errors.csv").fillna({"dataset": ""})
-            names = [run.languages.get(code) or NAMES.get(code, code) for code in lines["language"]]
-            found[run.name] = lines.assign(name=names).to_dict("records")
-    return found
 
 
 def _notebooks(evaluated: list[tuple], folder: Path, plotly: str | None) -> dict[str, dict[str, str]]:

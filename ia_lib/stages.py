@@ -45,7 +45,17 @@ STAGE_CODE = {
         *("languages", "formats", "corpora", "noise", "prompts", "alignment", "inputs", "tuning"),
         *("continuations", "scoring", "zero_shot", "evaluation", "heldout", "resampling", "minilab"),
     ),
-    "report": ("figures", "report", "languages", "evaluation", "resampling", "comparison", "papers", "published"),
+    "report": (
+        "figures",
+        "results",
+        "report",
+        "languages",
+        "evaluation",
+        "resampling",
+        "comparison",
+        "papers",
+        "published",
+    ),
 }
 _PACKAGES = (
     "ia_lib",

@@ -41,6 +41,7 @@ def per_language():
 @pytest.fixture(scope="module")
 def results(per_language):
     """A results table whose runs have the published scores per language, with intervals of a point on both sides."""
+    sizes = {(s["dataset"], s["task"], s["language"]): s["test"] for s in lines("instructalign_dataset_statistics")}
     table = []
     for row, sets in per_language.items():
         for (dataset, task), groups in sets.items():
@@ -49,7 +50,8 @@ def results(per_language):
                     {
                         **dict(zip(papers.ROW, (f"bigscience/{row[0]}", row[1], row[2] or "all"), strict=True)),
                         **{"run": "/".join(row), "row": "/".join(row), "seed": 1, "task": f"{dataset}/{task}"},
-                        **{"group": group, "language": language, "prompt": "all", "examples": 400, "accuracy": 50.0},
+                        **{"group": group, "language": language, "prompt": "all", "accuracy": 50.0},
+                        "examples": int(sizes[dataset, task, language] or 400),
                         **{"weighted_f1": score, "low": score - 1, "high": score + 1, "chance": 33.0, "majority": 21.0},
                     }
                     for language, score in scores.items()
@@ -216,6 +218,18 @@ def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
     assert (part.loc[["nusax", "average"], "verdict"] == "not run").all()
     assert part.loc[["nusax", "average"], "ours"].isna().all()
     assert (part.loc["nusatranslation", "verdict"] != "not run").all()
+
+
+def test_what_says_too_little_does_not_agree(results):
+    row = results[(results["run"] == "bloomz-560m/none/") & (results["task"] == "nusax/sentiment")]
+    for changed in (
+        {"examples": 12},
+        {"low": row["weighted_f1"] - 6, "high": row["weighted_f1"] + 6},
+    ):
+        table = published.compare(row.assign(**changed))
+        verdicts = table[table["table"] == "Table 17"].dropna(subset="ours")["verdict"]
+        assert list(verdicts) == ["cannot tell"] * 12
+    assert set(table[table["table"] == "Table 17"].dropna(subset="ours")["texts"]) == {400}
 
 
 def test_two_of_our_rows_for_one_published_row_are_two_lines_and_seeds_are_one(results):
