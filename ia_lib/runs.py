@@ -10,12 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 
 from ia_lib import console, inputs, tables
@@ -31,12 +29,13 @@ from ia_lib.stages import (
     STAGE_VERSION,
     Stage,
     StageFailed,
+    alone,
     digest,
     execute,
     hash_file,
     hash_folder,
     lab_hash,
-    write_json,
+    snakemake,
 )
 
 # Fields that change how a stage is carried out and not what it makes.
@@ -161,40 +160,18 @@ class Table:
         if not todo:
             return []
         jobs = self.folder / ".jobs"
-        jobs.mkdir(parents=True, exist_ok=True)
-        log = jobs / "snakemake.log"
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
-        command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(jobs)]
-        command += ["--cores", str(cores)] if cores else []
         config = {"table": str(self.path.resolve()), "outputs": str(self.outputs), "runs": ",".join(runs or [])}
-        write_json(jobs / "config.json", {**config, "report": report})
-        command += ["--configfile", str(jobs / "config.json")]
-        lock = FileLock(jobs / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StageFailed(f"another run of {self.path} is at work in {self.folder}") from None
-        watch = console.Watch(todo)
-        print(f"{self.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
-        with open(log, "w") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True
-            )
+        with alone(jobs, f"another run of {self.path} is at work in {self.folder}") as lock:
+            log = jobs / "snakemake.log"
+            watch = console.Watch(todo)
+            print(f"{self.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
             try:
-                while process.poll() is None:
-                    watch.look()
-                    time.sleep(1)
-                watch.look()
-            except BaseException:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-                raise
+                code = snakemake(jobs, {**config, "report": report}, cores, lock, watch.look)
             finally:
                 watch.close()
-                lock.release()
         unfinished = [stage for stage in todo if not stage.done]
-        if process.returncode and not unfinished:
-            return [f"Snakemake ended with code {process.returncode}: see {log}"]
+        if code and not unfinished:
+            return [f"Snakemake ended with code {code}: see {log}"]
         return [
             f"{stage} failed: {stage.failure()} (see {stage.notebook('failed')})"
             if stage.notebook("failed").is_file()

@@ -14,9 +14,11 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -279,6 +281,52 @@ def execute(stage: Stage) -> None:
     failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+@contextlib.contextmanager
+def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
+    """Hold the lock of a table's jobs. Raises StageFailed, saying `otherwise`, while it is held by another process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
+        raise StageFailed(otherwise) from None
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def snakemake(folder: Path, config: dict[str, Any], cores: int | None, lock: FileLock, look: Callable[[], None]) -> int:
+    """Let Snakemake carry out a table's jobs in `folder`, calling `look` every second; returns its exit code.
+
+    It holds the lock as well: if this process is killed, Snakemake lives on, and no second one may begin beside it.
+    """
+    write_json(folder / "config.json", config)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
+    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(folder)]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--configfile", str(folder / "config.json")]
+    # a lock on a file ends when the last process that has the file open does
+    shared = {"pass_fds": [lock._context.lock_file_fd]} if os.name == "posix" else {}
+    with open(folder / "snakemake.log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True, **shared
+        )
+    (folder / "pid").write_text(str(process.pid))
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(1)
+        look()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    return process.returncode
 
 
 def _hide_text(notebook: Path) -> None:

@@ -164,6 +164,34 @@ def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finis
     assert steps[-1] == 400
 
 
+def test_a_run_that_was_killed_alone_is_not_begun_twice(finished, tmp_path):
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    table = Table(finished.path, tmp_path / "outputs")
+    shutil.rmtree(table.stage("base", "evaluate").folder)
+    (table.folder / ".jobs" / "pid").unlink()
+    again = "run", finished.path, "base", "--outputs", tmp_path / "outputs"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    pid = table.folder / ".jobs" / "pid"
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    snakemake = int(pid.read_text())
+    os.kill(snakemake, signal.SIGSTOP)  # it stays at work for as long as is looked at
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    refused = command(*again)
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert f"another run of {finished.path} is at work" in refused.stderr
+    assert f"process {snakemake}" in refused.stderr
+    os.killpg(snakemake, signal.SIGKILL)
+    assert command(*again).returncode == 0
+    assert set(statuses(Table(finished.path, tmp_path / "outputs")).values()) == {"finished"}
+
+
 def _kill_tree(pid):
     import psutil
 
