@@ -20,7 +20,7 @@ from ia_lib import console, inputs, tables
 from ia_lib.formats import CorpusError
 from ia_lib.paths import locate, root
 from ia_lib.prompts import PromptError
-from ia_lib.settings import DataSettings, EvaluateSettings, New, Settings, SettingsError, TuneSettings
+from ia_lib.settings import DataSettings, EvaluateSettings, New, Refusal, Settings, SettingsError, TuneSettings
 from ia_lib.sources import SourceError
 from ia_lib.stages import (
     JOB,
@@ -185,6 +185,8 @@ class Table:
             settings = self.by_name[run]
             try:
                 inputs.check(settings, self.lab(settings), self.past(settings))
+            except Refusal as error:
+                raise tables.refused(self.path, settings, error) from None
             except (CorpusError, SourceError, PromptError) as error:
                 raise SettingsError(f"{settings.place}, run {run!r}: {error}") from None
 
@@ -311,7 +313,11 @@ class Table:
         """What the stage depends on from outside: hashes of files, and the name of the model the chain began with."""
         files: dict[str, Any] = {}
         if name in ("data", "evaluate"):
-            for entry, path in inputs.read_files(run, self.lab(run), name).items():
+            try:
+                read = inputs.read_files(run, self.lab(run), name)
+            except Refusal as error:
+                raise tables.refused(self.path, run, error) from None
+            for entry, path in read.items():
                 if path is not None and not path.is_file():
                     raise SettingsError(f"{run.place}, run {run.name!r}: {path}: there is no such file")
                 # what is to be fetched is pinned, or recorded at its first download
@@ -361,6 +367,12 @@ def open_stage(
     return wanted.open()
 
 
+def _cores(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ia_lib.runs", description="Carry out a table of settings.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -379,7 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("runs", nargs="?" if name == "show" else "*", metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "run":
-            command.add_argument("--cores", type=int, help="default: all there are")
+            command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
     options = parser.parse_args(arguments)
     # who ends the run ends its jobs too
