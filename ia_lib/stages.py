@@ -307,6 +307,7 @@ def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
         with contextlib.suppress(OSError):
             otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
         raise StageFailed(otherwise) from None
+    (folder / "pid").unlink(missing_ok=True)
     try:
         yield lock
     finally:

@@ -274,7 +274,9 @@ def _allowed(problem: dict) -> str:
         .removeprefix("String should have ")
         .replace("a valid list", "a list")
     )
-    text = text.replace("a valid boolean", "true or false")
+    text = text.replace("a valid boolean, unable to interpret input", "true or false").replace(
+        "a valid boolean", "true or false"
+    )
     text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")
     return text.replace("a valid number", "a number").replace("greater than or equal to", "at least")
 

@@ -109,6 +109,7 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("defaults:", "defaults:\n  taught: [xxx]", 2, [", defaults (in run 'one'), field 'taught': found 'xxx'"]),
         ("defaults:", "defaults:\n  wordings: []", 2, ["found []; allowed: at least one entry"]),
         ("defaults:", "defaults:\n  wordings: a", 2, ["found 'a'; allowed: a list"]),
+        ("defaults:", "defaults:\n  chat: maybe", 2, ["found 'maybe'; allowed: true or false"]),
         ("defaults:", "defaults:\n  mask: ''", 2, ["found ''; allowed: at least 1 character"]),
     ],
 )
