@@ -16,6 +16,18 @@ from ruamel.yaml.error import YAMLError
 from ia_lib.settings import PARTS, Refusal, Settings, SettingsError
 
 _OURS = ("row", "home", "place")  # fields that are filled in here
+# pydantic's words -> ours, in this order
+_WORDS = {
+    "Input should be ": "",
+    "String should have ": "",
+    "a valid boolean, unable to interpret input": "true or false",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "greater than or equal to": "at least",
+}
 _FIELDS = [field for field in Settings.model_fields if field not in _OURS]
 
 
@@ -268,17 +280,10 @@ def _allowed(problem: dict) -> str:
     if problem["type"] == "too_short":
         least = problem["ctx"]["min_length"]
         return "at least one entry" if least == 1 else f"at least {least} entries"
-    text = (
-        problem["msg"]
-        .removeprefix("Input should be ")
-        .removeprefix("String should have ")
-        .replace("a valid list", "a list")
-    )
-    text = text.replace("a valid boolean, unable to interpret input", "true or false").replace(
-        "a valid boolean", "true or false"
-    )
-    text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")
-    return text.replace("a valid number", "a number").replace("greater than or equal to", "at least")
+    text = problem["msg"]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _unknown(key: Any, known: list[str]) -> str:
