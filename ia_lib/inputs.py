@@ -15,7 +15,7 @@ from ia_lib.corpora import CorpusError
 from ia_lib.noise import generator, permuted, shuffled
 from ia_lib.paths import locate
 from ia_lib.pools import Jsonl
-from ia_lib.settings import Settings
+from ia_lib.settings import Refusal, Settings
 from ia_lib.sources import SourceError
 
 
@@ -168,9 +168,16 @@ def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
             wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
     for test in run.tests:
         found[f"test {test.file}"] = find_file(run, folder, test.file)
-    for name in {"data": [run.templates], "evaluate": run.wordings}[stage]:
+    if stage == "data":
+        field, names, own = "templates", [run.templates], prompts.TEMPLATES
+    else:
+        field, names, own = "wordings", run.wordings, prompts.wordings()
+    for name in names:
+        path = find_file(run, folder, name)
+        if name not in own and not path.is_file():
+            raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
         if prompts.is_file(name):
-            found[f"prompts {name}"] = find_file(run, folder, name)
+            found[f"prompts {name}"] = path
     for source, file in dict.fromkeys(wanted):
         path = folder / source / file
         found[f"{source}/{file}"] = path if path.is_file() else None
@@ -215,24 +222,23 @@ def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
 def check(run: Settings, folder: Path, past: Path | None) -> None:
     """Read what is here of all that the run will read, so that what is wrong is said before any work.
 
-    Raises CorpusError, SourceError or PromptError.
+    Raises CorpusError, SourceError, PromptError or Refusal.
     """
     for objective in run.objective.split("+") if run.uses_new else ():
         prompts.templates(objective, run.plan()["templates"])
     for wording in run.asked():
         prompts.label_words([], wording)
     here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
-    if run.corpus == "minilab" or not here:
-        return
-    all_labelled(run, folder)
-    if run.uses_new or run.measures_held_out:
-        found, _ = usable(run, folder)
-        if run.hold_out == "sentence" and run.validation_sentences >= len(found):
-            raise CorpusError(
-                f"validation_sentences: found {run.validation_sentences:,}, but {len(found):,} parallel sentences are "
-                "left beside the test texts; allowed: fewer"
-            )
-    if run.uses_old and run.past.file and not run.past.stream:
+    if run.corpus == "minilab":
+        # it is not written yet, and no sentence of it stands in two of its files
+        _check_sentences(run, run.lab.train, run.sentences or run.lab.train)
+    elif here:
+        all_labelled(run, folder)
+        if run.uses_new or run.measures_held_out:
+            if run.sentences:
+                _check_sentences(run, len(parallel(run.model_copy(update={"sentences": None}), folder)))
+            _check_sentences(run, None, len(usable(run, folder)[0]))
+    if here and run.uses_old and run.past.file and not run.past.stream:
         rows = 0 if run.uses_new else run.validation_rows
         try:
             replay.draw(
@@ -240,6 +246,19 @@ def check(run: Settings, folder: Path, past: Path | None) -> None:
             )
         except ValueError as error:
             raise CorpusError(str(error)) from None
+
+
+def _check_sentences(run: Settings, parallel: int | None, left: int | None = None) -> None:
+    """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
+    if parallel and run.sentences and run.sentences > parallel:
+        raise Refusal("sentences", run.sentences, f"{parallel:,} at most, the sentences of the parallel text")
+    held_out = (run.uses_new or run.measures_held_out) and run.hold_out == "sentence"
+    if left is not None and held_out and run.validation_sentences >= left:
+        raise Refusal(
+            "validation_sentences",
+            run.validation_sentences,
+            f"below {left:,}, the parallel sentences that are left beside the test texts",
+        )
 
 
 def find_file(run: Settings, folder: Path, path: str) -> Path:

@@ -23,6 +23,8 @@ ANSWER_SLOTS = {
     "span": "LABEL_TEXT",
     "classification": "LABELS_CHOICE",
 }
+# The kit's own templates.
+TEMPLATES = ("instructalign", "ia1")
 _PAIR = {"SOURCE_LANG", "SOURCE_TEXT", "TARGET_LANG", "TARGET_TEXT"}
 _DENOISING = {"INPUT_TEXT", "INPUT_LANG", "CONTEXT", "CONTEXT_LANG", "LABEL_TEXT"}
 # The slots that a template of a kind may have.
@@ -106,10 +108,13 @@ def options(labels: Sequence[str], conjunction: str = "or") -> str:
 
 def is_file(name: str) -> bool:
     """Whether `templates` or a wording is a file of the user's and not one of the kit's."""
-    return (
-        name not in ("instructalign", "ia1", "english")
-        and not (_params_folder() / "prompts" / f"{name}.yaml").is_file()
-    )
+    return name not in TEMPLATES and name not in wordings()
+
+
+def wordings() -> list[str]:
+    """The kit's own wordings of the classification prompts."""
+    own = sorted(path.stem for path in (_params_folder() / "prompts").glob("*.yaml"))
+    return ["english", *(name for name in own if name not in TEMPLATES)]
 
 
 @cache

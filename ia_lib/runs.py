@@ -10,19 +10,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from huggingface_hub import try_to_load_from_cache
 
 from ia_lib import console, inputs, tables
 from ia_lib.formats import CorpusError
 from ia_lib.paths import locate, root
 from ia_lib.prompts import PromptError
-from ia_lib.settings import DataSettings, EvaluateSettings, New, Settings, SettingsError, TuneSettings
+from ia_lib.settings import DataSettings, EvaluateSettings, New, Refusal, Settings, SettingsError, TuneSettings
 from ia_lib.sources import SourceError
 from ia_lib.stages import (
     JOB,
@@ -31,12 +29,13 @@ from ia_lib.stages import (
     STAGE_VERSION,
     Stage,
     StageFailed,
+    alone,
     digest,
     execute,
     hash_file,
     hash_folder,
     lab_hash,
-    write_json,
+    snakemake,
 )
 
 # Fields that change how a stage is carried out and not what it makes.
@@ -161,40 +160,18 @@ class Table:
         if not todo:
             return []
         jobs = self.folder / ".jobs"
-        jobs.mkdir(parents=True, exist_ok=True)
-        log = jobs / "snakemake.log"
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
-        command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(jobs)]
-        command += ["--cores", str(cores)] if cores else []
         config = {"table": str(self.path.resolve()), "outputs": str(self.outputs), "runs": ",".join(runs or [])}
-        write_json(jobs / "config.json", {**config, "report": report})
-        command += ["--configfile", str(jobs / "config.json")]
-        lock = FileLock(jobs / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise StageFailed(f"another run of {self.path} is at work in {self.folder}") from None
-        watch = console.Watch(todo)
-        print(f"{self.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
-        with open(log, "w") as file:
-            process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True
-            )
+        with alone(jobs, f"another run of {self.path} is at work in {self.folder}") as lock:
+            log = jobs / "snakemake.log"
+            watch = console.Watch(todo)
+            print(f"{self.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
             try:
-                while process.poll() is None:
-                    watch.look()
-                    time.sleep(1)
-                watch.look()
-            except BaseException:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-                raise
+                code = snakemake(jobs, {**config, "report": report}, cores, lock, watch.look)
             finally:
                 watch.close()
-                lock.release()
         unfinished = [stage for stage in todo if not stage.done]
-        if process.returncode and not unfinished:
-            return [f"Snakemake ended with code {process.returncode}: see {log}"]
+        if code and not unfinished:
+            return [f"Snakemake ended with code {code}: see {log}"]
         return [
             f"{stage} failed: {stage.failure()} (see {stage.notebook('failed')})"
             if stage.notebook("failed").is_file()
@@ -208,6 +185,8 @@ class Table:
             settings = self.by_name[run]
             try:
                 inputs.check(settings, self.lab(settings), self.past(settings))
+            except Refusal as error:
+                raise tables.refused(self.path, settings, error) from None
             except (CorpusError, SourceError, PromptError) as error:
                 raise SettingsError(f"{settings.place}, run {run!r}: {error}") from None
 
@@ -334,7 +313,11 @@ class Table:
         """What the stage depends on from outside: hashes of files, and the name of the model the chain began with."""
         files: dict[str, Any] = {}
         if name in ("data", "evaluate"):
-            for entry, path in inputs.read_files(run, self.lab(run), name).items():
+            try:
+                read = inputs.read_files(run, self.lab(run), name)
+            except Refusal as error:
+                raise tables.refused(self.path, run, error) from None
+            for entry, path in read.items():
                 if path is not None and not path.is_file():
                     raise SettingsError(f"{run.place}, run {run.name!r}: {path}: there is no such file")
                 # what is to be fetched is pinned, or recorded at its first download
@@ -384,6 +367,12 @@ def open_stage(
     return wanted.open()
 
 
+def _cores(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ia_lib.runs", description="Carry out a table of settings.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -402,7 +391,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("runs", nargs="?" if name == "show" else "*", metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "run":
-            command.add_argument("--cores", type=int, help="default: all there are")
+            command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
     options = parser.parse_args(arguments)
     # who ends the run ends its jobs too

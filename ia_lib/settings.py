@@ -15,7 +15,7 @@ OBJECTIVES = ("tlm", "mt", "xss", "mlm", "word", "span")
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 class SettingsError(ValueError):
@@ -325,7 +325,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     @model_validator(mode="after")
     def _consistent(self):
         if not _NAME.fullmatch(self.name):
-            raise Refusal("name", self.name, "letters, digits and . _ + -")
+            raise Refusal("name", self.name, "letters, digits and . _ + -, 100 at most")
         self._check_languages()
         self._check_tests()
         parts = self.objective.split("+")

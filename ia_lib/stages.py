@@ -12,11 +12,12 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -88,6 +89,7 @@ class Stage:
     key: str  # what the finished artefacts must have been made from
     needs: list["Stage"] = field(default_factory=list)
     _started: float = field(default_factory=time.time)
+    _spent: float = 0.0  # seconds of earlier tries that were cut off and are gone on from
 
     def __str__(self) -> str:
         return f"{self.run.name}: {self.name}" if self.run else self.name
@@ -112,12 +114,18 @@ class Stage:
 
     @property
     def status(self) -> str:
-        """finished | missing | interrupted | settings changed | inputs changed | code changed (with `REDO` only)"""
+        """finished | missing | interrupted | files missing | settings changed | inputs changed | code changed (with
+        `REDO` only)"""
         manifest = self.manifest
         if manifest is None:
             return "interrupted" if (self.part / "key").is_file() else "missing"
         if manifest["key"] != self.key:
             return "settings changed"
+        sizes = manifest.get("bytes", {})
+        for name in manifest.get("files", {}):
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != sizes.get(name, path.stat().st_size):
+                return "files missing"
         for needed in self.needs:
             if not needed.done or manifest["inputs"].get(str(needed)) != needed.manifest["digest"]:
                 return "inputs changed"
@@ -158,6 +166,8 @@ class Stage:
                 shutil.rmtree(self.part, ignore_errors=True)
                 self.part.mkdir()
                 stamp.write_text(made_from)
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                self._spent = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))["seconds"]
         self._started = time.time()
         return self
 
@@ -166,7 +176,7 @@ class Stage:
         now = time.monotonic()
         if now - getattr(self, "_told", 0) > 0.5 or done >= total:
             self._told = now
-            write_json(self.part / "progress.json", {"done": done, "total": total})
+            write_json(self.part / "progress.json", {"done": done, "total": total, "seconds": self._seconds()})
 
     def finish(self, device: str = "cpu", sources: list[dict[str, Any]] | None = None) -> Path:
         """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
@@ -190,6 +200,7 @@ class Stage:
                 # a log tells how fast it went, which is no part of what was made
                 "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
                 "files": files,
+                "bytes": {name: (self.part / name).stat().st_size for name in files},
                 "sources": sources or [],
                 "code": _code_hash(self.name),
                 "versions": {"python": platform.python_version(), **_versions()},
@@ -197,7 +208,7 @@ class Stage:
                 "device": device,
                 "start": _time(self._started),
                 "end": _time(time.time()),
-                "seconds": round(time.time() - self._started, 1),
+                "seconds": self._seconds(),
                 "peak_memory_mb": _peak_memory_mb(),
             }
             write_json(self.part / "manifest.json", manifest)
@@ -212,6 +223,10 @@ class Stage:
                 (self.folder / name).unlink(missing_ok=True)
         self._lock.release(force=True)
         return self.folder
+
+    def _seconds(self) -> float:
+        """What the stage has cost so far, with earlier tries as far as they told."""
+        return round(self._spent + time.time() - self._started, 1)
 
     def notebook(self, kind: str = "") -> Path:
         """Where the executed notebook lies; `kind` is "running", "failed" or nothing."""
@@ -291,6 +306,53 @@ def execute(stage: Stage) -> None:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
 
 
+@contextlib.contextmanager
+def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
+    """Hold the lock of a table's jobs. Raises StageFailed, saying `otherwise`, while it is held by another process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with contextlib.suppress(OSError):
+            otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
+        raise StageFailed(otherwise) from None
+    (folder / "pid").unlink(missing_ok=True)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def snakemake(folder: Path, config: dict[str, Any], cores: int | None, lock: FileLock, look: Callable[[], None]) -> int:
+    """Let Snakemake carry out a table's jobs in `folder`, calling `look` every second; returns its exit code.
+
+    It holds the lock as well: if this process is killed, Snakemake lives on, and no second one may begin beside it.
+    """
+    write_json(folder / "config.json", config)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
+    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(folder)]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--configfile", str(folder / "config.json")]
+    # a lock on a file ends when the last process that has the file open does
+    shared = {"pass_fds": [lock._context.lock_file_fd]} if os.name == "posix" else {}
+    with open(folder / "snakemake.log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True, **shared
+        )
+    (folder / "pid").write_text(str(process.pid))
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(1)
+        look()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    return process.returncode
+
+
 def _hide_text(notebook: Path) -> None:
     """Take what stands in quotes out of a failed notebook's errors, which may be somebody's sentences."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
@@ -352,7 +414,11 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def _peak_memory_mb() -> int:
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     # Linux counts in kilobytes, macOS in bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
 

@@ -16,6 +16,18 @@ from ruamel.yaml.error import YAMLError
 from ia_lib.settings import PARTS, Refusal, Settings, SettingsError
 
 _OURS = ("row", "home", "place")  # fields that are filled in here
+# pydantic's words -> ours, in this order
+_WORDS = {
+    "Input should be ": "",
+    "String should have ": "",
+    "a valid boolean, unable to interpret input": "true or false",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "greater than or equal to": "at least",
+}
 _FIELDS = [field for field in Settings.model_fields if field not in _OURS]
 
 
@@ -38,19 +50,38 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
         raise SettingsError(
             _where(path, table, "defaults") + f", field 'defaults': found {defaults!r}; allowed: fields"
         )
-    if seeds is not None and not (isinstance(seeds, list) and seeds and all(type(s) is int for s in seeds)):
+    if seeds is not None and not (
+        isinstance(seeds, list)
+        and seeds
+        and all(type(s) is int and s >= 0 for s in seeds)
+        and len({*seeds}) == len(seeds)
+    ):
         raise SettingsError(
-            _where(path, table, "seeds") + f", field 'seeds': found {seeds!r}; allowed: a list of numbers"
+            _where(path, table, "seeds") + f", field 'seeds': found {_plain(seeds)!r}; "
+            "allowed: a list of whole numbers, each at least 0 and there once"
+        )
+    if "name" in defaults:
+        raise SettingsError(
+            _where(path, defaults, "name") + f", defaults, field 'name': found {_plain(defaults['name'])!r}; "
+            "allowed: fields that rows share; each row has a name of its own"
         )
     runs = []
     for i, entry in enumerate(rows):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            found = entry["name"] if isinstance(entry, dict) and "name" in entry else entry
             where = f"{path}, line {rows.lc.item(i)[0] + 1}, run {i + 1}"
-            raise SettingsError(f"{where}, field 'name': found {_plain(entry)!r}; allowed: a row with a name")
-        for holder in (entry, defaults):
+            raise SettingsError(
+                f"{where}, field 'name': found {_plain(found)!r}; allowed: a name, as text, in each row"
+            )
+        for holder, whose in ((entry, f"run {entry['name']!r}"), (defaults, "defaults")):
             for key in _OURS:
                 if key in holder:
-                    raise SettingsError(_where(path, holder, key) + f", run {entry['name']!r}" + _unknown(key, _FIELDS))
+                    raise SettingsError(f"{_where(path, holder, key)}, {whose}{_unknown(key, _FIELDS)}")
+            if seeds is not None and "seed" in holder:
+                raise SettingsError(
+                    f"{_where(path, holder, 'seed')}, {whose}, field 'seed': found {_plain(holder['seed'])!r}; "
+                    "allowed: either seed or the table's seeds"
+                )
         changed = (changes or {}) if entry["name"] == row else {}
         for seed in seeds or [None]:
             values = {**_plain(defaults), **_plain(entry), "row": entry["name"]}
@@ -64,8 +95,20 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
             place = f"{path}, line {rows.lc.item(i)[0] + 1}"
             run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
             runs.append(_at_seed(run, seed) if seed is not None else run)
-    _check_references(runs)
+    _check_references(runs, path)
     return runs
+
+
+def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
+    """What is said of a run's field that is found wrong only with what it reads: the line is the field's."""
+    table = _read(path)
+    rows, defaults = table["runs"], table.get("defaults") or {}
+    row = next(row for row in rows if row["name"] == run.row)
+    top = refusal.field.split(".")[0]
+    shared = top in defaults and top not in row
+    whose = f"defaults (in run {run.name!r})" if shared else f"run {run.name!r}"
+    place = _where(path, defaults if shared else row, top)
+    return SettingsError(f"{place}, {whose}, field {refusal.field!r}: {refusal}")
 
 
 def needs(run: Settings) -> list[str]:
@@ -115,13 +158,14 @@ def _at_seed(run: Settings, seed: int) -> Settings:
     return run.model_copy(update=update)
 
 
-def _check_references(runs: list[Settings]) -> None:
+def _check_references(runs: list[Settings], path: Path) -> None:
     by_name: dict[str, Settings] = {}
     for run in runs:
         where = f"{run.place}, run {run.row!r}"
-        if run.name in by_name or run.name in ("report", "lab"):
+        # some machines do not tell folders apart by case
+        if run.name.casefold() in {"report", "lab", *map(str.casefold, by_name)}:
             raise SettingsError(
-                f"{where}, field 'name': found {run.name!r}; allowed: a name no other run or folder has"
+                f"{where}, field 'name': found {run.name!r}; allowed: a name no other run or folder has, in any case"
             )
         for needed in needs(run):
             if needed not in by_name:
@@ -141,6 +185,49 @@ def _check_references(runs: list[Settings]) -> None:
                         f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {needed!r}"
                     )
         by_name[run.name] = run
+        try:
+            _check_past(run, by_name)
+        except Refusal as error:
+            raise refused(path, run, error) from None
+
+
+def _check_past(run: Settings, by_name: dict[str, Settings]) -> None:
+    """Refuse what a past that is a mixture, or what runs were trained on, will not have."""
+    rows = _past_rows(run, by_name)
+    if rows is not None and (_replayed(run, by_name) < 1 or _replayed(run, by_name) > rows - _beside(run)):
+        beside = f", {_beside(run):,} of them for validation" if _beside(run) else ""
+        raise Refusal("replay", run.replay, f"what the past data has: {rows:,} rows{beside}")
+    first = run
+    while first.past and first.past.run:
+        first = by_name[first.past.run]
+    mixture = run.past.mixture if run.past else None
+    splits = ["base", "train"] if run.corpus == "minilab" else ["train", "valid", "test"]
+    if run.uses_old and mixture and mixture.split not in splits:
+        raise Refusal("past.mixture.split", mixture.split, f"a split of the corpus {run.corpus} ({', '.join(splits)})")
+    columns = ["objective", "language"] if first.past and first.past.mixture else ["language"]
+    known = first.past and (first.past.mixture or first.past.xp3)
+    if run.uses_old and run.replay_stratify and known and run.replay_stratify not in columns:
+        raise Refusal("replay_stratify", run.replay_stratify, f"a column of the past data ({', '.join(columns)})")
+
+
+def _past_rows(run: Settings, by_name: dict[str, Settings]) -> int | None:
+    """How many rows the past of a run has, None if only its file tells."""
+    if not run.uses_old or run.past is None:
+        return None
+    if run.past.mixture:
+        return run.past.mixture.rows
+    return _replayed(by_name[run.past.run], by_name) if run.past.run else None
+
+
+def _replayed(run: Settings, by_name: dict[str, Settings]) -> int | None:
+    """How many rows of its past a run is trained on, None if only a file tells."""
+    rows = _past_rows(run, by_name)
+    return run.replay if run.replay != "all" else rows if rows is None else rows - _beside(run)
+
+
+def _beside(run: Settings) -> int:
+    """The rows of its past that a run holds out."""
+    return 0 if run.uses_new else run.validation_rows
 
 
 def _short(value: Any) -> str:
@@ -179,16 +266,24 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
     for part in location[1:]:
         if isinstance(holder.get(key), dict) and part in holder[key]:
             holder, key = holder[key], part
-    return f"{_where(path, holder, key)}, run {row['name']!r}, field {field!r}: {text}"
+    whose = f"run {row['name']!r}"
+    if top in defaults and top not in row:
+        # a rule over several fields may hold in other runs
+        whose = f"defaults (in {whose})" if isinstance(refusal, Refusal) else "defaults"
+    return f"{_where(path, holder, key)}, {whose}, field {field!r}: {text}"
 
 
 def _allowed(problem: dict) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         part = PARTS.get(problem["loc"][-1])
         return f"some of {', '.join(part.model_fields)} with their values" if part else "fields with their values"
-    text = problem["msg"].removeprefix("Input should be ")
-    text = text.replace("a valid integer", "a whole number").replace("a valid string", "text")
-    return text.replace("a valid number", "a number").replace("greater than or equal to", "at least")
+    if problem["type"] == "too_short":
+        least = problem["ctx"]["min_length"]
+        return "at least one entry" if least == 1 else f"at least {least} entries"
+    text = problem["msg"]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text
 
 
 def _unknown(key: Any, known: list[str]) -> str:

@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.models.bloom.modeling_bloom import BloomGelu
+from transformers.trainer_callback import ExportableState
 
 from ia_lib import prompts, replay
 from ia_lib.settings import New
@@ -241,6 +242,15 @@ class AnswerTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
+    def __init__(self, *given, log: "_Log", **named):
+        super().__init__(*given, callbacks=[log], **named)
+        self.log_file = log
+
+    def training_step(self, *given, **named):
+        loss = super().training_step(*given, **named)
+        self.log_file.losses = self.log_file.losses + loss.float()
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         counted = inputs["weights"] > 0
         if not counted.any():
@@ -266,15 +276,25 @@ class AnswerTrainer(Trainer):
         return loss * len(self.eval_dataset) / len(inputs["weights"]), None, None
 
 
-class _Log(TrainerCallback):
-    """Writes log.jsonl while training goes on, and tells the caller how far it is."""
+class _Log(TrainerCallback, ExportableState):
+    """Writes log.jsonl while training goes on, and tells the caller how far it is.
+
+    A record's loss is the mean over the steps since the last record, also where training was cut off between them:
+    Trainer would begin to count at the checkpoint, so the sum so far is kept in it.
+    """
 
     def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
         self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
         self.last_step, self.last_time = 0, time.monotonic()
+        self.losses, self.losses_from = 0.0, 0  # the sum of the losses of the steps behind that one
+
+    def state(self):
+        return {"losses": float(self.losses), "losses_from": self.losses_from}
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_step, self.last_time = state.global_step, time.monotonic()
+        kept = state.stateful_callbacks.get("_Log", {})
+        self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
         # what a killed run logged after its last checkpoint will be logged again
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
@@ -291,6 +311,8 @@ class _Log(TrainerCallback):
             return
         record = {"step": state.global_step, **record}
         if "loss" in record:
+            record["loss"] = float(self.losses) / (state.global_step - self.losses_from)
+            self.losses, self.losses_from = 0.0, state.global_step
             now = time.monotonic()
             tokens = sum(self.tokens[self.last_step : state.global_step])
             record["tokens_per_second"] = round(tokens / max(now - self.last_time, 1e-9))
@@ -382,7 +404,7 @@ def tune(
         data_collator=Collator(
             tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id, decoder_start
         ),
-        callbacks=[_Log(folder / "log.jsonl", per_step, on_log, on_progress)],
+        log=_Log(folder / "log.jsonl", per_step, on_log, on_progress),
     )
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)

@@ -1,8 +1,14 @@
+import importlib.metadata
+import importlib.util
 import re
+import subprocess
+import sys
+import tomllib
 
 import nbformat
 import papermill
 import pytest
+from packaging.requirements import Requirement
 
 from ia_lib.runs import root
 
@@ -21,6 +27,37 @@ def test_notebooks_are_thin_and_clean(path):
         assert not cell.outputs
         assert cell.execution_count is None
         assert not re.search(r"^\s*(def|class)\s", cell.source, re.MULTILINE)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_install_on_colab_leaves_torch_and_jupyter_alone(path, tmp_path, monkeypatch):
+    cells = nbformat.read(path, as_version=4).cells
+    setup = next(cell.source for cell in cells if cell.metadata.get("tags") == ["setup"])
+    called, found = [], importlib.util.find_spec
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ia_lib" else found(name))
+    monkeypatch.setattr(subprocess, "run", lambda command, check: called.append(command))
+    exec(setup, {"kit": str(root())})
+    pins = (tmp_path / "keep.txt").read_text().splitlines()
+    assert called[0][called[0].index("-c") + 1].name == "keep.txt"
+    for name in ("torch", "ipykernel", "IPython", "ipywidgets", "jupyterlab"):
+        assert f"{name}=={importlib.metadata.version(name).split('+')[0]}" in pins
+
+
+@pytest.mark.quick
+def test_what_colab_has_is_enough_and_a_fresh_install_has_jupyterlab():
+    project = tomllib.loads((root() / "pyproject.toml").read_text())["project"]
+    needed = {each.name: each.specifier for each in map(Requirement, project["dependencies"])}
+    for name, version in {"ipykernel": "6.17.1", "ipywidgets": "7.7.1"}.items():
+        assert version in needed[name]
+    assert "jupyterlab" not in needed
+    extras = project["optional-dependencies"]
+    assert Requirement(extras["lab"][0]).name == "jupyterlab"
+    assert any("lab" in Requirement(each).extras for each in extras["dev"])
+    for name in ("Makefile", "README.md", "environment.yml"):
+        assert ".[dev]" in (root() / name).read_text(), name
 
 
 def outputs(path) -> str:

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,8 +11,9 @@ import time
 import pandas as pd
 import pytest
 
-from ia_lib import console
+from ia_lib import console, stages
 from ia_lib.runs import Table, main, root
+from ia_lib.settings import SettingsError
 from ia_lib.stages import REDO
 
 
@@ -96,6 +98,37 @@ def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
     assert found["tlm: data"] == "finished"
 
 
+def test_a_stage_whose_files_were_removed_is_not_finished(finished, tmp_path):
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    table = Table(finished.path, tmp_path / "outputs")
+    model = table.stage("tlm", "tune").folder / "model" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1])
+    assert table.stage("tlm", "tune").status == "files missing"
+    model.unlink()
+    found = statuses(Table(finished.path, tmp_path / "outputs"))
+    assert {name: status for name, status in found.items() if status != "finished"} == {
+        "tlm: tune": "files missing",
+        "tlm: evaluate": "inputs changed",
+    }
+
+
+@pytest.mark.quick
+def test_the_cost_of_a_stage_counts_the_tries_that_were_cut_off(table, tmp_path):
+    first = Table(table, tmp_path).stage("base", "data").open()
+    first._started -= 1000
+    first.progress(1, 2)
+    first._lock.release(force=True)
+    second = Table(table, tmp_path).stage("base", "data").open()
+    second.finish()
+    assert second.manifest["seconds"] >= 1000
+
+
+@pytest.mark.quick
+def test_without_the_module_resource_peak_memory_is_unknown(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert stages._peak_memory_mb() is None
+
+
 def test_code_that_changed_is_reported_and_counts_only_on_request(finished, tmp_path, monkeypatch):
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "tlm" / "evaluate" / "manifest.json"
@@ -115,21 +148,19 @@ def test_the_report_knows_which_runs_were_missing(finished, tmp_path):
 
 
 def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished, tmp_path):
-    text = (
-        finished.path.read_text() + "  - {name: broken, objective: tlm, replay: 10000}\n  - {name: mt, objective: mt}\n"
-    )
+    text = finished.path.read_text() + "  - {name: broken, objective: tlm, chat: true}\n  - {name: mt, objective: mt}\n"
     path = tmp_path / "tiny.yaml"
     path.write_text(text)
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     answer = command("run", path, "--outputs", tmp_path / "outputs")
     assert answer.returncode == 1
-    assert "broken: data failed: ValueError: replay: found 10000" in answer.stderr
+    assert "broken: data failed: ValueError: chat: found true" in answer.stderr
     table = Table(path, tmp_path / "outputs")
     found = statuses(table)
     assert found["broken: data"] == "interrupted"
     assert {status for name, status in found.items() if not name.startswith("broken")} == {"finished"}
     notebook = table.stage("broken", "data").notebook("failed").read_text()
-    assert "the pool of past data has" in notebook
+    assert "the tokenizer has no chat template" in notebook
     page = (table.folder / "report" / "index.html").read_text()
     assert "Not finished:</strong> broken" in page
     assert "mt" in set(pd.read_csv(table.folder / "report" / "results.csv")["run"])
@@ -162,6 +193,34 @@ def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finis
     steps = [json.loads(line)["step"] for line in (tune.folder / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert steps[-1] == 400
+
+
+def test_a_run_that_was_killed_alone_is_not_begun_twice(finished, tmp_path):
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    table = Table(finished.path, tmp_path / "outputs")
+    shutil.rmtree(table.stage("base", "evaluate").folder)
+    (table.folder / ".jobs" / "pid").unlink()
+    again = "run", finished.path, "base", "--outputs", tmp_path / "outputs"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    pid = table.folder / ".jobs" / "pid"
+    while not (pid.is_file() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    snakemake = int(pid.read_text())
+    os.kill(snakemake, signal.SIGSTOP)  # it stays at work for as long as is looked at
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    refused = command(*again)
+    assert refused.returncode == 1
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert f"another run of {finished.path} is at work" in refused.stderr
+    assert f"process {snakemake}" in refused.stderr
+    os.killpg(snakemake, signal.SIGKILL)
+    assert command(*again).returncode == 0
+    assert set(statuses(Table(finished.path, tmp_path / "outputs")).values()) == {"finished"}
 
 
 def _kill_tree(pid):
@@ -296,6 +355,53 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("sentences: 61", "'sentences': found 61; allowed: 60 at most"),
+        ("validation_sentences: 60", "'validation_sentences': found 60; allowed: below 60"),
+        ("sentences: 5", "'validation_sentences': found 5; allowed: below 5"),
+        ("replay: 195", "'replay': found 195; allowed: what the past data has: 194 rows"),
+        ("replay_stratify: topic", "'replay_stratify': found 'topic'; allowed: a column of the past data (objective"),
+        ("templates: nosuch", "'templates': found 'nosuch'; allowed: instructalign, ia1, or a YAML file"),
+        ("templates: indonesian", "'templates': found 'indonesian'; allowed: instructalign, ia1, or a YAML file"),
+        ("wordings: [klingon]", "'wordings': found 'klingon'; allowed: english, indonesian, or a YAML file"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(table, tmp_path, capsys, row, said):
+    text = table.read_text().replace("  - {name: tlm, objective: tlm}", "  - name: tlm\n    objective: tlm\n    " + row)
+    table.write_text(text)
+    assert main(["run", str(table), "--outputs", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    lines = {line.strip().split(":")[0]: number for number, line in enumerate(text.splitlines(), 1)}
+    field = said.split("'")[1]
+    whose = "run 'tlm'" if row.startswith(f"{field}:") else "defaults (in run 'tlm')"
+    assert message.startswith(f"{table}, line {lines[field]}, {whose}, field {said}"), message
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.quick
+def test_a_past_that_a_run_cannot_have_is_refused(table, tmp_path):
+    text = table.read_text()
+    for old, new, said in (
+        ("replay: all", "replay: 195", "'replay': found 195; allowed: what the past data has: 200 rows, 6 of them for"),
+        ("rows: 200", "rows: 6", "'replay': found 'all'; allowed: what the past data has: 6 rows, 6 of them for"),
+        ("rows: 200", "rows: 200, split: nosuch", "'past.mixture.split': found 'nosuch'; allowed: a split of"),
+    ):
+        table.write_text(text.replace(old, new))
+        with pytest.raises(SettingsError, match=re.escape(f"run 'base', field {said}")):
+            Table(table, tmp_path / "out")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("cores", ["0", "-1", "two"])
+def test_there_is_at_least_one_core(table, capsys, cores):
+    with pytest.raises(SystemExit):
+        main(["run", str(table), f"--cores={cores}"])
+    assert f"argument --cores: found '{cores}'; allowed: a whole number, at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.quick
 def test_what_would_be_downloaded_is_said_and_offline_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("IA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -330,8 +436,6 @@ def test_the_key_of_a_stage_knows_what_its_files_hold(table, tmp_path):
 
 def test_a_kernel_that_does_not_start_is_started_again(table, tmp_path, monkeypatch):
     import papermill
-
-    from ia_lib import stages
 
     real, tried = papermill.execute_notebook, []
 

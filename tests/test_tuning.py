@@ -194,17 +194,25 @@ def test_accumulation_changes_nothing(model, tokenizer, rows, tmp_path):
 
 
 @pytest.mark.quick
-def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(model, tokenizer, rows, tmp_path):
+@pytest.mark.parametrize(("log_steps", "save_steps", "killed_at"), [(1, 2, 5), (2, 5, 6), (4, 3, 4), (3, 1, 5)])
+def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
+    model, tokenizer, rows, tmp_path, log_steps, save_steps, killed_at
+):
     def killer(record):
-        if record["step"] == 5:
+        if record["step"] == killed_at:
             raise KeyboardInterrupt
 
-    options = {**OPTIONS, "save_steps": 2}
+    def stopper(step, of):
+        if step == killed_at:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, "log_steps": log_steps, "save_steps": save_steps}
+    cut = {"on_log": killer} if killed_at % log_steps == 0 else {"on_progress": stopper}
     whole = tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options, on_log=killer)
+        tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options, **cut)
     # a checkpoint that was being written when the machine went down
-    half = tmp_path / "broken" / "checkpoints" / "checkpoint-5"
+    half = tmp_path / "broken" / "checkpoints" / f"checkpoint-{killed_at}"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     resumed = tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options)
