@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -185,9 +186,9 @@ def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.D
 
 
 def _identity(model, tokenizer) -> list:
-    """What a model's scores depend on beside what it is asked: weights, as they are stored, and tokenizer."""
+    """What a model's scores depend on beside what it is asked: weights, as they are stored, adapters and tokenizer."""
     weights = hashlib.sha256()
-    for name, value in model.state_dict().items():
+    for name, value in _stored(model):
         if isinstance(value, torch.Tensor):
             weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             weights.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
@@ -196,13 +197,70 @@ def _identity(model, tokenizer) -> list:
     config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
     written = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
     chat = tokenizer.chat_template
-    adapters = str(getattr(model, "peft_config", None))
     code = [Path(module.__file__).read_text(encoding="utf-8") for module in (scoring, continuations, templates)]
     return [
-        *(weights.hexdigest(), str(config), str(model), adapters, str(model.dtype), model.device.type),
-        *(written, chat, str(tokenizer.special_tokens_map), torch.__version__, transformers.__version__, code),
+        *(weights.hexdigest(), config, str(model), _adapters(model), str(model.dtype), model.device.type),
+        *(written, chat, tokenizer.special_tokens_map, torch.__version__, transformers.__version__, code),
     ]
 
 
+def _stored(model):
+    """Names and values of a model's weights, those in bitsandbytes' 4 bits in one form whether or not the model was
+    used before: on some CPUs its first use packs them otherwise and rounds their scales. The way back, which
+    `state_dict` goes, leaves a wide layer's scales transposed, and the model then gives other scores: it is not gone.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    states = {name: weight.quant_state for name, weight in weights.items() if getattr(weight, "quant_state", None)}
+    try:
+        for name in states:
+            weights[name].quant_state = None
+        stored = model.state_dict()
+    finally:
+        for name, state in states.items():
+            weights[name].quant_state = state
+    for name, value in stored.items():
+        yield from _four_bits(name, value, copy(states[name])) if name in states else [(name, value)]
+
+
+def _four_bits(name: str, packed: torch.Tensor, state):
+    """A weight in 4 bits as it was when it was loaded, its scales as a CPU rounds them, and the rest of what it means;
+    `state` is changed."""
+    from bitsandbytes import functional
+
+    scales = state.absmax
+    if getattr(state, "packing_format_for_cpu", False):
+        scales, state.original_nested = scales.T, False
+        packed, state = functional._convert_weight_packed_for_cpu_inverse(packed, state)
+    elif state.nested:
+        scales = functional.dequantize_blockwise(scales, state.state2) + state.offset
+    yield name, packed
+    yield f"{name}.scales", scales.reshape(-1).to(torch.bfloat16 if packed.device.type == "cpu" else torch.float32)
+    yield f"{name}.kind", [state.quant_type, state.blocksize, list(state.shape), state.dtype, state.code.tolist()]
+
+
+def _adapters(model) -> list:
+    """The adapters of a model and, for each layer that has some, which are at work and how strongly."""
+    layers = [
+        [name, layer.active_adapters, layer.disable_adapters, getattr(layer, "merged_adapters", None),
+         getattr(layer, "scaling", None)]
+        for name, layer in model.named_modules()
+        if isinstance(getattr(layer, "disable_adapters", None), bool)
+    ]  # fmt: skip
+    configs = getattr(model, "peft_config", None) or {}
+    where = ("base_model_name_or_path", "revision")
+    return [{n: {k: v for k, v in c.to_dict().items() if k not in where} for n, c in configs.items()}, layers]
+
+
 def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value):
+    """The value as JSON can say it, sets in order."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return value if isinstance(value, str | int | float | None) else str(value)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
 
 from ia_lib import evaluation, prompts, zero_shot
@@ -168,3 +169,93 @@ def test_texts_that_cannot_be_told_apart_are_refused(model, tokenizer):
         zero_shot.score(
             model, tokenizer, Dataset.from_pandas(frame.assign(language=["ind"] * 3 + [None] + ["ind"] * 20)), TASKS
         )
+
+
+ADAPTED = """
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from ia_lib import zero_shot
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+torch.manual_seed(1)
+names = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
+model = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, target_modules=names)).eval()
+print("key", zero_shot._digest(zero_shot._identity(model, AutoTokenizer.from_pretrained(FOLDER))))
+"""
+
+
+def test_the_key_of_an_adapted_model_is_the_same_in_every_process(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ADAPTED.replace("FOLDER", repr(str(tmp_path)))], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(zero_shot.__file__).parents[1]), "PYTHONHASHSEED": str(seed)},
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    said = {process.communicate(timeout=300)[0].partition("key ")[2] for process in processes}
+    assert len(said) == 1
+    assert len(said.pop().strip()) == 64
+
+
+@pytest.mark.quick
+def test_the_key_knows_which_adapters_are_at_work(model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    def key():
+        return zero_shot._digest(zero_shot._identity(adapted, tokenizer))
+
+    how = LoraConfig(r=2, init_lora_weights=False, target_modules=["query_key_value"])
+    adapted = get_peft_model(deepcopy(model), how).eval()
+    adapted.add_adapter("two", how)
+    keys = [key()]
+    adapted.set_adapter("two")
+    keys.append(key())
+    with adapted.disable_adapter():
+        keys.append(key())
+    assert key() == keys[1]
+    layer = next(module for module in adapted.modules() if hasattr(module, "lora_A"))
+    layer.set_scale("two", 3)
+    keys.append(key())
+    layer.lora_A["two"].weight.data[0, 0] += 1
+    keys.append(key())
+    assert len(set(keys)) == 5
+    adapted.set_adapter("default")
+    assert key() not in keys
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("twice", [False, True])
+def test_the_key_of_a_model_in_four_bits_does_not_change_by_use(tokenizer, tmp_path, twice):
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+
+    size = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(1)
+    config = LlamaConfig(vocab_size=len(tokenizer), **size, initializer_range=0.4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=twice,
+        bnb_4bit_compute_dtype=torch.float32,
+    )  # fmt: skip
+    used, fresh = (AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how) for _ in range(2))
+
+    def key(one):
+        return zero_shot._digest(zero_shot._identity(one, tokenizer))
+
+    def scores():
+        return label_logprobs(used, tokenizer, ["the food was "], ["yes indeed"]).label_logprob.item()
+
+    before, first = key(used), scores()
+    assert key(used) == before == key(fresh)
+    # nor do the scores change because a key was made
+    assert scores() == first
+    assert key(used) == before
+    # one number more or less, of either kind
+    weight = fresh.model.layers[0].mlp.up_proj.weight
+    weight.data[0, 0] ^= 1
+    other = key(fresh)
+    weight.data[0, 0] ^= 1
+    weight.quant_state.absmax[0] = 200 if twice else 7
+    assert len({before, other, key(fresh)}) == 3
