@@ -233,7 +233,7 @@ class _Maker:
         """Another sentence, drawn uniformly from those whose text is no translation of this one."""
         for _ in range(1000):
             other = int(rng.random() * self.size)
-            if not self._translates(source, target, texts, other):
+            if not self._translates(source, target, texts, [other]):
                 return "random", other
         raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[0]!r} or {texts[1]!r}")
 
@@ -241,22 +241,22 @@ class _Maker:
         """One of the sentences whose text is most similar and no translation of this one."""
         if target not in self.pools:
             self.pools[target] = _Pool(self.alone[target], target, self.plan.seed)
-        nearest = [*self.pools[target].nearest(texts[1])]
+        nearest = self.pools[target].nearest(texts[1])
         while nearest:
             holders = pick(rng, nearest)
-            if not any(self._translates(source, target, texts, sentence) for sentence in holders):
+            if not self._translates(source, target, texts, holders):
                 return "hard", holders[0]
-            nearest.remove(holders)
+            nearest = [others for others in nearest if others is not holders]
         return self._other(source, target, texts, rng)
 
-    def _translates(self, source: str, target: str, texts: tuple[str, str], sentence: int) -> bool:
-        """Whether a sentence's text in `target` is known to translate this one, whatever the Unicode form, case and
-        blanks are: it reads the same as this one's in either language, or of a corpus that is held in memory, any pair
-        says so."""
-        other = _folded(self._read(target, sentence))
+    def _translates(self, source: str, target: str, texts: tuple[str, str], holders: list[int]) -> bool:
+        """Whether the text in `target` that these sentences share is known to translate this one: it or what it stands
+        beside reads the same as this one's, whatever the Unicode form, case and blanks are; or, of a corpus in memory,
+        any pair says so."""
+        other = _folded(self._read(target, holders[0]))
         if self.columns is None:
             mine = _folded(texts[0]), _folded(texts[1])
-            return other == mine[1] or _folded(self._read(source, sentence)) == mine[0]
+            return other == mine[1] or any(_folded(self._read(source, sentence)) == mine[0] for sentence in holders)
         if (source, target) not in self.known:
             sides = (map(_folded, self.columns[code]) for code in (source, target))
             self.known[source, target] = set(zip(*sides, strict=True))
