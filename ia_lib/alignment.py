@@ -4,10 +4,12 @@ Every row is derived from (seed, epoch, sample): noise, template, objective and 
 every machine, in any number of processes and after a resume, and fresh in every epoch.
 """
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,6 +31,7 @@ COLUMNS = [
     "objective",
     "template",
     "noise",
+    "negative",
     "source_language",
     "target_language",
     "sentence_id",
@@ -90,9 +93,10 @@ def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1
     `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
     (processes), and memory does not grow with the corpus if that is a file.
 
-    Yields `prompt, answer, objective, template` (from 0), `noise` (its kinds joined by +, None where there is none),
-    `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in the target language
-    (XSS: `yes` or `no`).
+    Yields `prompt, answer, objective, template` (from 0), `noise` (the kinds drawn, joined by +, None where there are
+    none), `negative` (of an XSS row with another sentence's text the kind and that sentence's id, `hard 123` or
+    `random 77`; else None), `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in
+    the target language (XSS: `yes` or `no`).
     """
     yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
@@ -139,7 +143,9 @@ class _Maker:
         small = self.size <= _SMALL
         names = (*plan.codes, "sentence_id")
         self.columns = {name: parallel[name][:] for name in names} if small else None
+        self.alone = {name: self.parallel.select_columns([name]) for name in names}
         self.pools: dict[str, _Pool] = {}
+        self.known: dict[tuple[str, str], set[tuple[str, str]]] = {}
         self.names = {code: plan.name(code) for code in plan.codes}
         self.templates = {kind: len(prompts.templates(kind, plan.templates)) for kind in plan.objectives}
 
@@ -164,7 +170,7 @@ class _Maker:
             texts = columns[source][i], columns[target][i]
             if chosen == "mlm":
                 source = target
-            slots, noise = self._slots(chosen, source, target, texts, rng)
+            slots, noise, negative = self._slots(chosen, source, target, texts, rng)
             prompt, answer = prompts.fill(chosen, number, plan.templates, **slots)
             rows.append(
                 {
@@ -173,6 +179,7 @@ class _Maker:
                     "objective": chosen,
                     "template": number,
                     "noise": noise,
+                    "negative": negative,
                     "source_language": source,
                     "target_language": target,
                     "sentence_id": columns["sentence_id"][i],
@@ -183,8 +190,10 @@ class _Maker:
             )
         return rows
 
-    def _slots(self, chosen: str, source: str, target: str, texts: tuple[str, str], rng) -> tuple[dict, str | None]:
-        """What the template's slots are filled with, and the kind of noise."""
+    def _slots(
+        self, chosen: str, source: str, target: str, texts: tuple[str, str], rng
+    ) -> tuple[dict, str | None, str | None]:
+        """What the template's slots are filled with, the kind of noise, and what negative there is."""
         plan = self.plan
         (source_text, target_text), noise = texts, None
         source_name, target_name = self.names[source], self.names[target]
@@ -196,11 +205,11 @@ class _Maker:
                 noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
             names = (source_name, target_name) if plan.tlm_names == "swapped" else (target_name, source_name)
             slots = {"INPUT_TEXT": noisy, "INPUT_LANG": names[0], "CONTEXT_LANG": names[1]}
-            return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise
+            return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise, None
         if chosen == "mlm":
             noisy, noise = self._noisy(target_text, rng)
-            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise
-        answer = {}
+            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
+        answer, negative = {}, None
         if chosen == "xss":
             same = rng.random() < 0.5
             answer = {"LABEL": "yes" if same else "no"}
@@ -210,31 +219,58 @@ class _Maker:
                 noise = f"{noise} / {other}"
             elif not same:
                 hard = plan.xss_negatives == "hard" or (plan.xss_negatives == "mixed" and rng.random() < 0.5)
-                target_text = (self._near if hard else self._other)(target, target_text, rng)
+                kind, sentence = (self._near if hard else self._other)(source, target, texts, rng)
+                target_text = self._read(target, sentence)
+                negative = f"{kind} {self._read('sentence_id', sentence)}"
         names = {"SOURCE_LANG": source_name, "TARGET_LANG": target_name}
-        return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise
+        return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise, negative
 
     def _noisy(self, text: str, rng) -> tuple[str, str]:
         plan = self.plan
         return add_noise(text, rng, plan.noise_probability, plan.mask, plan.noise, plan.noise_tokens)
 
-    def _other(self, code: str, text: str, rng) -> str:
-        """Another sentence's text, drawn uniformly from those that read differently from this one."""
+    def _other(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
+        """Another sentence, drawn uniformly from those whose text is no translation of this one."""
         for _ in range(1000):
-            other = self._pool(code).text(int(rng.random() * self.size))
-            if other != text:
-                return other
-        raise ValueError(f"xss needs sentences that differ, but nearly all read {text!r}")
+            other = int(rng.random() * self.size)
+            if not self._translates(source, target, texts, [other]):
+                return "random", other
+        raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[0]!r} or {texts[1]!r}")
 
-    def _near(self, code: str, text: str, rng) -> str:
-        """One of the most similar texts that read differently."""
-        nearest = self._pool(code).nearest(text)
-        return pick(rng, nearest) if nearest else self._other(code, text, rng)
+    def _near(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
+        """One of the sentences whose text is most similar and no translation of this one."""
+        if target not in self.pools:
+            self.pools[target] = _Pool(self.alone[target], target, self.plan.seed)
+        nearest = self.pools[target].nearest(texts[1])
+        while nearest:
+            holders = pick(rng, nearest)
+            if not self._translates(source, target, texts, holders):
+                return "hard", holders[0]
+            nearest = [others for others in nearest if others is not holders]
+        return self._other(source, target, texts, rng)
 
-    def _pool(self, code: str) -> "_Pool":
-        if code not in self.pools:
-            self.pools[code] = _Pool(self.parallel, code, self.plan.seed)
-        return self.pools[code]
+    def _translates(self, source: str, target: str, texts: tuple[str, str], holders: list[int]) -> bool:
+        """Whether the text in `target` that these sentences share is known to translate this one: it or what it stands
+        beside reads the same as this one's, whatever the Unicode form, case and blanks are; or, of a corpus in memory,
+        any pair says so."""
+        other = _folded(self._read(target, holders[0]))
+        if self.columns is None:
+            mine = _folded(texts[0]), _folded(texts[1])
+            return other == mine[1] or any(_folded(self._read(source, sentence)) == mine[0] for sentence in holders)
+        if (source, target) not in self.known:
+            sides = (map(_folded, self.columns[code]) for code in (source, target))
+            self.known[source, target] = set(zip(*sides, strict=True))
+        return (_folded(texts[0]), other) in self.known[source, target]
+
+    def _read(self, column: str, sentence: int) -> str:
+        if self.columns is not None:
+            return self.columns[column][sentence]
+        return self.alone[column][sentence][0][0].as_py()
+
+
+@lru_cache(2**15)
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 class _Row:
@@ -265,12 +301,16 @@ class _Pool:
     Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
     """
 
-    def __init__(self, parallel: Dataset, code: str, seed, size: int = 5000):
-        self.column = parallel.select_columns([code])
-        count = len(parallel)
-        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count)
-        self.texts = list(dict.fromkeys(self.column[chosen.tolist()][code].to_pylist()))
-        self.index = {text: i for i, text in enumerate(self.texts)}
+    def __init__(self, column: Dataset, code: str, seed, size: int = 5000):
+        count = len(column)
+        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count).tolist()
+        holders: dict[str, list[int]] = defaultdict(list)
+        for sentence, text in zip(chosen, column[chosen][code].to_pylist(), strict=True):
+            holders[text].append(sentence)
+        self.texts, self.holders = list(holders), list(holders.values())
+        self.same: dict[str, list[int]] = defaultdict(list)
+        for i, text in enumerate(self.texts):
+            self.same[_folded(text)].append(i)
         words = [set(split(text.lower())[0]) for text in self.texts]
         holding: dict[str, list[int]] = defaultdict(list)
         for i, found in enumerate(words):
@@ -279,27 +319,24 @@ class _Pool:
         self.holding = {word: np.array(found) for word, found in holding.items()}
         self.words = np.array([len(found) for found in words])
         self.lengths = np.array([len(text) for text in self.texts])
-        self.known: dict[str, list[str]] = {}
+        self.known: dict[str, list[list[int]]] = {}
 
-    def text(self, sentence: int) -> str:
-        return self.column[sentence][0][0].as_py()
-
-    def nearest(self, text: str, count: int = 8) -> list[str]:
-        """The `count` most similar texts that read differently and have a word in common, the most similar first."""
+    def nearest(self, text: str, count: int = 8) -> list[list[int]]:
+        """The `count` most similar texts that read differently and have a word in common, the most similar first: of
+        each the sentences that read so."""
         if text not in self.known:
             if len(self.known) > 20000:
                 self.known.clear()
             words = set(split(text.lower())[0])
-            holders = [self.holding[word] for word in words if word in self.holding]
-            common = np.bincount(np.concatenate([*holders, []]).astype(int), minlength=len(self.texts))
+            sharing = [self.holding[word] for word in words if word in self.holding]
+            common = np.bincount(np.concatenate([*sharing, []]).astype(int), minlength=len(self.texts))
             ratio = np.minimum(self.lengths, len(text)) / np.maximum(self.lengths, len(text))
             similarity = common / np.maximum(self.words + len(words) - common, 1) * ratio
-            if text in self.index:
-                similarity[self.index[text]] = 0
+            similarity[self.same.get(_folded(text), [])] = 0
             least = np.partition(similarity, -count)[-count] if len(similarity) > count else 0
             best = np.flatnonzero((similarity >= least) & (similarity > 0))
             best = best[np.argsort(-similarity[best], kind="stable")][:count]
-            self.known[text] = [self.texts[i] for i in best]
+            self.known[text] = [self.holders[i] for i in best]
         return self.known[text]
 
 

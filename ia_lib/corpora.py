@@ -55,6 +55,12 @@ FILES: dict[str, dict[str | None, str]] = {
 _SOURCES = {"nusatranslation": "nusawrites", "nusaparagraph": "nusawrites"}
 # IndoLEM's first fold, and what NusaTranslation calls its splits in the ids of the sentences it took from there.
 _FOLDS = {"train": ("train0", "train"), "valid": ("dev0", "validation"), "test": ("test0", "test")}
+# The languages of xP3, by the names of its folders; `code` is programming.
+XP3 = (
+    *("ak", "ar", "as", "bm", "bn", "ca", "code", "en", "es", "eu", "fon", "fr", "gu", "hi", "id", "ig", "ki", "kn"),
+    *("lg", "ln", "ml", "mr", "ne", "nso", "ny", "or", "pa", "pt", "rn", "rw", "sn", "st", "sw", "ta", "te", "tn"),
+    *("ts", "tum", "tw", "ur", "vi", "wo", "xh", "yo", "zh", "zu"),
+)
 # An id that is only the place of a row in its file.
 _PLACE = regex.compile(r"(?:line|row|unit) \d+")
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
@@ -213,7 +219,8 @@ def drop_overlap(parallel: Dataset, tests: Dataset | Iterable[Dataset]) -> tuple
     """`parallel` without the pairs that occur in test data, and how many those were.
 
     A pair goes if its id is the id of a test row, or if its text in any language is a test row's text in any: compared
-    by letters and digits alone, so that case, punctuation, spacing and apostrophes make no difference. An id that is a
+    by letters and digits alone, so that case, punctuation, blanks, apostrophes and characters without a width make no
+    difference. An id that is a
     place in a file says nothing of another file and is not compared. `tests` are data sets as `labelled` or `parallel`
     give them.
     """
@@ -232,10 +239,19 @@ def drop_overlap(parallel: Dataset, tests: Dataset | Iterable[Dataset]) -> tuple
 
 
 def normalised(text: str) -> str:
-    """A text for comparison: its letters and digits, in lower case and with blanks between words (all of it, if it has
-    none of them)."""
+    """A text for comparison: its letters and digits, in lower case and without anything between them (all that can be
+    seen of it, if it has none of them)."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(_WORD.findall(folded)) or " ".join(folded.split())
+    return "".join(_WORD.findall(folded)) or formats.INVISIBLE.sub("", folded)
+
+
+def xp3_languages(codes: Iterable[str]) -> list[str]:
+    """`codes`, if xP3 has them all. Raises CorpusError for one that it does not have."""
+    codes = list(codes)
+    for code in codes:
+        if code not in XP3:
+            raise CorpusError(f"xP3 has no language {code!r}; it has: {', '.join(XP3)}")
+    return codes
 
 
 def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", column: str | None = None) -> Dataset:

@@ -6,6 +6,7 @@ here, and the largest error in the estimate.
 """
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,9 +46,12 @@ class Estimate:
     hours: dict[str, float] | None
 
 
-def estimate(run: Settings, source: str | New, report: dict | None = None) -> Estimate:
+def estimate(
+    run: Settings, source: str | New, report: dict | None = None, tested: Mapping[str, int] | None = None
+) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
-    data stage's report, if that is finished."""
+    data stage's report, if that is finished. `tested` has for every task of the run's own `tests` how many texts are
+    scored; without it those cannot be told."""
     steps = ((report or {}).get("steps", run.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
@@ -57,7 +61,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None) -> Es
     }
     per_step = run.new_per_step * run.uses_new * lengths["new"] + run.old_per_step * run.uses_old * lengths["old"]
     tokens = round(steps * per_step)
-    texts, parameters = _texts(run), _parameters(source)
+    texts, parameters = _texts(run, tested), _parameters(source)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
@@ -108,11 +112,13 @@ def _counted(folder: str) -> int:
         return AutoModel.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
 
 
-def _texts(run: Settings) -> int | None:
-    """Texts times prompts, by the sizes that the papers state; None where they state none."""
-    if run.tests:
+def _texts(run: Settings, tested: Mapping[str, int] | None) -> int | None:
+    """Texts times prompts, by the sizes that the papers state and, of the run's own tests, by `tested`; None where
+    that is missing."""
+    own = {test.task for test in run.tests}
+    if not own <= set(tested or {}):
         return None
-    prompts, total = 3 * len(run.wordings), 0
+    prompts, total = 3 * len(run.wordings), sum(tested[task] for task in own)
     codes = {code for group in run.groups.values() for code in group}
     for _, corpus, task in run.evaluates():
         if corpus == "minilab":

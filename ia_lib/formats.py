@@ -28,6 +28,8 @@ HALF = re.compile("[\ud800-\udfff]")
 # A cell that a program has put into quotes, doubling those inside.
 _WHOLE = re.compile(r'"(?:[^"]|"")*"')
 _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
+# How long a cell of a table may be; Python's own limit is 131,072 characters.
+csv.field_size_limit(2**31 - 1)
 # Inline elements of a TMX segment whose content is mark-up of the original document and no text.
 _CODES = {"bpt", "ept", "it", "ph", "ut"}
 
@@ -131,14 +133,23 @@ def records(path: Path) -> list[tuple[int, dict]]:
     for number, line in enumerate(_decoded(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{path}, line {number}: this is no JSON object ({error.msg})") from None
+        record = parsed(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
         found.append((number, record))
     return found
+
+
+def parsed(line: str, where: str):
+    """What a line of JSON holds; `where` is what an error calls it."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(f"{where}: this is no JSON object ({error.msg})") from None
+    except RecursionError:
+        raise CorpusError(f"{where}: this is no JSON object but lists or objects nested too deep to be read") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise CorpusError(f"{where}: a number has too many digits to be read; write it as text, in quotes") from None
 
 
 def _must_exist(path: Path) -> None:

@@ -3,7 +3,8 @@
 The kinds of noise and their mixture are the released ones (InstructAlign, section 3.1, and the released code): 24%
 infilling, 24% deletion, 24% permutation, 8% each pair, 4% all three. Span masking is that of the paper's first
 version. By default noise works on words, so that punctuation and spacing stay where they are, and never returns an
-empty text.
+empty text. In scripts that put no blanks between words (`UNSPACED`: Thai, Lao, Khmer, Burmese, Chinese, Japanese and
+the like) each user-perceived character, a letter with its marks, counts as a word; numbers there stay whole.
 """
 
 import hashlib
@@ -24,10 +25,22 @@ MIXTURE = (
     (("infilling", "deletion", "permutation"), 0.04),
 )
 
+# Scripts without blanks between words. Katakana's mark of length is common to several scripts.
+UNSPACED = (
+    *("Thai", "Lao", "Khmer", "Myanmar", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese", "Balinese"),
+    *("Han", "Hiragana", "Katakana", "Bopomofo"),
+)
+_LETTER = "[[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + r"ーｰ]&&[\p{L}\p{M}\p{Nl}]]"
+# With all its marks, and in Khmer, Burmese and Tai Tham with the letters stacked below it.
+_CHARACTER = rf"(?={_LETTER})\X\p{{M}}*(?:(?<=[\u1039\u17d2\u1a60])(?={_LETTER})\X\p{{M}}*)*"
 # A word is a run of letters, digits and combining marks, with apostrophes or hyphens inside or one apostrophe at its
 # end (Buginese tike').
-_WORD = regex.compile(r"([\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?)")
-_ASCII_WORD = re.compile(r"(\w+(?:['-]\w+)*'?)", re.ASCII)  # the same on such text, and faster
+_RUN = rf"[[\w\p{{M}}]--{_LETTER}]+"
+_WORD = regex.compile(rf"(?V1)({_CHARACTER}|{_RUN}(?:['’ʼ-]{_RUN})*['’ʼ]?)")
+# The same, and faster, on text without such letters, and on ASCII.
+_SPACED_WORD = regex.compile(r"([\w\p{M}]+(?:['’ʼ-][\w\p{M}]+)*['’ʼ]?)")
+_ASCII_WORD = re.compile(r"(\w+(?:['-]\w+)*'?)", re.ASCII)
+_MAY_BE_UNSPACED = re.compile("[\u0e00-\u1cff\u2e80-\U0010ffff]")
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -112,7 +125,7 @@ def add_noise(
     Infilling replaces each word by `mask` and deletion drops each word, both with `probability`; permutation brings
     all words into a new order; `kinds` is one of these or "mixture", which draws them by `MIXTURE`. What stands
     between the words stays in its place; with a deleted word goes the blank before it. Deletion keeps at least one
-    word. A text without words comes back unchanged.
+    word. A text without words comes back unchanged. A word is what `split` finds.
 
     `tokens`: "words" as above, or "nltk" as the released code has it: the tokens of NLTK's word tokenizer joined by
     blanks, so that punctuation is detached and quotes are rewritten, and deletion can leave an empty text.
@@ -161,8 +174,13 @@ def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> st
 
 @lru_cache(2**15)
 def split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end."""
-    parts = (_ASCII_WORD if text.isascii() else _WORD).split(text)
+    """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end.
+
+    In `UNSPACED` scripts each user-perceived character is a word: no blank says where one ends, and a run of them as
+    one word would never be changed.
+    """
+    word = _ASCII_WORD if text.isascii() else _WORD if _MAY_BE_UNSPACED.search(text) else _SPACED_WORD
+    parts = word.split(text)
     return tuple(parts[1::2]), tuple(parts[::2])
 
 

@@ -23,7 +23,7 @@ from datasets import Dataset
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from ia_lib.formats import HALF, CorpusError
+from ia_lib.formats import HALF, CorpusError, parsed
 from ia_lib.noise import generator, shuffled
 
 # What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
@@ -158,11 +158,10 @@ class Jsonl:
     def _row(self, line: bytes, offset: int) -> dict:
         where = f"{self.location}, byte {offset:,}"
         try:
-            record = json.loads(line.decode("utf-8-sig" if offset == 0 else "utf-8"))
+            text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
         except UnicodeDecodeError as error:
             raise CorpusError(f"{where}: this line is not UTF-8 text ({error.reason})") from None
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{where}: this is no JSON object ({error.msg})") from None
+        record = parsed(text, where)
         for field in self.fields.values():
             value = record.get(field) if isinstance(record, dict) else None
             if not isinstance(value, str) or not value or HALF.search(value):

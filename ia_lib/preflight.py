@@ -77,6 +77,7 @@ def report(
             for i, a in enumerate(codes)
             for b in codes[i + 1 :]
         },
+        "noisy_texts_unchanged": _unchanged(new, parallel),
         "characters": {code: _characters(texts[code], tokenizer) for code in codes},
     }
     return {**found, "warnings": _warnings(found, len(parallel), encoded)}
@@ -85,6 +86,22 @@ def report(
 def save(folder: Path, found: dict[str, Any]) -> None:
     """Write report.json."""
     (folder / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _unchanged(new: pd.DataFrame, parallel: Dataset) -> dict[str, float]:
+    """Of the rows that ask for a text out of its noisy form, the share in which the noise has changed nothing, by the
+    text's language. Such a prompt holds its answer, once more than the context does."""
+    rows = new[new["objective"].isin(["tlm", "mlm", "word", "span"])]
+    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])} if len(rows) else {}
+    seen: dict[str, list[bool]] = {}
+    for code, part in rows.groupby("source_language", sort=False):
+        contexts = parallel[code][:]
+        for row in part.itertuples():
+            context = "" if row.objective == "mlm" else contexts[numbers[row.sentence_id]]
+            seen.setdefault(row.target_language, []).append(
+                row.prompt.count(row.answer) > context.count(row.answer) if row.answer else False
+            )
+    return {code: round(sum(found) / len(found), 3) for code, found in seen.items()}
 
 
 def _tokens_per_word(tokenizer, texts: list[str]) -> float:
@@ -155,6 +172,12 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict) -> list[str]
         if equal > 0.05 * sentences:
             said.append(
                 f"{equal:,} of {sentences:,} sentences read the same in both languages of {pair}: not translated?"
+            )
+    for code, share in found["noisy_texts_unchanged"].items():
+        if share > 0.25:
+            said.append(
+                f"noise left {share:.0%} of the noisy texts in {code} as they were: there is nothing to mend in them; "
+                "raise noise_probability, or choose permutation among the kinds of noise"
             )
     for code, trouble in found["characters"].items():
         if trouble["not_in_NFC"]:

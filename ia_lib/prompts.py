@@ -37,7 +37,19 @@ SLOTS = {
     "span": _DENOISING,
     "classification": {"INPUT", "TASK", "OPTIONS", "LABELS_CHOICE"},
 }
+# The slots without which a template of a kind does not ask for what it is for.
+_ESSENTIAL = {
+    "tlm": ("INPUT_TEXT", "CONTEXT"),
+    "mt": ("SOURCE_TEXT",),
+    "xss": ("SOURCE_TEXT", "TARGET_TEXT"),
+    "mlm": ("SOURCE_TEXT",),
+    "word": ("INPUT_TEXT", "CONTEXT"),
+    "span": ("INPUT_TEXT", "CONTEXT"),
+    "classification": ("INPUT",),
+}
 _SLOT = re.compile(r"\[([A-Z_]+)\]")
+# What somebody may have meant for a slot: letters, digits, blanks, hyphens and underscores in square brackets.
+_LIKE_A_SLOT = re.compile(r"\[([\w\s-]*\w[\w\s-]*)\]")
 
 
 class PromptError(ValueError):
@@ -52,8 +64,9 @@ def templates(kind: str, source: str = "instructalign") -> tuple[str, ...]:
     `source` is "instructalign" (the paper), "ia1" (its first version: another wording of mt) or the path of a YAML
     file with lists of templates by kind; what it does not have is the paper's.
 
-    Raises PromptError for a file that cannot be read, a kind there is not, and a template with an unknown slot or
-    without its answer at the end.
+    Raises PromptError for a file that cannot be read, a kind there is not, and a template with something in square
+    brackets that is no slot of its kind, without a slot that its kind cannot do without, or without its answer at the
+    end.
     """
     published = _load(_params_folder() / "prompts" / "instructalign.yaml")
     first = published.pop("ia1")
@@ -158,12 +171,19 @@ def _check(lists: dict, path: Path) -> dict[str, list[str]]:
             raise PromptError(f"{path}, {kind}: found {found!r}; allowed: a list of templates")
         for number, template in enumerate(found):
             where = f"{path}, {kind}, template {number}"
-            if unknown := [slot for slot in _SLOT.findall(template) if slot not in SLOTS[kind]]:
-                raise PromptError(f"{where}: found the slot [{unknown[0]}]; allowed: {', '.join(sorted(SLOTS[kind]))}")
+            allowed = ", ".join(f"[{slot}]" for slot in sorted(SLOTS[kind]))
+            if unknown := [slot for slot in _LIKE_A_SLOT.findall(template) if slot not in SLOTS[kind]]:
+                raise PromptError(f"{where}: found the slot [{unknown[0]}]; allowed: {allowed}")
             answer = f"[{ANSWER_SLOTS[kind]}]"
             if not template.endswith((f" {answer}", f"\n{answer}")) or template.count(answer) > 1:
                 raise PromptError(
                     f"{where}: found {template[-30:]!r} at its end; allowed: {answer} behind a blank, once"
+                )
+            slots = _SLOT.findall(template)
+            if missing := [f"[{slot}]" for slot in _ESSENTIAL[kind] if slot not in slots]:
+                raise PromptError(
+                    f"{where}: found {', '.join(f'[{slot}]' for slot in slots)} and no {' and no '.join(missing)}; "
+                    f"allowed: templates with it, of the slots {allowed}"
                 )
     return lists
 

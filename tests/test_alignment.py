@@ -1,6 +1,7 @@
 import collections
 
 import pytest
+from datasets import Dataset
 from scipy import stats
 
 from ia_lib import alignment, languages, prompts
@@ -147,6 +148,45 @@ def test_hard_negatives_are_the_nearest_that_read_differently(parallel):
         means[kind] = sum(shares) / len(shares)
     assert means["hard"] > means["mixed"] > means["random"]
     assert means["hard"] > 2 * means["random"]
+
+
+@pytest.mark.parametrize("small", [20_000, 10])
+def test_a_negative_can_be_traced(parallel, monkeypatch, small):
+    monkeypatch.setattr(alignment, "_SMALL", small)
+    known = texts(parallel)
+    for objective, negatives, kinds in (
+        ("xss", "mixed", {"hard", "random"}),
+        ("xss", "random", {"random"}),
+        ("xss", "corrupted", set()),
+        ("tlm", "mixed", set()),
+    ):
+        found = rows(parallel, objective, 200, xss_negatives=negatives)
+        assert {row["negative"].split()[0] for row in found if row["negative"]} == kinds
+        for row in found:
+            assert (row["negative"] is not None) == (bool(kinds) and row["answer"] == "no")
+            if row["negative"]:
+                _, sentence = row["negative"].split(" ", 1)
+                assert sentence != row["sentence_id"]
+                assert known[sentence][row["target_language"]] in row["prompt"]
+
+
+@pytest.mark.parametrize("small", [20_000, 10])
+@pytest.mark.parametrize("kind", ["hard", "random"])
+def test_no_negative_is_a_translation(monkeypatch, small, kind):
+    monkeypatch.setattr(alignment, "_SMALL", small)
+    # the first four have one source and similar texts; the others differ in case, blanks or Unicode form at most
+    ind = ["Kamar bagus", "kamar  bagus", "Kamar bagus", "Kamar bagus", *[f"Rumah {i}" for i in range(16)]]
+    jav = ["Kamar apik", "Kamar sae", "Kamare apik", "Kamar apik tenan", "Kamar É", "kamar  E\u0301"]
+    jav += [*[f"Kamar apik {i}" for i in range(13)], jav[3]]
+    parallel = Dataset.from_dict({"sentence_id": [str(i) for i in range(20)], "ind": ind, "jav": jav})
+    same = [{str(i) for i in range(4)}, {"4", "5"}]
+    found = rows(parallel, "xss", 1600, pivots=["ind"], taught=["jav"], xss_negatives=kind)
+    if small > 20:
+        # of a corpus in memory every pair counts: sentence 0 has a translation beside another source, too
+        assert not any(ind[0] in row["prompt"] and jav[19] in row["prompt"] for row in found if row["negative"])
+    negatives = [(row["sentence_id"], row["negative"].split()[1]) for row in found if row["negative"]]
+    assert len(negatives) > 600
+    assert not [pair for pair in negatives if any(set(pair) <= group for group in same)]
 
 
 def test_the_first_version_masks_words_or_one_span(parallel):

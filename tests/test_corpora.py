@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from ia_lib import corpora, languages, sources
 from ia_lib.corpora import CorpusError
@@ -245,11 +246,22 @@ def test_pairs_of_test_data_are_dropped(tmp_path):
     others = corpora.parallel_file(write(tmp_path, "held.csv", "ind\nempat \n"), {"ind": "ind"})
     kept, dropped = corpora.drop_overlap(own, [tests, others])
     assert (kept["sentence_id"][:], dropped) == (["a"], 3)
+    # blanks, characters without a width and Unicode's forms make no difference, and signs alone are compared as well
+    spelt = Dataset.from_dict({"sentence_id": list("xyz"), "mad": ["AC nah panas", "E\u0301\u200bna", "\u200b!! ?"]})
+    unseen = Dataset.from_dict({"sentence_id": list("tuv"), "mad": ["ACnah panas.", "\u00e9na", "!!?"]})
+    assert corpora.drop_overlap(spelt, unseen)[1] == 3
     # what is only a place in a file is not the same sentence in another file
     numbered = corpora.parallel_file(tmp_path / "own.csv", {"ind": "ind"})
     unlike = corpora.labelled_file(write(tmp_path, "x.csv", "text,label\nLema',x\n"), "t", "mad", ["x"])
     assert numbered["sentence_id"][0] == unlike["example"][0]
     assert corpora.drop_overlap(numbered, unlike)[1] == 0
+
+
+def test_the_languages_of_xp3():
+    assert len(corpora.XP3) == len(set(corpora.XP3)) == 46
+    assert corpora.xp3_languages(["en", "code", "tum"]) == ["en", "code", "tum"]
+    with pytest.raises(CorpusError, match=r"xP3 has no language 'qq'; it has: ak, ar, .*, zu"):
+        corpora.xp3_languages(["en", "qq"])
 
 
 def test_past_instructions(tmp_path):
@@ -314,6 +326,6 @@ def test_real_translations_beside_real_sentiment_tests(real_data):
     pairs = corpora.parallel(real_data, ["ind", "mad"], "train", "nusatranslation")
     tests = corpora.labelled(real_data, "sentiment", ["mad"], "test", "nusatranslation")
     kept, dropped = corpora.drop_overlap(pairs, tests)
-    assert (len(pairs), dropped) == (6600, 840)
+    assert (len(pairs), dropped) == (6600, 841)
     assert set(kept["sentence_id"]).isdisjoint(tests["example"])
     assert {*kept["ind"], *kept["mad"]}.isdisjoint(tests["text"])

@@ -80,6 +80,12 @@ def test_places_are_lines_as_an_editor_counts_them(tmp_path):
     assert read.places == ["line 2", "line 4"]
 
 
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_long_cells_are_read(tmp_path, ending):
+    path = write(tmp_path / f"a{ending}", "text\n" + "kata " * 60_000 + "x\n")
+    assert len(formats.table(path, ["text"]).cells["text"][0]) == 300_001
+
+
 def test_semicolons_and_byte_order_marks(tmp_path):
     path = write(tmp_path / "a.csv", "\ufeffid;text\n1;a, b\n")
     assert formats.table(path, ["id", "text"]).cells == {"id": ["1"], "text": ["a, b"]}
@@ -103,6 +109,10 @@ def test_semicolons_and_byte_order_marks(tmp_path):
         ("a.jsonl", '{"id": 1, "label": null}\n', "a.jsonl, line 1: the column 'label' is empty"),
         ("a.jsonl", '{"id": 1, "label": ["a"]}\n', "a.jsonl, line 1: the column 'label' holds ['a']; it must be text"),
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: this is no JSON object but '[1]'"),
+        pytest.param("a.jsonl", "[" * 100_000, "a.jsonl, line 1: this is no JSON object but lists or ob", id="deep"),
+        pytest.param(
+            "a.jsonl", '{"id": ' + "1" * 5000 + "}", "a.jsonl, line 1: a number has too many digits", id="digits"
+        ),
         ("a.jsonl", "{broken\n", "a.jsonl, line 1: this is no JSON object"),
         ("a.parquet", "broken", "a.parquet: this is no parquet file"),
         ("a.doc", "x", "a.doc: found the ending '.doc'; allowed for a table: .csv"),

@@ -65,6 +65,37 @@ def test_never_an_empty_text(text, probability):
         assert any(c.isalnum() or c == "_" for c in noisy)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("น้ำเป็น ๒๕๖๗ x", ["น้ำ", "เ", "ป็", "น", "๒๕๖๗", "x"]),
+        ("ພາສາ", ["ພ", "າ", "ສ", "າ"]),
+        ("ខ្ញុំខ្មែរ។", ["ខ្ញុំ", "ខ្មែ", "រ"]),
+        ("မြန်မာကမ္ဘာ", ["မြ", "န်", "မာ", "က", "မ္ဘာ"]),
+        ("我用iPhone买3个，好々", ["我", "用", "iPhone", "买", "3", "个", "好", "々"]),
+        ("データがか\u3099", ["デ", "ー", "タ", "が", "か\u3099"]),
+        ("ꦧꦱꦗꦮ", ["ꦧ", "ꦱ", "ꦗ", "ꦮ"]),
+        ("한국어 Привет tiké’ ʼa e\u0301-e", ["한국어", "Привет", "tiké’", "ʼa", "e\u0301-e"]),
+    ],
+)
+def test_scripts_without_blanks_are_split_into_characters(text, words):
+    assert list(noise.split(text)[0]) == words
+    assert noise._joined(*noise.split(text)) == text
+    assert noise._WORD.findall(text) == words
+
+
+@pytest.mark.parametrize("kinds", ["infilling", "deletion", "permutation"])
+def test_noise_changes_text_without_blanks(kinds):
+    text = "ฉันกินข้าวแล้วไปตลาด"
+    noisy = [noise.add_noise(text, noise.generator(8, i), kinds=kinds)[0] for i in range(200)]
+    assert sum(found == text for found in noisy) < 20
+    assert all(
+        found not in (text, "___", "") for found in (noise.mask_words(text, noise.generator(i)) for i in range(9))
+    )
+    spans = [noise.mask_span(text, noise.generator(i)) for i in range(9)]
+    assert all(found.count("___") == 1 and len(found) > 5 for found in spans)
+
+
 def test_a_text_without_words_comes_back_unchanged():
     assert noise.add_noise("?!", noise.generator(1))[0] == "?!"
 

@@ -252,6 +252,8 @@ def test_cached_blocks_are_not_asked_for_again(server, tmp_path):
 def bad_lines():
     good = b'{"inputs": "a", "targets": "b"}\n'
     yield good + b'{"inputs": "a", "tar\n', "byte 32: this is no JSON object"
+    yield good + b"[" * 100_000, "byte 32: this is no JSON object but lists or objects nested too deep"
+    yield good + b'{"inputs": ' + b"1" * 5000 + b"}", "byte 32: a number has too many digits"
     yield good + b'["inputs"]\n', "byte 32: the field 'inputs' is missing"
     yield good + b'{"inputs": "a", "targets": ""}\n', "byte 32: the field 'targets' is missing, empty or no text"
     yield b'{"inputs": "\\ud83d", "targets": "b"}\n', "byte 0: the field 'inputs' is missing, empty or no text"

@@ -1,8 +1,11 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 from datasets import Dataset
 
 from ia_lib import alignment, preflight
+from ia_lib.estimate import estimate
 from ia_lib.settings import Settings
 
 pytestmark = pytest.mark.quick
@@ -60,6 +63,34 @@ def test_trouble_is_counted_and_said(tokenizer, settings):
         "read the same in both",
     ):
         assert part in said, said
+
+
+def test_noise_that_changes_nothing_is_said(tokenizer, settings, parallel):
+    tests = Dataset.from_dict({"task": [], "language": [], "example": [], "text": [], "label": []})
+    some = parallel.select_columns(["sentence_id", "ind", "jav"])
+    # the same text on both sides: what stands in the context is not the noisy text
+    same = Dataset.from_dict({"sentence_id": some["sentence_id"][:], "ind": some["ind"][:], "jav": some["ind"][:]})
+    for text, noise, least, most in ((some, 0.2, 0, 0.25), (same, 1.0, 0, 0), (some, 0.01, 0.5, 1)):
+        for objective in ("tlm", "mlm", "tlm+xss"):
+            plan = alignment.Plan(objective, ["ind"], ["jav"], 1, noise="infilling" if noise != 0.2 else "mixture")
+            plan = dataclasses.replace(plan, noise_probability=noise)
+            made = alignment.make(text, plan, 60 * 4, 2, 2)
+            found = preflight.report(made, made[:0], text, tests, {}, tokenizer, settings, settings.encoding())
+            shares = found["noisy_texts_unchanged"]
+            assert set(shares) == {"ind", "jav"}
+            assert all(least <= share <= most for share in shares.values()), (objective, noise, shares)
+            said = [line for line in found["warnings"] if "noise left" in line]
+            assert len(said) == (2 if least else 0)
+
+
+def test_own_tests_count_in_the_estimate(settings):
+    own = {"file": "x.csv", "language": "jav", "labels": ["a", "b"]}
+    run = settings.model_validate({**settings.model_dump(), "tests": [own, {**own, "language": "sun"}]})
+    (task,) = {test.task for test in run.tests}
+    without, found = (estimate(run, "bigscience/bloomz-560m", None, counts) for counts in (None, {task: 70, "x": 9}))
+    assert without.texts is None
+    assert found.texts == 3 * len(run.wordings) * 70 + (estimate(settings, "bigscience/bloomz-560m").texts or 0)
+    assert found.hours["T4"] > without.hours["T4"]
 
 
 def test_without_trouble_there_is_no_warning_about_the_text(tokenizer, settings, parallel):

@@ -55,6 +55,28 @@ def test_a_prompt_file_of_ones_own(tmp_path):
     ("text", "message"),
     [
         ('mt: ["[SOURCE] [TARGET_TEXT]"]', r"mt, template 0: found the slot \[SOURCE\]"),
+        *(
+            (
+                f'mt: ["[SOURCE_TEXT] {found} [TARGET_TEXT]"]',
+                rf"own.yaml, mt, template 0: found the slot \{found[:-1]}\]; al",
+            )
+            for found in (
+                "[Foo]",
+                "[Target_Text]",
+                "[SOURCE TEXT]",
+                "[SOURCE-LANG]",
+                "[SOURCE_LANG ]",
+                "[LANG2]",
+                "[é]",
+            )
+        ),
+        (
+            'mt: ["[SOURCE_LANG] [TARGET_TEXT]"]',
+            r"mt, template 0: found \[SOURCE_LANG\], .* and no \[SOURCE_TEXT\]; al",
+        ),
+        ('xss: ["[SOURCE_TEXT] [LABEL]"]', r"xss, template 0: found .* and no \[TARGET_TEXT\]; allowed: .*\[LABEL\]"),
+        ('tlm: ["[CONTEXT] [LABEL_TEXT]"]', r"tlm, template 0: found .* and no \[INPUT_TEXT\]"),
+        ('classification: ["[OPTIONS] [LABELS_CHOICE]"]', r"classification, template 0: found .* and no \[INPUT\]"),
         ('mt: ["[SOURCE_TEXT]: [TARGET_TEXT] now"]', "mt, template 0: found"),
         ('qa: ["[SOURCE_TEXT] [TARGET_TEXT]"]', "found templates of the kind 'qa'"),
         ("mt: none", "mt: found 'none'; allowed: a list of templates"),
@@ -67,6 +89,12 @@ def test_a_wrong_prompt_file_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(prompts.PromptError, match=message):
         prompts.templates("mt", str(path))
+
+
+def test_brackets_that_look_like_no_slot_stay(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text('mt: ["[ ] [...] [a, b] [SOURCE_TEXT] [TARGET_TEXT]"]')
+    assert prompts.fill("mt", 0, str(path), **SLOTS)[0] == "[ ] [...] [a, b] source "
 
 
 def test_indonesian_prompts_have_a_word_for_every_label():
