@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
+from ia_lib import inputs
 from ia_lib.estimate import GPUS, assumptions, estimate
 from ia_lib.formats import own_csv
 from ia_lib.stages import Stage
@@ -119,7 +121,8 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
 def _estimated(table: "Table", run) -> str:
     data = table.stage(run.name, "data").folder / "report.json"
     report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
-    found = estimate(run, table.origin(run), report)
+    tested = Counter(inputs.labelled(run, table.lab(run))["task"]) if run.tests else None
+    found = estimate(run, table.origin(run), report, tested)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
@@ -150,8 +153,11 @@ def _what(stage: Stage) -> str:
             f" of {run.per_step} rows"
         )
     if stage.name == "evaluate":
-        tests = ", ".join([name for name, _, _ in run.evaluates()] + [test.task for test in run.tests])
-        return f"{tests or 'held-out sentences'} in {sum(map(len, run.groups.values()))} languages"
+        tests = [name for name, _, _ in run.evaluates()] + [test.task for test in run.tests]
+        known = run.groups.values() if run.evaluates() else [{test.language for test in run.tests}]
+        number = sum(map(len, known))
+        where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
+        return f"{', '.join(dict.fromkeys(tests)) or 'held-out sentences'}{where}"
     return ""
 
 

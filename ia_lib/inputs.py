@@ -228,6 +228,8 @@ def check(run: Settings, folder: Path, past: Path | None) -> None:
         prompts.templates(objective, run.plan()["templates"])
     for wording in run.asked():
         prompts.label_words([], wording)
+    if run.uses_old and run.past.xp3:
+        corpora.xp3_languages(run.past.xp3)
     here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
     if run.corpus == "minilab":
         # it is not written yet, and no sentence of it stands in two of its files

@@ -319,7 +319,10 @@ class Table:
                 raise tables.refused(self.path, run, error) from None
             for entry, path in read.items():
                 if path is not None and not path.is_file():
-                    raise SettingsError(f"{run.place}, run {run.name!r}: {path}: there is no such file")
+                    raise SettingsError(
+                        f"{run.place}, run {run.name!r}: {path}: there is no such file, nor beside the table, in the "
+                        "data folder or in the kit's folder"
+                    )
                 # what is to be fetched is pinned, or recorded at its first download
                 files[entry] = hash_file(path) if path else "fetched"
         owner = self._owner(run)

@@ -226,7 +226,7 @@ class Settings(DataSettings, TuneSettings, EvaluateSettings):
     name: str
     row: str = ""  # the row's name in the table, without a seed
     fidelity: Literal["paper", "released", "corrected"] = "corrected"
-    reproduces: list[str] = []  # the published cells that this run is to be compared with
+    reproduces: list[str] = []  # in words; such runs are put beside the papers' cells of their model and objective
     home: str = Field("", exclude=True)  # the table's folder, beside which its files are looked for first
     place: str = Field("", exclude=True)  # the table's file and line where the row begins
     seed: int = Field(1, ge=0, strict=True)
