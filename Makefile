@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "python 3.11 or newer is needed (this is $$($(PYTHON) --version)); set PYTHON=..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing into .venv: PyTorch (about 200 MB, with CUDA about 3 GB) and 210 other packages (about 320 MB)."
+	@echo "Installing into .venv: PyTorch (about 200 MB, with CUDA about 3 GB) and some 210 packages (about 320 MB)."
 	@echo "This is done once and takes some minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"

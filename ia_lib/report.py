@@ -240,9 +240,8 @@ def _asked(runs: list, table: pd.DataFrame) -> list[dict]:
         lines.append(
             {
                 "task": task,
-                "texts": f"{texts} in each of {len(sizes)} languages"
-                if len(sizes) > 1
-                else f"{texts} in {sizes.index[0]}",
+                "texts": f"{texts} texts in "
+                + (f"each of {len(sizes)} languages" if len(sizes) > 1 else sizes.index[0]),
                 "prompts": own["prompt"].nunique(),
             }
         )

@@ -3,6 +3,8 @@ import plotly.graph_objects as go
 import pytest
 
 from ia_lib import figures, report
+from ia_lib import results as results_of
+from ia_lib.formats import own_csv
 
 
 @pytest.fixture
@@ -54,8 +56,12 @@ def test_the_page_answers_what_a_reviewer_asks(finished):
         assert f'id="{section}"' in page
         assert f'href="#{section}"' in page
     assert "retention (L1)" in page
-    rules = pd.read_csv(folder / "rules.csv")
-    assert {"label_sum", "label_mean", "label_per_char", "calibrated"} <= set(rules.columns)
+    every = {"label_sum", "label_mean", "label_per_char", "calibrated"}
+    assert every <= set(pd.read_csv(folder / "conclusions.csv").columns)
+    assert every <= set(pd.read_csv(folder / "rules.csv")["rule"])
+    pairs = pd.read_csv(folder / "pairs.csv")
+    assert set(pairs["kind"]) == {"rows", "languages of base", "languages of tlm"}
+    assert pairs[["difference", "low", "high", "p_holm"]].notna().all(axis=None)
     for run, stage in (("base", "tune"), ("tlm", "data"), ("tlm", "evaluate")):
         shown = (folder / "notebooks" / f"{run}-{stage}.html").read_text()
         assert "Plotly.newPlot" in shown or stage != "tune"
@@ -76,12 +82,88 @@ def test_published_cells_stand_beside_ours(finished, monkeypatch, tmp_path):
     assert "Published against ours" in (tmp_path / "index.html").read_text()
 
 
-def test_seeds_become_one_bar_with_their_range(results):
-    two = pd.concat([results, results.assign(seed=2, weighted_f1=results["weighted_f1"] + 2)])
-    bar = figures.group_bars(two).data[1]
-    one = results[(results["row"] == "tlm") & (results["language"] == "all")]["weighted_f1"].to_numpy()
-    assert list(bar.y) == pytest.approx(list(one + 1))
-    assert list(bar.error_y.array) == pytest.approx([1, 1, 1])
+@pytest.fixture
+def crafted(finished, tmp_path):
+    """Two data sets, two seeds and a constant run, from the tiny table's scores; (evaluated, manifests)."""
+    first, _, manifests, _ = finished.finished()
+    evaluated = []
+    for seed in (1, 2):
+        for run, folder in first:
+            scores = pd.read_parquet(folder / "scores.parquet")
+            if run.name == "tlm":  # always the first label
+                scores["label_logprob"] = -scores.groupby(["language", "example", "prompt"]).cumcount() - 1.0
+            elif seed == 2:
+                scores["label_logprob"] += scores["label"].eq(scores["gold"])
+            there = tmp_path / f"{run.name}-s{seed}" / "evaluate"
+            there.mkdir(parents=True)
+            parts = [scores.assign(dataset=name) for name in ("one", "two")]
+            pd.concat(parts, ignore_index=True).to_parquet(there / "scores.parquet")
+            known = own_csv(folder / "metrics.csv")
+            pd.concat([known.assign(dataset=name) for name in ("one", "two")]).to_csv(there / "metrics.csv")
+            model = run.model.model_copy(update={"run": run.model.run and f"{run.model.run}-s{seed}"})
+            update = {"name": f"{run.name}-s{seed}", "row": run.name, "seed": seed, "model": model}
+            evaluated.append((run.model_copy(update=update), there))
+    return evaluated, manifests
+
+
+def test_seeds_are_taken_together(crafted):
+    evaluated, _ = crafted
+    table = results_of.table(evaluated, {})
+    every = table[table["seed"] == "all"]
+    assert set(every["run"]) == {"base", "tlm"}
+    assert (every["seeds"] == 2).all()
+    assert set(table["began_with"]) == {"new", "base"}
+    groups = ["row", "dataset", "group", "language", "prompt"]
+    means = table[table["seed"] != "all"].groupby(groups)["weighted_f1"].mean()
+    pd.testing.assert_series_equal(every.set_index(groups)["weighted_f1"].sort_index(), means, check_names=False)
+    lines = results_of.headline(table)
+    assert set(lines["run"]) == {"tlm"}
+    bars = figures.group_bars(table[table["dataset"] == "one"])
+    assert [bar.name for bar in bars.data] == ["base", "tlm"]
+    assert "2 seeds" in bars.layout.title.text
+    assert list(bars.data[1].text) == ["o", "o", "o"]
+    assert figures.heat_map(table[table["dataset"] == "one"]).data[0].z.shape == (2, 5)
+
+
+def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
+    evaluated, manifests = crafted
+    stages = dict(manifests)
+    stages["tlm: tune"] = {**stages["tlm: tune"], "git_commit": "f" * 40}
+    report.write(tmp_path, "crafted", evaluated, [], stages, {})
+    page = (tmp_path / "index.html").read_text()
+    assert "tlm L1 on one/sentiment, tlm L2 on one/sentiment" in page
+    assert "<td>two/sentiment</td>" in page
+    assert "°=" in page
+    assert "over texts and seeds" in page
+    assert "2 different versions or commits" in page
+    assert "texts in each of 5 languages, 3 prompts each" in page
+    assert "Not among them: joint, mean" in page
+    lines = results_of.headline(results_of.table(evaluated, {}))
+    assert lines.loc[lines["group"] == "L1", "kept"].isna().all()
+
+
+def test_from_a_constant_answer_to_guessing_is_no_gain(results):
+    tlm = results["run"] == "tlm"
+    poor = results.assign(within_chance=True, difference_p=0.001, base=10.0, difference=20.0)
+    lines = results_of.headline(poor.where(tlm, results))
+    assert set(lines["verdict"]) == {"neither above chance"}
+    assert set(results_of.headline(poor.assign(within_chance=False)[tlm])["verdict"]) == {"gain"}
+
+
+def test_languages_that_were_not_tested_are_named(crafted, tmp_path):
+    evaluated, manifests = crafted
+    for _, folder in evaluated:
+        scores = pd.read_parquet(folder / "scores.parquet")
+        scores[~scores["language"].isin(evaluated[0][0].known)].to_parquet(folder / "scores.parquet")
+    report.write(tmp_path, "crafted", evaluated, [], manifests, {})
+    assert "whether anything was forgotten was not measured" in (tmp_path / "index.html").read_text()
+
+
+def test_the_curves_of_two_bases_are_not_joined(results):
+    other = results.assign(began_with="large", row=results["row"] + " large", run=results["run"] + " large")
+    names = [line.name for line in figures.difference_to_base(pd.concat([results, other])).data]
+    assert len(names) == len(set(names)) == 6
+    assert "tlm on large, taught (L2)" in names
 
 
 def test_without_a_browser_there_is_one_clear_line(monkeypatch, tmp_path, capsys):
