@@ -56,7 +56,7 @@ class Watch:
                 / (done - self.before)
                 / min(os.cpu_count() or 1, len(self.todo) - finished or 1)
             )
-            left = f"about {_minutes(seconds)} left"
+            left = f"about {_minutes(seconds)} left" if finished < len(self.todo) else "the report is being written"
         line = f"{self._clock()}  {finished}/{len(self.todo)} stages  {', '.join(running)}  {left}".rstrip()
         if sys.stdout.isatty():
             self._print(line, ends=False)
