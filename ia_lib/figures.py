@@ -61,7 +61,8 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
         note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False, "yanchor": anchor}
         figure.add_annotation(**note, xref="paper", x=1.0, xanchor="left", y=level)
     figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="run")
-    seeds = f" over {frame['seeds'].max()} seeds" if frame["seeds"].max() > 1 else ""
+    counts = sorted(set(frame["seeds"]))
+    seeds = f" over {' or '.join(map(str, counts))} seeds" if counts[-1] > 1 else ""
     return _style(figure, f"Weighted F1 by group of languages, with 95% intervals{seeds} (o = within chance)")
 
 

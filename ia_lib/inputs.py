@@ -186,16 +186,16 @@ def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
     return found
 
 
-def to_download(run: Settings, folder: Path) -> list[str]:
-    """What the run reads that is not on this machine yet, in words: published files, and pools drawn from afar."""
+def to_download(run: Settings, folder: Path, stage: str) -> list[str]:
+    """What a stage reads that is not on this machine yet, in words: published files, and pools drawn from afar."""
     found = []
-    for stage in ("data", "evaluate"):
-        for name in [name for name, path in read_files(run, folder, stage).items() if path is None]:
-            source, _, file = name.partition("/")
-            place = sources.location(source, file, run.mirror)
-            if isinstance(place, str) and not (sources.cache_folder() / source / file).is_file():
-                found.append(f"{name} from {place}")
-    if run.uses_old and run.past and (run.past.url or run.past.xp3):
+    files = read_files(run, folder, stage) if stage != "tune" else {}
+    for name in [name for name, path in files.items() if path is None]:
+        source, _, file = name.partition("/")
+        place = sources.location(source, file, run.mirror)
+        if isinstance(place, str) and not (sources.cache_folder() / source / file).is_file():
+            found.append(f"{name} from {place}")
+    if stage == "data" and run.uses_old and run.past and (run.past.url or run.past.xp3):
         for place in [run.past.url] if run.past.url else [_xp3(code, run.mirror) for code in run.past.xp3]:
             try:
                 Jsonl(place, cache=sources.cache_folder() / "past", offline=True)

@@ -87,7 +87,8 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
     95% interval of the difference is that of our score, of an average the mean of its parts' intervals, which is too
     wide rather than too narrow. The verdict is `differs` where the interval does not hold 0 (without an interval:
     beyond `TOLERANCE`), else `agrees`; but `cannot tell` where it holds 0 and reaches beyond 5 points on either side,
-    or where our test set has another number of texts than the paper's (`texts`, `texts_published`); or `not run`.
+    or where our test set has another number of texts than the paper's (`texts`, `texts_published`; 0 where
+    none is printed); or `not run`.
 
     Raises ValueError as `papers.ours` does.
     """
@@ -105,7 +106,7 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
             difference, low, high = values - cell.published
             agrees = low - TOLERANCE / 2 <= 0 <= high + TOLERANCE / 2 if low == low else abs(difference) <= TOLERANCE
             texts, printed = _texts(cell, books.get((cell.model, cell.objective, cell.replay), {}).get(name, {}))
-            unclear = texts != printed or (agrees and high - low > 2 * _TELLS)
+            unclear = texts != printed or (agrees and max(-low, high) > _TELLS)
             verdict = CANNOT_TELL if unclear else AGREES if agrees else DIFFERS
             lines.append(
                 {

@@ -119,6 +119,8 @@ def write(
         missing_groups=[group for group in GROUPS if len(table) and not (table["group"] == group).any()],
         several_tasks=several,
         pairs=_pairs(pairs),
+        pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
+        scoring_rules=list(dict.fromkeys(run.scoring_rule for run in runs)),
         headline=against,
         rules=audited,
         rule_names=[rule for rule in RULES if rule in audit],
@@ -166,7 +168,8 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
             fig=list(drawn.values()), file=files, width=1000, height=[f.layout.height for f in drawn.values()], scale=2
         )
     except Exception as error:  # whatever a browser does wrong must not cost the report
-        print(f"the figures are written as HTML only: {browser} made no PNG ({str(error).splitlines()[0]})")
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"the figures are written as HTML only: {browser} made no PNG ({said})")
         return []
     return [file.name for file in files]
 
@@ -231,7 +234,7 @@ def _one_label(table: pd.DataFrame) -> list[str]:
 
 
 def _asked(runs: list, table: pd.DataFrame) -> list[dict]:
-    """What was asked: per task its texts and languages, and under which prompts and rule."""
+    """What was asked: per task its texts, languages and prompts."""
     lines = []
     for task, part in _by_task(table).items():
         own = part[(part["language"] != "all") & (part["prompt"] != "all")]
@@ -252,7 +255,7 @@ def _pairs(pairs: pd.DataFrame) -> dict[str, list[dict]]:
     """The comparisons by their kind, with their task's name."""
     if pairs.empty:
         return {}
-    pairs = pairs[(pairs["dataset"] != "all") & (pairs["task"] != "all")]
+    pairs = pairs[(pairs["dataset"] != "all") & (pairs["task"] != "all")].dropna(subset="difference")
     return {
         kind: [{**line, "name": _name(line)} for line in part.to_dict("records")]
         for kind, part in pairs.groupby("kind", sort=False)

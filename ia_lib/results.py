@@ -26,7 +26,10 @@ def table(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
     scores = _scores(evaluated)
     evaluated = [(run, folder) for run, folder in evaluated if run.name in scores]
     frames = [_lines([one], scores, origins) for one in evaluated]
-    frames += [_lines(seeds, scores, origins) for seeds in _by_row(evaluated).values() if len(seeds) > 1]
+    for seeds in _by_row(evaluated).values():
+        # what is compared with a base is taken together where the base has results, too
+        seeds = [(run, folder) for run, folder in seeds if not run.model.run or run.model.run in scores] or seeds
+        frames += [_lines(seeds, scores, origins)] if len(seeds) > 1 else []
     empty = pd.DataFrame(columns=["run", "row", "dataset", "task", "group", "group_name", "language", "prompt"])
     return pd.concat(frames, ignore_index=True) if frames else empty
 
@@ -65,52 +68,55 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
 def pairs(evaluated: list[tuple]) -> pd.DataFrame:
     """Every two rows of the table on the same texts, per group of languages, and within each row every language against
     the first one, where they have the same sentences (`comparison.models`, `comparison.languages`): columns of those
-    behind `kind` ("rows" or "languages of <row>"). p values are adjusted within each kind."""
+    behind `kind` ("rows" or "languages of <row>") and `rule`. Rows are compared that have the same languages in the
+    same groups and the same seeds. p values are adjusted within each kind."""
     every, frames = _scores(evaluated), []
-    if not every:
-        return pd.DataFrame()
-    rows = _by_row([one for one in evaluated if one[0].name in every])
-    tables = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
-    first = next(iter(rows.values()))[0][0]
-    rule = first.scoring_rule if first.scoring_rule in _shared_rules(every) else "label_sum"
-    alike = [(a, b) for a, b in combinations(tables, 2) if len(tables[a]) == len(tables[b])]
-    if alike:
-        found = comparison.models(tables, alike, first.groups, first.seed, rule=rule, single=False)
-        frames.append(found.assign(kind="rows"))
-    codes = [code for group in first.groups.values() for code in group]
-    for row, seeds in tables.items():
-        here = [code for code in codes if (seeds[0]["language"] == code).any()]
-        asked = [(code, here[0]) for code in here[1:]]
-        asked = [pair for pair in asked if all(comparison.parallel(table, *pair) for table in seeds)]
-        if asked:
-            found = comparison.languages(seeds, asked, first.seed, rule=rule)
-            frames.append(found[found["prompt"] == "all"].assign(kind=f"languages of {row}"))
+    shared = _shared_rules(every)
+    for rows in _parts(evaluated, every):
+        tables = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
+        numbers = {row: [run.seed for run, _ in seeds] for row, seeds in rows.items()}
+        first = next(iter(rows.values()))[0][0]
+        rule = first.scoring_rule if first.scoring_rule in shared else "label_sum"
+        if alike := [(a, b) for a, b in combinations(tables, 2) if numbers[a] == numbers[b]]:
+            found = comparison.models(tables, alike, first.groups, first.seed, rule=rule, single=False)
+            frames.append(found.assign(kind="rows", rule=rule))
+        codes = [code for group in first.groups.values() for code in group]
+        for row, seeds in tables.items():
+            here = [code for code in codes if (seeds[0]["language"] == code).any()]
+            asked = [(code, here[0]) for code in here[1:]]
+            asked = [pair for pair in asked if all(comparison.parallel(table, *pair) for table in seeds)]
+            if asked:
+                found = comparison.languages(seeds, asked, first.seed, rule=rule)
+                frames.append(found[found["prompt"] == "all"].assign(kind=f"languages of {row}", rule=rule))
     found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return found[["kind", *(name for name in found if name != "kind")]] if len(found) else found
+    return found[["kind", "rule", *(n for n in found if n not in ("kind", "rule"))]] if len(found) else found
 
 
 def rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
     """The same answers under each scoring rule that all scores allow: group averages, one line per row and rule
-    (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`); and per row how long
-    the labels are and how often each is the answer. All empty where there are fewer than two rules."""
+    (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
+    is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
+    how often each is the answer. All empty where there are fewer than two rules."""
     every = _scores(evaluated)
-    rows = _by_row([one for one in evaluated if one[0].name in every])
-    scores = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
     if len(_shared_rules(every)) < 2:
         return pd.DataFrame(), pd.DataFrame(), {}
-    rows_of_runs = {run.name: run.row for run, _ in evaluated}
-    bases = {row: rows_of_runs.get(seeds[0][0].model.run) for row, seeds in rows.items()}
-    bases = {row: base for row, base in bases.items() if base in scores and len(scores[base]) == len(scores[row])}
-    first = next(iter(rows.values()))[0][0]
-    found = comparison.rules(scores, first.groups, {}, bases, first.seed)
-    found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
-    claims = comparison.conclusions(found)
-    # which of several runs is the best says nothing where none is above chance
-    told = found[~found["within_chance"]].groupby(_PLACE).size()
-    settled = pd.MultiIndex.from_frame(claims[_PLACE]).isin(told.index)
-    claims = claims[(claims["claim"] != "highest score") | settled]
-    lengths = {row: comparison.label_lengths(seeds[0]).round(1).to_dict("records") for row, seeds in scores.items()}
-    return found, claims, lengths
+    rows_of_runs, tables, claims, lengths = {run.name: run.row for run, _ in evaluated}, [], [], {}
+    for rows in _parts(evaluated, every):
+        scores = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
+        numbers = {row: [run.seed for run, _ in seeds] for row, seeds in rows.items()}
+        bases = {row: rows_of_runs.get(seeds[0][0].model.run) for row, seeds in rows.items()}
+        bases = {row: base for row, base in bases.items() if numbers.get(base) == numbers[row]}
+        first = next(iter(rows.values()))[0][0]
+        found = comparison.rules(scores, first.groups, {}, bases, first.seed)
+        found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
+        said = comparison.conclusions(found)
+        # which of several runs is the best says nothing where none is above chance
+        told = found[~found["within_chance"]].groupby(_PLACE).size()
+        settled = pd.MultiIndex.from_frame(said[_PLACE]).isin(told.index)
+        tables.append(found)
+        claims.append(said[(said["claim"] != "highest score") | settled])
+        lengths |= {row: comparison.label_lengths(part[0]).round(1).to_dict("records") for row, part in scores.items()}
+    return pd.concat(tables, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
 
 
 def beside_published(results: pd.DataFrame, evaluated: list[tuple]) -> pd.DataFrame:
@@ -142,6 +148,14 @@ def _shared_rules(scores: dict[str, pd.DataFrame]) -> set[str]:
     return set.intersection(*(set(evaluation.rules(table)) for table in scores.values())) if scores else set()
 
 
+def _parts(evaluated: list[tuple], scores: dict[str, pd.DataFrame]) -> list[dict[str, list[tuple]]]:
+    """Rows with scores, by their names with their seeds; those with the same languages in the same groups together."""
+    parts: dict[str, dict[str, list[tuple]]] = {}
+    for row, seeds in _by_row([one for one in evaluated if one[0].name in scores]).items():
+        parts.setdefault(str(seeds[0][0].groups), {})[row] = seeds
+    return list(parts.values())
+
+
 def _by_row(evaluated: list[tuple]) -> dict[str, list[tuple]]:
     found: dict[str, list[tuple]] = {}
     for run, folder in evaluated:
@@ -157,9 +171,10 @@ def _lines(seeds: list[tuple], scores: dict[str, pd.DataFrame], origins: dict[st
     labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
     counted = known.groupby(["dataset", "task"])["majority_of"].first().to_dict()
     bases = [scores.get(one.model.run) for one, _ in seeds]
+    for (one, _), base in zip(seeds, bases, strict=True):
+        if base is not None and run.scoring_rule not in evaluation.rules(base):
+            print(f"{one.name}: not compared with {one.model.run}, which was not scored for {run.scoring_rule}")
     if any(base is None or run.scoring_rule not in evaluation.rules(base) for base in bases):
-        if bases[0] is not None:
-            print(f"{run.name}: not compared with {run.model.run}, which was not scored for {run.scoring_rule}")
         bases = None
     frame = evaluation.metrics(
         [scores[one.name] for one, _ in seeds],

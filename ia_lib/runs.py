@@ -197,14 +197,14 @@ class Table:
             run, owner = stage.run, self._owner(stage.run)
             if stage.done:
                 continue
-            for what in inputs.to_download(run, self.lab(run)):
+            for what in inputs.to_download(run, self.lab(run), stage.name):
                 found.setdefault(what, run)
             if owner.model.name:
                 name, revision = _outside(owner)
-                here = Path(name).is_dir() or isinstance(
-                    try_to_load_from_cache(name, "config.json", revision=revision), str
-                )
-                if not here:
+                # whole or in parts; that a config is there says nothing of the weights
+                files = (f"{n}{end}" for n in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+                here = (isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in files)
+                if not Path(name).is_dir() and not any(here):
                     found.setdefault(f"the model {name}", owner)
         return found
 

@@ -142,6 +142,25 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     assert lines.loc[lines["group"] == "L1", "kept"].isna().all()
 
 
+def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
+    evaluated, manifests = crafted
+    # the last run tests one language, which the others have in no group
+    run, folder = evaluated[-1]
+    lone = run.model_copy(update={"name": "lone", "row": "lone", "known": [], "taught": ["bug"], "unseen": []})
+    scores = pd.read_parquet(folder / "scores.parquet")
+    scores[scores["language"] == scores["language"].iloc[0]].assign(language="bug").to_parquet(
+        folder / "scores.parquet"
+    )
+    found = [*evaluated[:3], (lone, folder)]
+    report.write(tmp_path, "crafted", found, [], manifests, {})
+    by_rule = pd.read_csv(tmp_path / "rules.csv")
+    assert set(by_rule["run"]) == {"base", "tlm", "lone"}
+    pairs = pd.read_csv(tmp_path / "pairs.csv")
+    # tlm has a seed less than base
+    assert set(pairs["kind"]) == {"languages of base", "languages of tlm"}
+    assert pairs["difference"].notna().all()
+
+
 def test_from_a_constant_answer_to_guessing_is_no_gain(results):
     tlm = results["run"] == "tlm"
     poor = results.assign(within_chance=True, difference_p=0.001, base=10.0, difference=20.0)
