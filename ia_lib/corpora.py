@@ -220,9 +220,8 @@ def drop_overlap(parallel: Dataset, tests: Dataset | Iterable[Dataset]) -> tuple
 
     A pair goes if its id is the id of a test row, or if its text in any language is a test row's text in any: compared
     by letters and digits alone, so that case, punctuation, blanks, apostrophes and characters without a width make no
-    difference. An id that is a
-    place in a file says nothing of another file and is not compared. `tests` are data sets as `labelled` or `parallel`
-    give them.
+    difference. An id that is a place in a file says nothing of another file and is not compared. `tests` are data sets
+    as `labelled` or `parallel` give them.
     """
     ids: set[str] = set()
     texts: set[str] = set()
