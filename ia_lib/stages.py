@@ -312,7 +312,7 @@ def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=5)  # one that has just been ended may hold it for a moment yet
     except Timeout:
         with contextlib.suppress(OSError):
             otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
