@@ -7,7 +7,7 @@
 import shlex
 import sys
 
-from ia_lib.runs import Table
+from ia_lib.workflow.graph import Table
 
 table = Table(config["table"], config.get("outputs") or "outputs")
 names = str(config.get("runs") or "")

@@ -23,13 +23,14 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
 
-from ia_lib import alignment, corpora, languages, minilab, noise, prompts
+from ia_lib.data import corpora, languages, minilab
+from ia_lib.instructions import cross_lingual, noise, templates
 from ia_lib.paths import root
 
 CODES = ["eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"]
 SENTENCES, CORES = 2009, multiprocessing.cpu_count()
 _SENTENCES, _WORDS = PunktSentenceTokenizer(), NLTKWordTokenizer()
-PLAN = alignment.Plan("tlm", ["eng"], CODES[1:], 1)
+PLAN = cross_lingual.Plan("tlm", ["eng"], CODES[1:], 1)
 
 
 def corpus(times: int) -> Dataset:
@@ -48,7 +49,7 @@ def corpus(times: int) -> Dataset:
 def one_at_a_time(texts: dict[str, list[str]], tokenize) -> int:
     """The plain way: every access tokenises, corrupts and fills a template anew, with Python's random."""
     rng, made = random.Random(1), 0
-    pairs = alignment.directions(PLAN.pivots, PLAN.taught)
+    pairs = cross_lingual.directions(PLAN.pivots, PLAN.taught)
     for i in range(SENTENCES):
         for source, target in pairs:
             words = tokenize(texts[target][i])
@@ -59,7 +60,7 @@ def one_at_a_time(texts: dict[str, list[str]], tokenize) -> int:
                 words = [word for word in words if rng.random() >= 0.2]
             if "permutation" in kinds:
                 rng.shuffle(words)
-            text = rng.choice(prompts.templates("tlm"))
+            text = rng.choice(templates.templates("tlm"))
             slots = {
                 "INPUT_TEXT": " ".join(words),
                 "INPUT_LANG": languages.name(target),
@@ -85,7 +86,7 @@ def peak_mb(folder: str) -> float:
 
 
 def _peak(folder: str) -> float:
-    for _ in alignment.instructions(load_from_disk(folder), PLAN):
+    for _ in cross_lingual.instructions(load_from_disk(folder), PLAN):
         pass
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
@@ -108,9 +109,11 @@ def main() -> None:
     for _ in range(3):  # the best of three, in turn
         theirs.append(timed(lambda: one_at_a_time(texts, word_tokenize)))
         words_alone.append(timed(lambda: one_at_a_time(texts, _WORDS.tokenize)))
-        ours.append(timed(lambda: sum(1 for _ in alignment.instructions(parallel, PLAN))))
-        several.append(timed(lambda: sum(1 for _ in alignment.instructions(parallel, PLAN, workers=CORES))))
-    same = list(alignment.instructions(parallel, PLAN)) == list(alignment.instructions(parallel, PLAN, workers=CORES))
+        ours.append(timed(lambda: sum(1 for _ in cross_lingual.instructions(parallel, PLAN))))
+        several.append(timed(lambda: sum(1 for _ in cross_lingual.instructions(parallel, PLAN, workers=CORES))))
+    same = list(cross_lingual.instructions(parallel, PLAN)) == list(
+        cross_lingual.instructions(parallel, PLAN, workers=CORES)
+    )
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
         for times in (1, 10):

@@ -20,9 +20,11 @@ import torch
 from datasets import concatenate_datasets
 from transformers import AutoTokenizer
 
-from ia_lib import corpora, evaluation, minilab, tuning, zero_shot
+from ia_lib.data import corpora, minilab
+from ia_lib.evaluation import choice, measures
+from ia_lib.models.load import device, load_model
 from ia_lib.paths import root
-from ia_lib.runs import Table
+from ia_lib.workflow.graph import Table
 
 CODES, TEXTS = ["eng", "ind", "sun", "jav"], 100
 WAYS = {
@@ -53,16 +55,16 @@ def main() -> None:
     tests = concatenate_datasets(
         [corpora.labelled(folder, "sentiment", [code], "test", corpus).select(range(TEXTS)) for code in CODES]
     )
-    device = tuning.device(os.cpu_count())
+    where = device(os.cpu_count())
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows, answers = [], {}
     for name, (quantisation, precision) in WAYS.items():
-        model = tuning.load_model(source, device=device, quantisation=quantisation, precision=precision)
+        model = load_model(source, device=where, quantisation=quantisation, precision=precision)
         begin = time.perf_counter()
-        scores = zero_shot.score(model, tokenizer, tests, {"sentiment": corpora.LABELS["sentiment"]})
+        scores = choice.score(model, tokenizer, tests, {"sentiment": corpora.LABELS["sentiment"]})
         seconds = time.perf_counter() - begin
-        line = evaluation.metrics(scores, {"all": CODES}, "test").query("language == 'all'").iloc[0]
-        answers[name] = evaluation.predictions(scores)["predicted"].to_numpy()
+        line = measures.metrics(scores, {"all": CODES}, "test").query("language == 'all'").iloc[0]
+        answers[name] = measures.predictions(scores)["predicted"].to_numpy()
         flips = int((answers[name] != answers["float32"]).sum())
         rows.append({"precision": name, **line[METRICS].round(2), "flips": flips, "of": len(answers[name])})
         rows[-1] |= {
@@ -82,7 +84,7 @@ def main() -> None:
         },
         "ours": dict(zip(names, others, strict=True)),
         "theirs": {"float32": full},
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {device}, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {where}, torch {torch.__version__}",
     }
     print(json.dumps(result))
 

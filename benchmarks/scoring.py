@@ -9,6 +9,8 @@ built before. All sides' scores of a label must agree within 1e-3 nats before an
 
 import os
 
+from ia_lib.models.new import train_tokenizer
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub, and asking for it takes minutes offline
 
 import ctypes
@@ -29,7 +31,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import BloomConfig, BloomForCausalLM
 
-from ia_lib import corpora, minilab, prompts, scoring
+from ia_lib.data import corpora, minilab
+from ia_lib.evaluation import scoring
+from ia_lib.instructions import templates
 from ia_lib.paths import root
 
 TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 4
@@ -44,14 +48,12 @@ LABELS = {
 def main() -> None:
     texts, parallel = real_texts()
     # as many tokens a word as BLOOM's own tokenizer has in Indonesian, or nearly so
-    tokenizer = minilab.train_tokenizer(
-        [*parallel, *(" " + label for row in LABELS.values() for label in row)] * 2, 8000
-    )
+    tokenizer = train_tokenizer([*parallel, *(" " + label for row in LABELS.values() for label in row)] * 2, 8000)
     torch.manual_seed(1)
     config = BloomConfig(vocab_size=250_880, hidden_size=1024, n_layer=24, n_head=16)
     model = BloomForCausalLM(config).eval()
     # published prompts end with the blank before the answer; lm-evaluation-harness wants it in front of the label
-    asked = [p.rstrip() for text in texts for p in prompts.classification_prompts(text, "sentiment", ["a", "b", "c"])]
+    asked = [p.rstrip() for text in texts for p in templates.classification_prompts(text, "sentiment", ["a", "b", "c"])]
     harnesses = {
         size: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size, device="cpu", add_bos_token=False)
         for size in (1, 4, 8)

@@ -11,8 +11,13 @@ import ipywidgets as widgets
 import pandas as pd
 from datasets import Dataset
 
-from ia_lib import alignment, evaluation, inputs, languages, prompts, scoring, tuning, zero_shot
-from ia_lib.settings import Settings
+from ia_lib.data import languages
+from ia_lib.evaluation import choice, measures, scoring
+from ia_lib.evaluation.generation import answers
+from ia_lib.instructions import cross_lingual, templates
+from ia_lib.models.encoding import encode
+from ia_lib.workflow import inputs
+from ia_lib.workflow.settings import Settings
 
 _STYLE = """<style>
 .ia td, .ia th {padding: .2rem .7rem; text-align: left; vertical-align: top} .ia th {font-weight: 600}
@@ -41,13 +46,15 @@ def instructions(run: Settings, parallel: Dataset, tokenizer) -> widgets.Widget:
         if source == target and objective != "mlm":
             return "<p>Choose two languages.</p>"
         kind = "ia1" if objective in ("word", "span") else "instructalign"
-        plan = alignment.Plan(objective, [source], [target], f"{run.seed} {epoch}", noise=noise, names=run.languages)
-        plan = alignment.Plan(**{**vars(plan), "templates": kind, "xss_negatives": "random"})
-        number = min(template, len(prompts.templates(objective, kind))) - 1
+        plan = cross_lingual.Plan(
+            objective, [source], [target], f"{run.seed} {epoch}", noise=noise, names=run.languages
+        )
+        plan = cross_lingual.Plan(**{**vars(plan), "templates": kind, "xss_negatives": "random"})
+        number = min(template, len(templates.templates(objective, kind))) - 1
         wanted = some[sentence]["sentence_id"]
         row = next(
             row
-            for row in alignment.stream(some, 10**6, plan)
+            for row in cross_lingual.stream(some, 10**6, plan)
             if row["sentence_id"] == wanted and row["template"] == number and row["target_language"] == target
         )
         told = inputs.shown(run, pd.DataFrame([row])).iloc[0]
@@ -64,7 +71,7 @@ def instructions(run: Settings, parallel: Dataset, tokenizer) -> widgets.Widget:
 
 
 def batches(run: Settings, rows: list[dict], order: list[tuple], tokenizer) -> widgets.Widget:
-    """One batch after the other as the model sees it, old and new in turn; `rows` and `order` as `tuning.prepare` gives
+    """One batch after the other as the model sees it, old and new in turn; `rows` and `order` as `prepare` gives
     them."""
     steps = max(1, len(rows) // run.per_step)
     controls = {
@@ -108,7 +115,7 @@ def label_scores(
             return "<p>Write a text, and two labels at least with commas between them.</p>"
         model, tokenizer = models[name]
         prompt, empty = (
-            prompts.classification_prompts(some, task, words)[template - 1] for some in (text, zero_shot.CONTENT_FREE)
+            templates.classification_prompts(some, task, words)[template - 1] for some in (text, choice.CONTENT_FREE)
         )
         whole = not model.config.is_encoder_decoder
         scores = scoring.label_logprobs(
@@ -149,13 +156,13 @@ def translations(
             return "<p>Write a text.</p>"
         names = [run.languages.get(code) or languages.name(code) for code in (source, target)]
         slots = {"SOURCE_LANG": names[0], "TARGET_LANG": names[1], "SOURCE_TEXT": text, "TARGET_TEXT": ""}
-        prompt, _ = prompts.fill("mt", template - 1, **slots)
+        prompt, _ = templates.fill("mt", template - 1, **slots)
         cells = []
         for name in (first, second):
             model, tokenizer = models[name]
             encoding = run.encoding(model.config.is_encoder_decoder)
-            (row,), _ = prompts.encode(tokenizer, [prompt], [text], **encoding)
-            said = tuning.answers(model, tokenizer, [row])["model"][0]
+            (row,), _ = encode(tokenizer, [prompt], [text], **encoding)
+            said = answers(model, tokenizer, [row])["model"][0]
             cells.append(f"<td><b>{escape(name)}</b><pre>{escape(said)}</pre></td>")
         return f"<pre>{escape(prompt)}</pre><table><tr>{''.join(cells)}</tr></table>"
 
@@ -181,7 +188,7 @@ def predictions(run: Settings, scores: dict[str, pd.DataFrame], texts: pd.DataFr
         sides = []
         for name in (first, second):
             part = scores[name].query("task == @task and language == @language and prompt == @prompt")
-            sides.append(evaluation.predictions(part, run.scoring_rule).set_index(key))
+            sides.append(measures.predictions(part, run.scoring_rule).set_index(key))
         frame = sides[0].join(sides[1]["predicted"].rename("other")).join(texts.set_index(key)["text"])
         differ = frame["predicted"] != frame["other"]
         counts = [f"{name}: {(side['predicted'] == side['gold']).mean():.1%} right" for name, side in

@@ -12,6 +12,12 @@ def root() -> Path:
     return here
 
 
+def params() -> Path:
+    """params/ beside the package in a checkout; in an installed wheel it lies inside the package."""
+    beside = Path(__file__).parent.parent / "params"
+    return beside if beside.is_dir() else Path(__file__).parent / "params"
+
+
 def locate(path: str | Path, *folders: str | Path) -> Path:
     """A path that is found in the first of `folders` that has it, else as given from here, or from the project's."""
     path = Path(path).expanduser()

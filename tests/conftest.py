@@ -8,6 +8,8 @@ import pytest
 import torch
 from chats import CHATS, TOKENS, Chat
 
+from ia_lib.models.new import new_model, train_tokenizer
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # for models this small a second thread costs more than it does, and on a busy machine far more
@@ -45,7 +47,7 @@ runs:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory) -> Path:
-    from ia_lib import minilab
+    from ia_lib.data import minilab
 
     folder = tmp_path_factory.mktemp("lab") / "lab"
     return minilab.write(folder, 1, CODES, {"base": 300, "train": 120, "valid": 12, "test": 30})
@@ -53,25 +55,23 @@ def lab(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def parallel(lab):
-    from ia_lib import corpora
+    from ia_lib.data import corpora
 
     return corpora.parallel(lab, CODES[:4])
 
 
 @pytest.fixture(scope="session")
 def tokenizer(parallel):
-    from ia_lib import minilab
 
     texts = [text for code in CODES[:4] for text in parallel[code]]
-    return minilab.train_tokenizer([*texts, "negative neutral positive yes no What is the sentiment?"], 700)
+    return train_tokenizer([*texts, "negative neutral positive yes no What is the sentiment?"], 700)
 
 
 @pytest.fixture(scope="session")
 def model(tokenizer):
-    from ia_lib import minilab
-    from ia_lib.settings import New
+    from ia_lib.workflow.settings import New
 
-    return minilab.new_model(New(hidden=16, layers=2, heads=2), len(tokenizer), 1).eval()
+    return new_model(New(hidden=16, layers=2, heads=2), len(tokenizer), 1).eval()
 
 
 @pytest.fixture(scope="session", params=["bloom", "gpt2", "llama", "gemma3", "qwen3.5"])
@@ -201,7 +201,7 @@ def table(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The tiny table carried out from its data to its report, by Snakemake and papermill."""
-    from ia_lib.runs import Table
+    from ia_lib.workflow.graph import Table
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TABLE)
@@ -212,7 +212,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def real_data() -> Path:
-    from ia_lib.runs import root
+    from ia_lib.workflow.graph import root
 
     folder = Path(os.environ.get("IA_DATA") or root() / "../shared/data")
     if not (folder / "nusax").is_dir():

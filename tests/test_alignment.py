@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from ia_lib import alignment, languages, prompts
+from ia_lib.data import languages
+from ia_lib.instructions import cross_lingual, templates
 
 pytestmark = pytest.mark.quick
 PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
@@ -12,7 +13,7 @@ PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
 
 def rows(parallel, objective, count, **changes):
     workers = changes.pop("workers", 1)
-    return list(alignment.stream(parallel, count, alignment.Plan(objective, **{**PLAN, **changes}), workers))
+    return list(cross_lingual.stream(parallel, count, cross_lingual.Plan(objective, **{**PLAN, **changes}), workers))
 
 
 def texts(parallel):
@@ -21,11 +22,11 @@ def texts(parallel):
 
 
 def test_directions_have_a_pivot_on_one_side():
-    found = alignment.directions(["eng", "ind"], ["sun", "jav"])
+    found = cross_lingual.directions(["eng", "ind"], ["sun", "jav"])
     assert len(found) == len(set(found)) == 10
     assert all(("eng" in pair or "ind" in pair) and pair[0] != pair[1] for pair in found)
     assert ("sun", "jav") not in found
-    assert len(alignment.directions(["eng"], ["ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"])) == 16
+    assert len(cross_lingual.directions(["eng"], ["ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn"])) == 16
 
 
 @pytest.mark.parametrize("objective", ["tlm", "mt", "xss", "mlm"])
@@ -35,7 +36,7 @@ def test_rows_are_what_their_columns_say(parallel, objective):
         sentence, source, target = known[row["sentence_id"]], row["source_language"], row["target_language"]
         assert "[" not in row["prompt"] + row["answer"]
         names = [languages.name(source), languages.name(target)]
-        template = prompts.templates(objective)[row["template"]]
+        template = templates.templates(objective)[row["template"]]
         if objective == "tlm":
             assert row["answer"] == sentence[target]
             assert sentence[source] in row["prompt"]
@@ -84,7 +85,8 @@ def test_rows_depend_on_seed_epoch_and_sample_alone(parallel):
     assert one == rows(parallel, "tlm", 200)[:50]
     assert one != rows(parallel, "tlm", 50, seed=6)
     epochs = [
-        {r["sample"]: r for r in alignment.instructions(parallel, alignment.Plan("tlm", **PLAN), e)} for e in range(2)
+        {r["sample"]: r for r in cross_lingual.instructions(parallel, cross_lingual.Plan("tlm", **PLAN), e)}
+        for e in range(2)
     ]
     changed = [s for s in epochs[0] if epochs[0][s]["prompt"] != epochs[1][s]["prompt"]]
     assert len(changed) > 0.8 * len(epochs[0])
@@ -92,12 +94,12 @@ def test_rows_depend_on_seed_epoch_and_sample_alone(parallel):
 
 
 def test_held_out_sentences_are_in_no_training_row(parallel):
-    training, validation = alignment.split_off(parallel, 20, 1)
+    training, validation = cross_lingual.split_off(parallel, 20, 1)
     assert len(validation) == 20
     assert not set(training["sentence_id"]) & set(validation["sentence_id"])
     assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(parallel["sentence_id"])
     with pytest.raises(ValueError, match="fewer than"):
-        alignment.split_off(parallel, len(parallel), 1)
+        cross_lingual.split_off(parallel, len(parallel), 1)
 
 
 def test_pivots_can_be_selected(parallel):
@@ -118,7 +120,7 @@ def test_any_number_of_workers_makes_the_same_rows(parallel):
 def test_released_readings_of_the_instructions(parallel):
     known = texts(parallel)
     for row in rows(parallel, "tlm", 300, tlm_names="swapped"):
-        template = prompts.templates("tlm")[row["template"]]
+        template = templates.templates("tlm")[row["template"]]
         if "[INPUT_LANG] text" in template:
             assert f"{languages.name(row['source_language'])} text" in row["prompt"]
     for row in rows(parallel, "xss", 400, xss_negatives="corrupted"):
@@ -152,7 +154,7 @@ def test_hard_negatives_are_the_nearest_that_read_differently(parallel):
 
 @pytest.mark.parametrize("small", [20_000, 10])
 def test_a_negative_can_be_traced(parallel, monkeypatch, small):
-    monkeypatch.setattr(alignment, "_SMALL", small)
+    monkeypatch.setattr(cross_lingual, "_SMALL", small)
     known = texts(parallel)
     for objective, negatives, kinds in (
         ("xss", "mixed", {"hard", "random"}),
@@ -173,7 +175,7 @@ def test_a_negative_can_be_traced(parallel, monkeypatch, small):
 @pytest.mark.parametrize("small", [20_000, 10])
 @pytest.mark.parametrize("kind", ["hard", "random"])
 def test_no_negative_is_a_translation(monkeypatch, small, kind):
-    monkeypatch.setattr(alignment, "_SMALL", small)
+    monkeypatch.setattr(cross_lingual, "_SMALL", small)
     # the first four have one source and similar texts; the others differ in case, blanks or Unicode form at most
     ind = ["Kamar bagus", "kamar  bagus", "Kamar bagus", "Kamar bagus", *[f"Rumah {i}" for i in range(16)]]
     jav = ["Kamar apik", "Kamar sae", "Kamare apik", "Kamar apik tenan", "Kamar É", "kamar  E\u0301"]
@@ -204,12 +206,12 @@ def test_the_first_version_masks_words_or_one_span(parallel):
 
 
 def test_rows_held_out_as_released_share_sentences_with_training(parallel):
-    plan = alignment.Plan("mt", **PLAN)
-    made = alignment.make(parallel, plan, 2000, 20, 50, "row")
+    plan = cross_lingual.Plan("mt", **PLAN)
+    made = cross_lingual.make(parallel, plan, 2000, 20, 50, "row")
     train, held = (made[made["split"] == split] for split in ("train", "validation"))
     assert (len(train), len(held)) == (2000, 50)
     assert not set(train["sample"]) & set(held["sample"])
     assert set(train["sentence_id"]) & set(held["sentence_id"])
-    apart = alignment.make(parallel, plan, 2000, 20, 50)
+    apart = cross_lingual.make(parallel, plan, 2000, 20, 50)
     train, held = (apart[apart["split"] == split] for split in ("train", "validation"))
     assert not set(train["sentence_id"]) & set(held["sentence_id"])

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ia_lib import comparison, evaluation, scoring
-from ia_lib.corpora import LABELS
-from ia_lib.resampling import mcnemar
+from ia_lib.data.corpora import LABELS
+from ia_lib.evaluation import comparison, measures, scoring
+from ia_lib.evaluation.resampling import mcnemar
 
 pytestmark = pytest.mark.quick
 NAMES = LABELS["sentiment"]
@@ -38,7 +38,7 @@ def test_models_are_compared_text_by_text():
     line = found[(found["language"] == "sun") & (found["prompt"] == "1")].iloc[0]
     right = [
         table[(table["language"] == "sun") & (table["prompt"] == 1)].set_index("example").eval("gold == predicted")
-        for table in map(evaluation.predictions, (TUNED, BASE))
+        for table in map(measures.predictions, (TUNED, BASE))
     ]
     only = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     assert (line["only_first"], line["only_second"]) == only
@@ -56,7 +56,7 @@ def test_models_are_compared_text_by_text():
 
 def test_pairs_are_narrower_than_two_models_apart():
     found = comparison.models({"base": BASE, "tlm": TUNED}, [("tlm", "base")], GROUPS)
-    one, two = (evaluation.metrics(table, GROUPS, {}) for table in (TUNED, BASE))
+    one, two = (measures.metrics(table, GROUPS, {}) for table in (TUNED, BASE))
     apart = np.hypot(one["high"] - one["low"], two["high"] - two["low"])
     assert ((found["high"] - found["low"]) < 0.9 * apart).all()
 
@@ -82,8 +82,8 @@ def test_languages_are_compared_on_the_sentences_both_have():
 
 
 def test_headline_numbers():
-    lines = evaluation.metrics(TUNED, GROUPS, {}, base=BASE)
-    table = pd.concat([lines.assign(row="tlm"), evaluation.metrics(BASE, GROUPS, {}).assign(row="base")])
+    lines = measures.metrics(TUNED, GROUPS, {}, base=BASE)
+    table = pd.concat([lines.assign(row="tlm"), measures.metrics(BASE, GROUPS, {}).assign(row="base")])
     found = comparison.headline(table)
     assert found["row"].tolist() == ["tlm", "tlm"]
     found = found.set_index("quantity")

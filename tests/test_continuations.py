@@ -6,8 +6,8 @@ import torch
 from conftest import adding
 from test_scoring import LABELS, naive, naive_decoder, some_prompts
 
-from ia_lib import scoring
-from ia_lib.scoring import ScoringError, label_logprobs
+from ia_lib.evaluation import scoring
+from ia_lib.evaluation.scoring import ScoringError, label_logprobs
 
 pytestmark = pytest.mark.quick
 
@@ -41,12 +41,12 @@ def test_other_families_are_right_or_refused_by_name(tokenizer, closing_tokenize
 
 
 def test_a_model_is_trusted_only_when_it_has_gone_on(tokenizer, monkeypatch):
-    from ia_lib import continuations
+    from ia_lib.evaluation import prefix_cache
 
     model = tiny("gpt2", len(tokenizer), n_embd=16, n_layer=1, n_head=2, initializer_range=0.5)
     label_logprobs(model, tokenizer, ["the food "], ["a", "b"])
     # a family that goes on wrongly is found out by the first label of several tokens, whatever was scored before
-    monkeypatch.setattr(continuations, "_continue", lambda cache, rows: cache.layers[0].keys.mul_(-1))
+    monkeypatch.setattr(prefix_cache, "_continue", lambda cache, rows: cache.layers[0].keys.mul_(-1))
     with pytest.raises(ScoringError, match="GPT2LMHeadModel, which gives"):
         label_logprobs(model, tokenizer, ["the food "], ["sangat tidak bagus"])
 

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from ia_lib import corpora, languages, sources
-from ia_lib.corpora import CorpusError
+from ia_lib.data import corpora, downloads, languages
+from ia_lib.data.corpora import CorpusError
 
 pytestmark = pytest.mark.quick
 
@@ -177,7 +177,7 @@ def test_what_is_not_in_the_data_folder_is_fetched(tmp_path):
         found = corpora.labelled(folder, "sentiment", ["eng", "ind"], "test", "nusax", **where)
         assert found["text"][:] == ["theirs", "mine"]
     assert corpora.labelled(None, "sentiment", ["eng"], "test", "nusax", offline=True, cache=tmp_path / "cache")
-    with pytest.raises(sources.SourceError, match="offline"):
+    with pytest.raises(downloads.SourceError, match="offline"):
         corpora.labelled(None, "sentiment", ["ind"], "test", "nusax", offline=True, cache=tmp_path / "cache")
 
 
@@ -295,7 +295,7 @@ def test_sizes_and_labels_are_those_of_the_paper(real_data, tmp_path):
         for split in ("train", "valid", "test"):
             try:
                 found = corpora.labelled(real_data, task, [code], split, corpus, **where)
-            except sources.SourceError:
+            except downloads.SourceError:
                 absent.append(f"{corpus} {task} {code} {split}")
                 continue
             labels = set(corpora.labels(corpus, task))

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from ia_lib import evaluation
-from ia_lib.corpora import LABELS
+from ia_lib.data.corpora import LABELS
+from ia_lib.evaluation import measures
 
 pytestmark = pytest.mark.quick
 NAMES = LABELS["sentiment"]
@@ -46,8 +46,8 @@ def noisy(share):
 
 def test_metrics_are_scikit_learns_averaged_over_prompts_then_languages():
     table = scores(noisy(0.5))
-    found = evaluation.metrics(table, GROUPS, {"sentiment": "negative"})
-    predicted = evaluation.predictions(table)
+    found = measures.metrics(table, GROUPS, {"sentiment": "negative"})
+    predicted = measures.predictions(table)
     computed = {
         "accuracy": reference.accuracy_score,
         "weighted_f1": partial(reference.f1_score, average="weighted"),
@@ -72,7 +72,7 @@ def test_metrics_are_scikit_learns_averaged_over_prompts_then_languages():
 
 def test_confusions():
     table = scores(noisy(0.5))
-    found, predicted = evaluation.confusions(table), evaluation.predictions(table)
+    found, predicted = measures.confusions(table), measures.predictions(table)
     counts = predicted.groupby(["language", "prompt", "gold", "predicted"]).size()
     assert found["count"].sum() == len(predicted)
     for line in found.itertuples():
@@ -89,34 +89,34 @@ def test_predictions_under_each_rule():
         ]
     )
     chosen = {
-        rule: evaluation.predictions(table, rule)["predicted"][0]
+        rule: measures.predictions(table, rule)["predicted"][0]
         for rule in ("label_sum", "label_mean", "label_per_char")
     }
     assert chosen == {"label_sum": "neutral", "label_mean": "negative", "label_per_char": "positive"}
     with pytest.raises(ValueError, match="allowed"):
-        evaluation.predictions(table, "best")
-    assert evaluation.rules(table) == ["label_sum", "label_mean", "label_per_char"]
+        measures.predictions(table, "best")
+    assert measures.rules(table) == ["label_sum", "label_mean", "label_per_char"]
     with pytest.raises(ValueError, match="no prompt_logprob"):
-        evaluation.predictions(table, "mean")
+        measures.predictions(table, "mean")
     # the prompt's tokens, of -2 nats each but for the first, favour the longest label when all are averaged
     table["prompt_logprob"] = -2.0 * 8
-    assert evaluation.predictions(table, "joint")["predicted"][0] == "neutral"
-    assert evaluation.rule_scores(table, "mean").tolist() == pytest.approx([-22 / 12, -21 / 9, -21.5 / 10])
-    assert evaluation.predictions(table, "mean")["predicted"][0] == "negative"
+    assert measures.predictions(table, "joint")["predicted"][0] == "neutral"
+    assert measures.rule_scores(table, "mean").tolist() == pytest.approx([-22 / 12, -21 / 9, -21.5 / 10])
+    assert measures.predictions(table, "mean")["predicted"][0] == "negative"
 
 
 def test_calibration_takes_away_what_a_label_always_gets():
     table = scores(noisy(0.8))
     always = 30.0 * (table["label"] == "neutral")
     leaning = table.assign(label_logprob=table["label_logprob"] + always, content_free_logprob=always)
-    assert set(evaluation.predictions(leaning)["predicted"]) == {"neutral"}
-    pd.testing.assert_frame_equal(evaluation.predictions(leaning, "calibrated"), evaluation.predictions(table))
+    assert set(measures.predictions(leaning)["predicted"]) == {"neutral"}
+    pd.testing.assert_frame_equal(measures.predictions(leaning, "calibrated"), measures.predictions(table))
     with pytest.raises(ValueError, match="no content_free_logprob"):
-        evaluation.predictions(table, "calibrated")
+        measures.predictions(table, "calibrated")
 
 
 def test_a_constant_prediction_is_the_majority_and_is_seen():
-    found = evaluation.metrics(scores(lambda rng, truth: "negative"), GROUPS, {"sentiment": "negative"})
+    found = measures.metrics(scores(lambda rng, truth: "negative"), GROUPS, {"sentiment": "negative"})
     np.testing.assert_allclose(found["weighted_f1"], found["majority"])
     np.testing.assert_allclose(found["weighted_f1"], found["constant"])
     np.testing.assert_allclose(found[["accuracy", "macro_f1"]], found[["constant_accuracy", "constant_macro_f1"]])
@@ -127,7 +127,7 @@ def test_a_constant_prediction_is_the_majority_and_is_seen():
     assert (found["constant_label"] == "negative").all()
     # another label for each prompt is three constant answers, and no score of one
     turns = iter(np.repeat(NAMES * 3, 60))
-    found = evaluation.metrics(scores(lambda rng, truth: next(turns)), GROUPS, {"sentiment": "negative"})
+    found = measures.metrics(scores(lambda rng, truth: next(turns)), GROUPS, {"sentiment": "negative"})
     assert found["equals_constant"].all()
     assert found["one_label"].iloc[-1] == pytest.approx(100 / 3)
 
@@ -135,38 +135,38 @@ def test_a_constant_prediction_is_the_majority_and_is_seen():
 def test_baselines():
     share = pd.Series(scores(noisy(0))["gold"]).value_counts(normalize=True)
     f1 = {label: 100 * 2 * p * p / (1 + p) for label, p in share.items()}
-    found = evaluation.metrics(scores(noisy(0.5)), GROUPS, {"sentiment": "neutral"})
+    found = measures.metrics(scores(noisy(0.5)), GROUPS, {"sentiment": "neutral"})
     assert found["majority"].tolist() == pytest.approx([f1["neutral"]] * len(found))
     assert found["constant"].tolist() == pytest.approx([f1["negative"]] * len(found))
     # the released reading: the majority of the test labels
-    found = evaluation.metrics(scores(noisy(0.5)), GROUPS, "test")
+    found = measures.metrics(scores(noisy(0.5)), GROUPS, "test")
     assert (found["majority_label"] == "negative").all()
     assert found["majority_accuracy"].iloc[0] == pytest.approx(100 * share["negative"])
     # no training texts, no majority, and nothing in its place
-    found = evaluation.metrics(scores(noisy(0.5)), GROUPS, {})
+    found = measures.metrics(scores(noisy(0.5)), GROUPS, {})
     assert found["majority"].isna().all()
     with pytest.raises(ValueError, match="found 'good' for sentiment; allowed: negative"):
-        evaluation.metrics(scores(noisy(0.5)), GROUPS, {"sentiment": "good"})
+        measures.metrics(scores(noisy(0.5)), GROUPS, {"sentiment": "good"})
 
 
 def test_nearly_one_label_is_flagged():
     seldom = scores(lambda rng, truth: "negative" if rng.random() < 0.98 else truth, examples=300)
-    found = evaluation.metrics(seldom, GROUPS, {})
+    found = measures.metrics(seldom, GROUPS, {})
     assert found["flags"].str.contains("one label in").all()
     assert (found["one_label_cells"] == found["cells"]).all()
     assert not found["equals_constant"].any()
-    assert not evaluation.metrics(scores(noisy(0.9)), GROUPS, {})["flags"].any()
+    assert not measures.metrics(scores(noisy(0.9)), GROUPS, {})["flags"].any()
 
 
 def test_chance():
-    guessing = evaluation.metrics(scores(noisy(0.0), examples=300), GROUPS, {"sentiment": "negative"})
+    guessing = measures.metrics(scores(noisy(0.0), examples=300), GROUPS, {"sentiment": "negative"})
     assert guessing["within_chance"].mean() > 0.8
     # the expected weighted F1 of guessing, from the shares of the labels
     share = pd.Series(scores(noisy(0), examples=300)["gold"]).value_counts(normalize=True)
     expected = 100 * sum(p * 2 * p / 3 / (p + 1 / 3) for p in share)
     assert guessing["chance"].mean() == pytest.approx(expected, abs=0.5)
     assert guessing["chance_accuracy"].iloc[0] == pytest.approx(100 / 3)
-    good = evaluation.metrics(scores(noisy(0.9)), GROUPS, {"sentiment": "negative"})
+    good = measures.metrics(scores(noisy(0.9)), GROUPS, {"sentiment": "negative"})
     assert not good["within_chance"].any()
 
 
@@ -174,7 +174,7 @@ def test_answers_that_know_only_how_often_labels_occur_are_within_chance():
     """They score far above a uniform guess."""
     share = (0.8, 0.1, 0.1)
     blind = scores(lambda rng, truth: NAMES[rng.choice(3, p=share)], examples=300, share=share)
-    found = evaluation.metrics(blind, GROUPS, {})
+    found = measures.metrics(blind, GROUPS, {})
     assert (found["low"] > found["chance_high"]).all()
     assert found["within_chance"].mean() > 0.9
     assert found["shuffled"].to_numpy() == pytest.approx(found["weighted_f1"].to_numpy(), abs=5)
@@ -182,29 +182,29 @@ def test_answers_that_know_only_how_often_labels_occur_are_within_chance():
 
 def test_the_difference_to_a_base_is_paired():
     table = scores(noisy(0.6))
-    same = evaluation.metrics(table, GROUPS, {"sentiment": "negative"}, base=table)
+    same = measures.metrics(table, GROUPS, {"sentiment": "negative"}, base=table)
     assert (same["difference"] == 0).all()
     assert (same["difference_p"] == 1).all()
     # of 60 texts without a difference some three in 60 may have one
     assert same["difference_high"].between(0, 100 * 3.7 / 60).all()
     better = scores(noisy(0.95))
-    found = evaluation.metrics(better, GROUPS, {"sentiment": "negative"}, base=table)
+    found = measures.metrics(better, GROUPS, {"sentiment": "negative"}, base=table)
     line = found[(found["language"] == "all") & (found["group"] == "L2")].iloc[0]
     assert line["difference_low"] > 0
     assert line["difference_low"] < line["difference"] < line["difference_high"]
     assert line["kept_low"] < line["kept"] == pytest.approx(100 * line["weighted_f1"] / line["base"])
     assert line["difference_p"] < 0.001
     # other examples cannot be paired
-    unlike = evaluation.metrics(better, GROUPS, {"sentiment": "negative"}, base=scores(noisy(0.6), examples=40))
+    unlike = measures.metrics(better, GROUPS, {"sentiment": "negative"}, base=scores(noisy(0.6), examples=40))
     assert unlike["difference"].isna().all()
-    alone = evaluation.metrics(table, GROUPS, {"sentiment": "negative"})
+    alone = measures.metrics(table, GROUPS, {"sentiment": "negative"})
     assert alone["difference"].isna().all()
 
 
 def test_several_seeds():
     seeds = [scores(noisy(share), seed=0) for share in (0.4, 0.6, 0.8)]
-    alone = [evaluation.metrics(table, GROUPS, {}) for table in seeds]
-    found = evaluation.metrics(seeds, GROUPS, {}, base=scores(noisy(0.3)))
+    alone = [measures.metrics(table, GROUPS, {}) for table in seeds]
+    found = measures.metrics(seeds, GROUPS, {}, base=scores(noisy(0.3)))
     assert (found["seeds"] == 3).all()
     mean = np.mean([table["weighted_f1"] for table in alone], axis=0)
     np.testing.assert_allclose(found["weighted_f1"], mean)
@@ -216,7 +216,7 @@ def test_several_seeds():
     np.testing.assert_allclose(found["difference"], found["weighted_f1"] - found["base"])
     assert found["mcnemar_p"].isna().all()
     with pytest.raises(ValueError, match="the seeds of a row need the same"):
-        evaluation.metrics([seeds[0], scores(noisy(0.4), ("eng",))], GROUPS, {})
+        measures.metrics([seeds[0], scores(noisy(0.4), ("eng",))], GROUPS, {})
 
 
 def test_averages_over_data_sets_are_those_of_the_paper():
@@ -225,16 +225,16 @@ def test_averages_over_data_sets_are_those_of_the_paper():
         [("nusatranslation", "ind", 69.81), ("nusax", "eng", 58.24), ("nusax", "ind", 55.59)],
         columns=["dataset", "language", "f1"],
     ).assign(task="sentiment")
-    assert evaluation.weights(published, "L1") @ published["f1"] == pytest.approx(61.21, abs=0.005)
-    assert evaluation.weights(published, "L1", "datasets") @ published["f1"] == pytest.approx(63.36, abs=0.005)
+    assert measures.weights(published, "L1") @ published["f1"] == pytest.approx(61.21, abs=0.005)
+    assert measures.weights(published, "L1", "datasets") @ published["f1"] == pytest.approx(63.36, abs=0.005)
     with pytest.raises(ValueError, match="allowed: table2, datasets, cells"):
-        evaluation.weights(published, "L1", "mean")
+        measures.weights(published, "L1", "mean")
     # L2: three and seven languages, whose means are 46.83 and 33.73
     cells = pd.DataFrame({"dataset": ["nusatranslation"] * 3 + ["nusax"] * 7, "task": "sentiment"})
     cells["language"] = [f"language {i}" for i in range(10)]
     values = np.repeat([46.82667, 33.73286], [3, 7])
-    assert evaluation.weights(cells, "L2") @ values == pytest.approx((46.82667 + 33.73286) / 2)
-    assert evaluation.weights(cells, "L2", "cells") @ values == pytest.approx(37.66, abs=0.005)
+    assert measures.weights(cells, "L2") @ values == pytest.approx((46.82667 + 33.73286) / 2)
+    assert measures.weights(cells, "L2", "cells") @ values == pytest.approx(37.66, abs=0.005)
 
 
 def test_several_data_sets_and_tasks():
@@ -243,17 +243,17 @@ def test_several_data_sets_and_tasks():
     other = other[other["label"] != "neutral"].assign(dataset="nusatranslation")
     table = pd.concat([scores(noisy(0.6)).assign(dataset="nusax"), other])
     majority = {("nusax", "sentiment"): "negative", "sentiment": "positive"}
-    found = evaluation.metrics(table, GROUPS, majority).set_index(["dataset", "task", "group", "language", "prompt"])
+    found = measures.metrics(table, GROUPS, majority).set_index(["dataset", "task", "group", "language", "prompt"])
     value = found["weighted_f1"]
     place = ("sentiment", "L2", "all", "all")
     assert value["all", *place] == pytest.approx((value["nusax", *place] + value["nusatranslation", *place]) / 2)
     assert found["chance_accuracy"]["nusatranslation", *place] == pytest.approx(50)
     assert found["majority_label"]["all", *place] == "negative / positive"
-    by_cell = evaluation.metrics(table, GROUPS, majority, average="cells").set_index(found.index.names)["weighted_f1"]
+    by_cell = measures.metrics(table, GROUPS, majority, average="cells").set_index(found.index.names)["weighted_f1"]
     # two languages of the one, one of the other
     expected = (2 * value["nusax", *place] + value["nusatranslation", *place]) / 3
     assert by_cell["all", *place] == pytest.approx(expected)
-    tasks = evaluation.metrics(pd.concat([table, table.assign(task="topic")]), GROUPS, {})
+    tasks = measures.metrics(pd.concat([table, table.assign(task="topic")]), GROUPS, {})
     assert set(zip(tasks["dataset"], tasks["task"], strict=True)) >= {
         ("all", "sentiment"),
         ("all", "topic"),
@@ -262,8 +262,8 @@ def test_several_data_sets_and_tasks():
 
 
 def test_majority_label():
-    assert evaluation.majority_label(["b", "a", "b"]) == "b"
-    assert evaluation.majority_label(["b", "a"]) == "a"
+    assert measures.majority_label(["b", "a", "b"]) == "b"
+    assert measures.majority_label(["b", "a"]) == "a"
 
 
 def test_errors_are_the_most_certain_wrong_answers():
@@ -282,7 +282,7 @@ def test_errors_are_the_most_certain_wrong_answers():
                 line |= {"label_tokens": 1, "label_chars": 1, "label_logprob": value - worse * (label == gold)}
                 lines.append(line)
     texts = pd.DataFrame({"task": "t", "language": "sun", "example": [f"e{i}" for i in range(4)], "text": list("wxyz")})
-    found = evaluation.errors(pd.DataFrame(lines), texts, count=2)
+    found = measures.errors(pd.DataFrame(lines), texts, count=2)
     assert found["example"].tolist() == ["e3", "e1"]
     assert found["margin"].tolist() == [7.5, 4.5]
     assert found["prompt"].tolist() == [2, 2]

@@ -1,6 +1,7 @@
 import pytest
 
 from ia_lib import explore
+from ia_lib.models.encoding import encode
 
 pytestmark = pytest.mark.quick
 
@@ -9,7 +10,7 @@ pytestmark = pytest.mark.quick
 def run(tmp_path_factory):
     from conftest import TABLE
 
-    from ia_lib.runs import Table
+    from ia_lib.workflow.graph import Table
 
     path = tmp_path_factory.mktemp("explore") / "tiny.yaml"
     path.write_text(TABLE)
@@ -63,15 +64,15 @@ def test_a_text_of_ones_own_is_scored_and_translated(run, model, tokenizer, enco
 def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
     from test_zero_shot import some_texts
 
-    from ia_lib import prompts, zero_shot
+    from ia_lib.evaluation import choice
 
-    encoded, _ = prompts.encode(tokenizer, ["a b", "c d"] * 4, ["x", "y"] * 4, max_length=20)
+    encoded, _ = encode(tokenizer, ["a b", "c d"] * 4, ["x", "y"] * 4, max_length=20)
     order = [("old" if i % 2 else "new", i) for i in range(8)]
     panel = explore.batches(run, encoded, order, tokenizer)
     assert shown(panel).count("<tr class='new'>") == shown(panel).count("<tr class='old'>") == 2
     texts = some_texts()
     labels = {"nusax/sentiment": ["negative", "neutral", "positive"], "emotion": ["joy", "anger"]}
-    table = zero_shot.score(model, tokenizer, texts, labels)
+    table = choice.score(model, tokenizer, texts, labels)
     other = table.assign(label_logprob=-table["label_logprob"])
     panel = explore.predictions(run, {"tlm": table, "base": other}, texts.to_pandas())
     assert "they differ in 6 of 6 texts" in shown(panel)

@@ -4,7 +4,7 @@ import re
 import pandas as pd
 import pytest
 
-from ia_lib import formats
+from ia_lib.data import files
 
 pytestmark = pytest.mark.quick
 # What readers of tables like to take for something else, and what separates cells.
@@ -56,10 +56,10 @@ def saved(folder, ending):
     return path
 
 
-@pytest.mark.parametrize("ending", formats.TABLES)
+@pytest.mark.parametrize("ending", files.TABLES)
 def test_texts_stay_texts_in_every_format(tmp_path, ending):
     columns = ["tuid", "mad"] if ending == ".tmx" else ["id", "text"]
-    read = formats.table(saved(tmp_path, ending), columns)
+    read = files.table(saved(tmp_path, ending), columns)
     ids, texts = (read.cells[name] for name in columns)
     assert ids == [str(i) for i in range(len(TEXTS))]
     wanted = TEXTS
@@ -73,22 +73,22 @@ def test_texts_stay_texts_in_every_format(tmp_path, ending):
 
 def test_places_are_lines_as_an_editor_counts_them(tmp_path):
     path = write(tmp_path / "a.csv", 'id,text\r\n1,"two\nlines"\r\n\r\n2,b\r\n')
-    read = formats.table(path, ["text"])
+    read = files.table(path, ["text"])
     assert read.cells == {"text": ["two\nlines", "b"]}
     assert read.places == ["line 2", "line 5"]
-    read = formats.table(write(tmp_path / "a.jsonl", '\n{"text": "a"}\n\n{"text": "b"}\n'), ["text"])
+    read = files.table(write(tmp_path / "a.jsonl", '\n{"text": "a"}\n\n{"text": "b"}\n'), ["text"])
     assert read.places == ["line 2", "line 4"]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
 def test_long_cells_are_read(tmp_path, ending):
     path = write(tmp_path / f"a{ending}", "text\n" + "kata " * 60_000 + "x\n")
-    assert len(formats.table(path, ["text"]).cells["text"][0]) == 300_001
+    assert len(files.table(path, ["text"]).cells["text"][0]) == 300_001
 
 
 def test_semicolons_and_byte_order_marks(tmp_path):
     path = write(tmp_path / "a.csv", "\ufeffid;text\n1;a, b\n")
-    assert formats.table(path, ["id", "text"]).cells == {"id": ["1"], "text": ["a, b"]}
+    assert files.table(path, ["id", "text"]).cells == {"id": ["1"], "text": ["a, b"]}
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_semicolons_and_byte_order_marks(tmp_path):
 )
 def test_what_is_wrong_in_a_table_is_named(tmp_path, name, text, message):
     path = write(tmp_path / name, text)
-    with pytest.raises(formats.CorpusError, match=re.escape(message)):
-        formats.table(path, ["id", "label"])
+    with pytest.raises(files.CorpusError, match=re.escape(message)):
+        files.table(path, ["id", "label"])
 
 
 @pytest.mark.parametrize(
@@ -134,48 +134,48 @@ def test_what_is_wrong_in_a_table_is_named(tmp_path, name, text, message):
 )
 def test_quotes_in_tsv(tmp_path, cells, expected):
     path = write(tmp_path / "a.tsv", "label\n" + "".join(cell + "\n" for cell in cells))
-    assert formats.table(path, ["label"]).cells["label"] == expected
+    assert files.table(path, ["label"]).cells["label"] == expected
 
 
 def test_missing_values_of_parquet(tmp_path):
     pd.DataFrame({"id": [1, None], "label": ["a", "b"]}).to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(formats.CorpusError, match="row 2: the column 'id' is empty"):
-        formats.table(tmp_path / "a.parquet", ["id", "label"])
-    with pytest.raises(formats.CorpusError, match="there is no column 'text'; found: id, label"):
-        formats.table(tmp_path / "a.parquet", ["text"])
+    with pytest.raises(files.CorpusError, match="row 2: the column 'id' is empty"):
+        files.table(tmp_path / "a.parquet", ["id", "label"])
+    with pytest.raises(files.CorpusError, match="there is no column 'text'; found: id, label"):
+        files.table(tmp_path / "a.parquet", ["text"])
 
 
 def test_rows_of_workbooks(tmp_path):
     pytest.importorskip("openpyxl", reason="XLSX needs openpyxl")
     path = tmp_path / "a.xlsx"
     pd.DataFrame({"id": [1, None, 3], "text": ["a", None, None]}).to_excel(path, index=False)
-    with pytest.raises(formats.CorpusError, match=r"a.xlsx, row 4: the column 'text' is empty"):
-        formats.table(path, ["id", "text"])
+    with pytest.raises(files.CorpusError, match=r"a.xlsx, row 4: the column 'text' is empty"):
+        files.table(path, ["id", "text"])
     # a row without anything is passed over
-    assert formats.table(path, ["id"]).cells == {"id": ["1", "3"]}
-    with pytest.raises(formats.CorpusError, match="no XLSX workbook"):
-        formats.table(write(path, "broken"), ["id"])
+    assert files.table(path, ["id"]).cells == {"id": ["1", "3"]}
+    with pytest.raises(files.CorpusError, match="no XLSX workbook"):
+        files.table(write(path, "broken"), ["id"])
 
 
-@pytest.mark.parametrize("read", [lambda path: formats.table(path, ["text"]), formats.lines, formats.records])
+@pytest.mark.parametrize("read", [lambda path: files.table(path, ["text"]), files.lines, files.records])
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_other_encodings(tmp_path, read, encoding):
     path = write(tmp_path / "a.csv", "text\nkata\né\n", encoding)
     line = 3 if encoding == "latin-1" else 1
-    with pytest.raises(formats.CorpusError, match=rf"a.csv, line {line}: the file is not UTF-8.*save it as UTF-8"):
+    with pytest.raises(files.CorpusError, match=rf"a.csv, line {line}: the file is not UTF-8.*save it as UTF-8"):
         read(path)
 
 
 def test_missing_files(tmp_path):
-    for read in (formats.lines, formats.records, lambda path: formats.table(path, ["a"])):
-        with pytest.raises(formats.CorpusError, match="there is no such file"):
+    for read in (files.lines, files.records, lambda path: files.table(path, ["a"])):
+        with pytest.raises(files.CorpusError, match="there is no such file"):
             read(tmp_path / "none.csv")
 
 
 def test_lines(tmp_path):
-    assert formats.lines(write(tmp_path / "a.txt", "\ufeffa\r\nb\u2028c \r\n")) == ["a", "b\u2028c"]
-    with pytest.raises(formats.CorpusError, match=r"a.txt, line 2: the line is empty"):
-        formats.lines(write(tmp_path / "a.txt", "a\n \nb\n"))
+    assert files.lines(write(tmp_path / "a.txt", "\ufeffa\r\nb\u2028c \r\n")) == ["a", "b\u2028c"]
+    with pytest.raises(files.CorpusError, match=r"a.txt, line 2: the line is empty"):
+        files.lines(write(tmp_path / "a.txt", "a\n \nb\n"))
 
 
 TMX = """<?xml version="1.0" encoding="UTF-8"?>
@@ -190,16 +190,16 @@ TMX = """<?xml version="1.0" encoding="UTF-8"?>
 
 def test_translation_memories(tmp_path):
     path = write(tmp_path / "a.tmx", TMX.replace("{more}", '<tuv xml:lang="mad"><seg>Iya</seg></tuv>'))
-    read = formats.table(path, ["tuid", "id", "mad"])
+    read = files.table(path, ["tuid", "id", "mad"])
     assert read.cells == {"tuid": ["x1", "x2"], "id": ["Rumah besar & baru", "Ya"], "mad": ["Roma raja anyar", "Iya"]}
-    with pytest.raises(formats.CorpusError, match="there is no language 'jav'; found: id-id, mad, id"):
-        formats.table(path, ["jav"])
+    with pytest.raises(files.CorpusError, match="there is no language 'jav'; found: id-id, mad, id"):
+        files.table(path, ["jav"])
     write(path, TMX.replace("{more}", ""))
-    with pytest.raises(formats.CorpusError, match=r"a.tmx, unit 2 in line 7: the column 'mad' is empty"):
-        formats.table(path, ["id", "mad"])
+    with pytest.raises(files.CorpusError, match=r"a.tmx, unit 2 in line 7: the column 'mad' is empty"):
+        files.table(path, ["id", "mad"])
     write(path, TMX.replace("</body>", ""))
-    with pytest.raises(formats.CorpusError, match=r"a.tmx, line 8: this is no TMX"):
-        formats.table(path, ["id"])
+    with pytest.raises(files.CorpusError, match=r"a.tmx, line 8: this is no TMX"):
+        files.table(path, ["id"])
 
 
 @pytest.mark.parametrize(
@@ -208,11 +208,11 @@ def test_translation_memories(tmp_path):
 def test_translation_memories_read_no_other_file(tmp_path, declaration):
     write(tmp_path / "secret.txt", "secret")
     text = TMX.replace('SYSTEM "tmx14.dtd"', f"[{declaration}]").replace("Rumah", "&x;").replace("{more}", "")
-    with pytest.raises(formats.CorpusError, match="line 2: the file declares an entity"):
-        formats.table(write(tmp_path / "a.tmx", text), ["id"])
+    with pytest.raises(files.CorpusError, match="line 2: the file declares an entity"):
+        files.table(write(tmp_path / "a.tmx", text), ["id"])
 
 
 def test_ids_used_twice(tmp_path):
-    read = formats.table(write(tmp_path / "a.csv", "id\n1\n2\n1\n"), ["id"])
-    with pytest.raises(formats.CorpusError, match=r"a.csv, line 4: the id '1' was used before, in line 2"):
+    read = files.table(write(tmp_path / "a.csv", "id\n1\n2\n1\n"), ["id"])
+    with pytest.raises(files.CorpusError, match=r"a.csv, line 4: the id '1' was used before, in line 2"):
         read.distinct("id")

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ia_lib.runs import Table
+from ia_lib.workflow.graph import Table
 
 
 @pytest.fixture(scope="module")

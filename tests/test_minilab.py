@@ -4,8 +4,10 @@ import itertools
 import pytest
 import torch
 
-from ia_lib import corpora, minilab
-from ia_lib.settings import Mixture, New
+from ia_lib.data import corpora, minilab
+from ia_lib.instructions.mixture import mixture
+from ia_lib.models.new import new_model, train_tokenizer
+from ia_lib.workflow.settings import Mixture, New
 
 pytestmark = pytest.mark.quick
 POLAR = ("good", "bad", "glad", "sad", "boon", "bane", "praise", "blame")
@@ -67,7 +69,7 @@ def test_files_are_disjoint_and_the_same_each_time(lab, tmp_path):
 
 def test_the_past_is_a_mixture_in_the_known_languages(lab):
     settings = Mixture(sentiment=25, mt=45, xss=15, mlm=15, rows=4000)
-    past = minilab.mixture(lab, ["eng", "ind"], settings, 1)
+    past = mixture(lab, ["eng", "ind"], settings, 1)
     shares = collections.Counter(past["objective"])
     for name, share in (("sentiment", 25), ("mt", 45), ("xss", 15), ("mlm", 15)):
         assert shares[name] / 4000 == pytest.approx(share / 100, abs=0.03)
@@ -79,13 +81,13 @@ def test_the_past_is_a_mixture_in_the_known_languages(lab):
 
 def test_tokenizer_and_model_depend_on_their_seed_alone(lab, parallel):
     texts = parallel["ind"][:] + parallel["jav"][:]
-    first, second = (minilab.train_tokenizer(texts, 500) for _ in range(2))
+    first, second = (train_tokenizer(texts, 500) for _ in range(2))
     assert first.get_vocab() == second.get_vocab()
     assert first.decode(first("Ada “é” 😀?")["input_ids"]) == "Ada “é” 😀?"
     torch.manual_seed(5)
-    one = minilab.new_model(New(hidden=16), 500, 1)
+    one = new_model(New(hidden=16), 500, 1)
     torch.manual_seed(6)
-    two, other = minilab.new_model(New(hidden=16), 500, 1), minilab.new_model(New(hidden=16), 500, 2)
+    two, other = new_model(New(hidden=16), 500, 1), new_model(New(hidden=16), 500, 2)
     assert torch.equal(one.lm_head.weight, two.lm_head.weight)
     assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
     assert one.lm_head.weight is one.transformer.word_embeddings.weight

@@ -3,14 +3,15 @@ import collections
 import pytest
 from scipy import stats
 
-from ia_lib import noise
+from ia_lib.instructions import noise
+from ia_lib.randomness import generator, shuffled
 
 pytestmark = pytest.mark.quick
 TEXT = 'Nikmati cicilan 0% (hingga 12 bulan), "untuk" tike\' pesawat air asia!'
 
 
 def test_kinds_are_drawn_with_the_released_shares():
-    rng = noise.generator(1)
+    rng = generator(1)
     counts = collections.Counter(noise.draw_kinds(rng) for _ in range(20000))
     expected = [20000 * share for _, share in noise.MIXTURE]
     assert sum(share for _, share in noise.MIXTURE) == pytest.approx(1)
@@ -21,7 +22,7 @@ def test_infilling_and_deletion_hit_every_word_with_the_same_probability():
     words = [f"w{i}" for i in range(10)]
     masked, deleted, texts = collections.Counter(), collections.Counter(), collections.Counter()
     for i in range(20000):
-        noisy, kinds = noise.add_noise(" ".join(words), noise.generator(2, i), 0.2)
+        noisy, kinds = noise.add_noise(" ".join(words), generator(2, i), 0.2)
         texts[kinds] += 1
         left = noisy.split()
         if kinds == "infilling":
@@ -37,7 +38,7 @@ def test_infilling_and_deletion_hit_every_word_with_the_same_probability():
 def test_permutation_is_uniform():
     orders = collections.Counter()
     for i in range(20000):
-        noisy, kinds = noise.add_noise("a b c", noise.generator(3, i))
+        noisy, kinds = noise.add_noise("a b c", generator(3, i))
         if kinds == "permutation":
             orders[noisy] += 1
     assert len(orders) == 6
@@ -46,7 +47,7 @@ def test_permutation_is_uniform():
 
 def test_punctuation_and_spacing_stay():
     for i in range(2000):
-        noisy, kinds = noise.add_noise(TEXT, noise.generator(4, i))
+        noisy, kinds = noise.add_noise(TEXT, generator(4, i))
         marks = [c for c in noisy.replace("___", "") if c in '%(),"!']
         assert marks == list('%(),""!')
         assert "  " not in noisy
@@ -61,7 +62,7 @@ def test_punctuation_and_spacing_stay():
 @pytest.mark.parametrize("probability", [0.2, 1.0])
 def test_never_an_empty_text(text, probability):
     for i in range(300):
-        noisy, _ = noise.add_noise(text, noise.generator(5, i), probability)
+        noisy, _ = noise.add_noise(text, generator(5, i), probability)
         assert any(c.isalnum() or c == "_" for c in noisy)
 
 
@@ -87,24 +88,22 @@ def test_scripts_without_blanks_are_split_into_characters(text, words):
 @pytest.mark.parametrize("kinds", ["infilling", "deletion", "permutation"])
 def test_noise_changes_text_without_blanks(kinds):
     text = "ฉันกินข้าวแล้วไปตลาด"
-    noisy = [noise.add_noise(text, noise.generator(8, i), kinds=kinds)[0] for i in range(200)]
+    noisy = [noise.add_noise(text, generator(8, i), kinds=kinds)[0] for i in range(200)]
     assert sum(found == text for found in noisy) < 20
-    assert all(
-        found not in (text, "___", "") for found in (noise.mask_words(text, noise.generator(i)) for i in range(9))
-    )
-    spans = [noise.mask_span(text, noise.generator(i)) for i in range(9)]
+    assert all(found not in (text, "___", "") for found in (noise.mask_words(text, generator(i)) for i in range(9)))
+    spans = [noise.mask_span(text, generator(i)) for i in range(9)]
     assert all(found.count("___") == 1 and len(found) > 5 for found in spans)
 
 
 def test_a_text_without_words_comes_back_unchanged():
-    assert noise.add_noise("?!", noise.generator(1))[0] == "?!"
+    assert noise.add_noise("?!", generator(1))[0] == "?!"
 
 
 def test_the_same_key_gives_the_same_noise_on_every_machine():
     # pinned: these must never change, or old data could not be made again
-    assert noise.add_noise(TEXT, noise.generator(7, 0, 1)) == PINNED[0]
-    assert noise.add_noise(TEXT, noise.generator(7, 1, 1)) == PINNED[1]
-    assert noise.shuffled(noise.generator("x"), 6) == PINNED[2]
+    assert noise.add_noise(TEXT, generator(7, 0, 1)) == PINNED[0]
+    assert noise.add_noise(TEXT, generator(7, 1, 1)) == PINNED[1]
+    assert shuffled(generator("x"), 6) == PINNED[2]
 
 
 PINNED = [

@@ -10,7 +10,7 @@ import papermill
 import pytest
 from packaging.requirements import Requirement
 
-from ia_lib.runs import root
+from ia_lib.workflow.graph import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 

@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from ia_lib import console, corpora, formats, inputs, tables
-from ia_lib.runs import Table
+from ia_lib.data import corpora, files
+from ia_lib.workflow import console, inputs, tables
+from ia_lib.workflow.graph import Table
 
 OWN = """
 defaults:
@@ -96,7 +97,7 @@ def test_without_labels_held_out_sentences_are_measured_and_texts_stay_unseen(tm
     table = Table(path, tmp_path / "outputs")
     assert table.execute() == []
     report = table.folder / "report"
-    found = formats.own_csv(report / "heldout.csv")
+    found = files.own_csv(report / "heldout.csv")
     assert set(found["run"]) == {"base", "taught"}
     assert set(found["target"]) == {"no", "nan"}
     assert set(found["metric"]) == {"chrF", "similarity", "answer loss"}

@@ -9,9 +9,10 @@ import pytest
 from scipy import stats
 from urllib3.util import Retry
 
-from ia_lib import pools, replay
-from ia_lib.corpora import CorpusError
-from ia_lib.noise import generator
+from ia_lib.data import pools
+from ia_lib.data.corpora import CorpusError
+from ia_lib.instructions import replay
+from ia_lib.randomness import generator
 
 pytestmark = pytest.mark.quick
 

@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
-from ia_lib import alignment, preflight
-from ia_lib.estimate import estimate
-from ia_lib.settings import Settings
+from ia_lib.instructions import cross_lingual
+from ia_lib.workflow import preflight
+from ia_lib.workflow.cost import estimate
+from ia_lib.workflow.settings import Settings
 
 pytestmark = pytest.mark.quick
 
@@ -27,11 +28,11 @@ def settings():
 
 
 def report(parallel, tests, tokenizer, settings, dropped=0):
-    plan = alignment.Plan("mt", ["ind"], ["jav"], 1)
-    made = alignment.make(parallel, plan, 60 * 4, 2, 2)
+    plan = cross_lingual.Plan("mt", ["ind"], ["jav"], 1)
+    made = cross_lingual.make(parallel, plan, 60 * 4, 2, 2)
     old = pd.DataFrame({"prompt": ["A? "] * 2, "answer": ["b", "c"], "split": "train"})
     encoding, labels = settings.encoding(), {"sentiment": ["negative", "positive"]}
-    epoch = alignment.rows_of_epoch(parallel, plan, 2, 2, "sentence")
+    epoch = cross_lingual.rows_of_epoch(parallel, plan, 2, 2, "sentence")
     return preflight.report(made, old, parallel, tests, labels, tokenizer, settings, encoding, epoch, dropped)
 
 
@@ -72,9 +73,9 @@ def test_noise_that_changes_nothing_is_said(tokenizer, settings, parallel):
     same = Dataset.from_dict({"sentence_id": some["sentence_id"][:], "ind": some["ind"][:], "jav": some["ind"][:]})
     for text, noise, least, most in ((some, 0.2, 0, 0.25), (same, 1.0, 0, 0), (some, 0.01, 0.5, 1)):
         for objective in ("tlm", "mlm", "tlm+xss"):
-            plan = alignment.Plan(objective, ["ind"], ["jav"], 1, noise="infilling" if noise != 0.2 else "mixture")
+            plan = cross_lingual.Plan(objective, ["ind"], ["jav"], 1, noise="infilling" if noise != 0.2 else "mixture")
             plan = dataclasses.replace(plan, noise_probability=noise)
-            made = alignment.make(text, plan, 60 * 4, 2, 2)
+            made = cross_lingual.make(text, plan, 60 * 4, 2, 2)
             found = preflight.report(made, made[:0], text, tests, {}, tokenizer, settings, settings.encoding())
             shares = found["noisy_texts_unchanged"]
             assert set(shares) == {"ind", "jav"}

@@ -1,6 +1,7 @@
 import pytest
 
-from ia_lib import prompts
+from ia_lib.instructions import templates
+from ia_lib.models.encoding import encode
 
 pytestmark = pytest.mark.quick
 SLOTS = {
@@ -21,12 +22,12 @@ SLOTS = {
 }
 
 
-@pytest.mark.parametrize("kind", list(prompts.ANSWER_SLOTS))
+@pytest.mark.parametrize("kind", list(templates.ANSWER_SLOTS))
 def test_every_template_is_filled_verbatim(kind):
-    assert len(prompts.templates(kind)) == {"classification": 3, "word": 1, "span": 1}.get(kind, 6)
-    for number, template in enumerate(prompts.templates(kind)):
-        assert template.endswith(f"[{prompts.ANSWER_SLOTS[kind]}]")
-        prompt, answer = prompts.fill(kind, number, **SLOTS)
+    assert len(templates.templates(kind)) == {"classification": 3, "word": 1, "span": 1}.get(kind, 6)
+    for number, template in enumerate(templates.templates(kind)):
+        assert template.endswith(f"[{templates.ANSWER_SLOTS[kind]}]")
+        prompt, answer = templates.fill(kind, number, **SLOTS)
         expected = template
         # the value that looks like a slot is put in last, so that this plain replacement leaves it alone
         for slot in sorted(SLOTS, key=lambda slot: slot == "INPUT_TEXT"):
@@ -39,16 +40,16 @@ def test_every_template_is_filled_verbatim(kind):
 
 
 def test_the_first_version_has_its_own_translation_prompt():
-    prompt, _ = prompts.fill("mt", 0, "ia1", **SLOTS)
+    prompt, _ = templates.fill("mt", 0, "ia1", **SLOTS)
     assert prompt == 'What is the Javanese translation of the following English sentence: "source", '
-    assert prompts.templates("tlm", "ia1") == prompts.templates("tlm")
+    assert templates.templates("tlm", "ia1") == templates.templates("tlm")
 
 
 def test_a_prompt_file_of_ones_own(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text('mt: ["[SOURCE_LANG]: [SOURCE_TEXT]\\n[TARGET_LANG]: [TARGET_TEXT]"]')
-    assert prompts.fill("mt", 0, str(path), **SLOTS) == ("English: source\nJavanese: ", "target")
-    assert len(prompts.templates("tlm", str(path))) == 6
+    assert templates.fill("mt", 0, str(path), **SLOTS) == ("English: source\nJavanese: ", "target")
+    assert len(templates.templates("tlm", str(path))) == 6
 
 
 @pytest.mark.parametrize(
@@ -87,41 +88,41 @@ def test_a_prompt_file_of_ones_own(tmp_path):
 def test_a_wrong_prompt_file_is_refused(tmp_path, text, message):
     path = tmp_path / "own.yaml"
     path.write_text(text)
-    with pytest.raises(prompts.PromptError, match=message):
-        prompts.templates("mt", str(path))
+    with pytest.raises(templates.PromptError, match=message):
+        templates.templates("mt", str(path))
 
 
 def test_brackets_that_look_like_no_slot_stay(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text('mt: ["[ ] [...] [a, b] [SOURCE_TEXT] [TARGET_TEXT]"]')
-    assert prompts.fill("mt", 0, str(path), **SLOTS)[0] == "[ ] [...] [a, b] source "
+    assert templates.fill("mt", 0, str(path), **SLOTS)[0] == "[ ] [...] [a, b] source "
 
 
 def test_indonesian_prompts_have_a_word_for_every_label():
     every = ["negative", "neutral", "positive", "angry", "disgusted", "fear", "happy", "sad", "shame", "surprise"]
     every += ["business", "culture & heritage", "food & beverages", "leisures", "religion", "slice of life"]
     every += ["sports", "technology"]
-    words = prompts.label_words(every, "indonesian")
+    words = templates.label_words(every, "indonesian")
     assert len(set(words)) == len(every)
     assert not set(words) & set(every)
-    asked = prompts.classification_prompts("Enak!", "sentiment", ["negative", "neutral", "positive"], "indonesian")
+    asked = templates.classification_prompts("Enak!", "sentiment", ["negative", "neutral", "positive"], "indonesian")
     assert len(asked) == 3
     assert asked[1] == "Apa sentimen dari teks ini?\nTeks: Enak!\nJawab dengan negatif, netral, atau positif: "
-    assert prompts.label_words(every) == every
+    assert templates.label_words(every) == every
 
 
 def test_a_missing_slot_is_an_error():
     with pytest.raises(KeyError, match="SOURCE_LANG"):
-        prompts.fill("mt", 0, SOURCE_TEXT="a", TARGET_TEXT="b", TARGET_LANG="c")
+        templates.fill("mt", 0, SOURCE_TEXT="a", TARGET_TEXT="b", TARGET_LANG="c")
 
 
 def test_options_as_the_papers_write_them():
-    assert prompts.options(["negative", "positive"]) == "negative or positive"
-    assert prompts.options(["negative", "neutral", "positive"]) == "negative, neutral, or positive"
+    assert templates.options(["negative", "positive"]) == "negative or positive"
+    assert templates.options(["negative", "neutral", "positive"]) == "negative, neutral, or positive"
 
 
 def test_classification_prompts():
-    first, second, third = prompts.classification_prompts("Enak!", "sentiment", ["negative", "neutral", "positive"])
+    first, second, third = templates.classification_prompts("Enak!", "sentiment", ["negative", "neutral", "positive"])
     assert first == ("Enak!\nWhat would be the sentiment of the text above? negative, neutral, or positive? ")
     assert second.startswith("What is the sentiment of this text?\nText: Enak!\n")
     assert third.endswith("Answer with negative, neutral, or positive: ")
@@ -129,7 +130,7 @@ def test_classification_prompts():
 
 def test_the_answer_is_the_tokens_that_hold_its_characters(tokenizer):
     pairs = [("The food is ", "good"), ("Kamar ini\n", "sangat bagus."), ("x: ", "é😀"), ("a ", "b")]
-    rows, cut = prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 100)
+    rows, cut = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 100)
     assert cut == 0
     for (prompt, answer), row in zip(pairs, rows, strict=True):
         assert row["input_ids"][-1] == tokenizer.eos_token_id
@@ -143,26 +144,26 @@ def test_the_answer_is_the_tokens_that_hold_its_characters(tokenizer):
 
 def test_a_long_row_loses_its_prompts_beginning_and_never_its_answer(tokenizer):
     long, answer = "kata " * 50, "jawaban ini"
-    (whole,), _ = prompts.encode(tokenizer, [long], [answer], 1000)
+    (whole,), _ = encode(tokenizer, [long], [answer], 1000)
     tail = whole["input_ids"][whole["answer_start"] :]
-    (row,), cut = prompts.encode(tokenizer, [long], [answer], len(tail) + 3)
+    (row,), cut = encode(tokenizer, [long], [answer], len(tail) + 3)
     assert cut == 0
     assert row["input_ids"] == whole["input_ids"][-len(tail) - 3 :]
     assert row["answer_start"] == 3
-    (row,), cut = prompts.encode(tokenizer, [long], [answer], 4)
+    (row,), cut = encode(tokenizer, [long], [answer], 4)
     assert cut == 1
     assert row == {"input_ids": tail[:4], "answer_start": 0}
 
 
 def test_a_cut_row_keeps_the_token_that_begins_a_sequence(turns_tokenizer):
-    (whole,), _ = prompts.encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], 1000)
+    (whole,), _ = encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], 1000)
     begin = turns_tokenizer.bos_token_id
     tail = whole["input_ids"][whole["answer_start"] :]
     assert whole["input_ids"][0] == begin
-    (row,), cut = prompts.encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], len(tail) + 3)
+    (row,), cut = encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], len(tail) + 3)
     assert cut == 0
     assert row == {"input_ids": [begin, *whole["input_ids"][-len(tail) - 2 :]], "answer_start": 3}
-    (row,), cut = prompts.encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], 4)
+    (row,), cut = encode(turns_tokenizer, ["kata " * 50], ["jawaban ini"], 4)
     assert cut == 1
     assert row == {"input_ids": [begin, *tail[:3]], "answer_start": 1}
 
@@ -176,12 +177,12 @@ def test_an_answer_without_a_token_is_refused(tokenizer, turns_tokenizer, closin
         {"tokenizer": closing_tokenizer, "encoder_decoder": True},
     ):
         with pytest.raises(ValueError, match=r"the answer '' to the prompt 'A\? ?' has no token"):
-            prompts.encode(prompts=["A? "], answers=[""], max_length=50, **case)
+            encode(prompts=["A? "], answers=[""], max_length=50, **case)
 
 
 def test_a_conversation_is_the_templates_own(turns_tokenizer, chat):
     asked, answers = ["The food is\n", " Kamar “ini”?\n\nJawab: "], ["good", " sangat bagus.\n"]
-    rows, cut = prompts.encode(turns_tokenizer, asked, answers, 200, chat=True)
+    rows, cut = encode(turns_tokenizer, asked, answers, 200, chat=True)
     assert cut == 0
     for prompt, answer, row in zip(asked, answers, rows, strict=True):
         ids, start = row["input_ids"], row["answer_start"]
@@ -198,9 +199,9 @@ def test_a_conversation_is_the_templates_own(turns_tokenizer, chat):
 
 def test_a_long_conversation_loses_the_beginning_of_the_users_text(turns_tokenizer, chat):
     decode, long = turns_tokenizer.decode, "awal " + "kata " * 80
-    (short,), _ = prompts.encode(turns_tokenizer, ["x"], ["jawaban ini"], 200, chat=True)
+    (short,), _ = encode(turns_tokenizer, ["x"], ["jawaban ini"], 200, chat=True)
     frame = len(short["input_ids"]) - 1
-    (row,), cut = prompts.encode(turns_tokenizer, [long], ["jawaban ini"], frame + 6, chat=True)
+    (row,), cut = encode(turns_tokenizer, [long], ["jawaban ini"], frame + 6, chat=True)
     text = decode(row["input_ids"])
     assert cut == 0
     assert len(row["input_ids"]) == frame + 6
@@ -208,12 +209,12 @@ def test_a_long_conversation_loses_the_beginning_of_the_users_text(turns_tokeniz
     assert text.endswith("kata" + chat.between + "jawaban ini" + chat.end)
     assert "awal" not in text
     around = short["answer_start"] - 1
-    (row,), cut = prompts.encode(turns_tokenizer, [long], ["jawaban ini"], around + 2, chat=True)
+    (row,), cut = encode(turns_tokenizer, [long], ["jawaban ini"], around + 2, chat=True)
     assert cut == 1
     assert row["answer_start"] == around
     assert decode(row["input_ids"][:around]) == chat.before + chat.between
     with pytest.raises(ValueError, match=f"max_length: found {around}; allowed: more than {around}, the tokens"):
-        prompts.encode(turns_tokenizer, [long], ["jawaban ini"], around, chat=True)
+        encode(turns_tokenizer, [long], ["jawaban ini"], around, chat=True)
 
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
@@ -235,16 +236,16 @@ GIVEN = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif 
 def test_what_a_template_does_not_give_exactly_is_refused(turns_tokenizer, template, sentence):
     turns_tokenizer.chat_template = template
     with pytest.raises(ValueError, match=sentence):
-        prompts.encode(turns_tokenizer, ["A? "], ["b"], 50, chat=True)
+        encode(turns_tokenizer, ["A? "], ["b"], 50, chat=True)
 
 
 def test_an_answer_ends_with_its_template_or_with_the_sequence(turns_tokenizer):
     header = "{% if add_generation_prompt %}### assistant:\n{% endif %}"
     turns_tokenizer.chat_template = "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n\n{% endfor %}" + header
-    (row,), _ = prompts.encode(turns_tokenizer, ["A?"], ["b c"], 50, chat=True)
+    (row,), _ = encode(turns_tokenizer, ["A?"], ["b c"], 50, chat=True)
     assert turns_tokenizer.decode(row["input_ids"]) == "### user:\nA?\n\n### assistant:\nb c</s>"
     turns_tokenizer.chat_template = "{% for m in messages %}{{ m.content }} </s>\n{% endfor %}"
-    (row,), _ = prompts.encode(turns_tokenizer, ["A?"], ["b c"], 50, chat=True)
+    (row,), _ = encode(turns_tokenizer, ["A?"], ["b c"], 50, chat=True)
     assert turns_tokenizer.decode(row["input_ids"]) == "A? </s>\nb c </s>"
 
 
@@ -252,17 +253,17 @@ def test_an_encoder_reads_the_prompt_and_a_decoder_gives_the_answer(tokenizer, c
     pairs = [("The food is ", "good"), ("Kamar ini\n", "sangat bagus.")]
     end = [tokenizer.eos_token_id]
     for each in (tokenizer, closing_tokenizer):
-        rows, _ = prompts.encode(each, [p for p, _ in pairs], [a for _, a in pairs], 100, encoder_decoder=True)
+        rows, _ = encode(each, [p for p, _ in pairs], [a for _, a in pairs], 100, encoder_decoder=True)
         for (prompt, answer), row in zip(pairs, rows, strict=True):
             assert row["input_ids"][: row["answer_start"]] == tokenizer(prompt)["input_ids"] + end
             assert row["input_ids"][row["answer_start"] :] == tokenizer(answer)["input_ids"] + end
-    (row,), cut = prompts.encode(closing_tokenizer, ["kata " * 50], ["baik"], 9, encoder_decoder=True)
+    (row,), cut = encode(closing_tokenizer, ["kata " * 50], ["baik"], 9, encoder_decoder=True)
     read, told = row["input_ids"][: row["answer_start"]], row["input_ids"][row["answer_start"] :]
     assert cut == 0
     assert told == tokenizer("baik")["input_ids"] + end
     assert read == tokenizer("kata " * 50)["input_ids"][len(told) - 8 :] + end
-    (row,), cut = prompts.encode(closing_tokenizer, ["kata " * 50], ["baik " * 50], 9, encoder_decoder=True)
+    (row,), cut = encode(closing_tokenizer, ["kata " * 50], ["baik " * 50], 9, encoder_decoder=True)
     assert cut == 1
     assert row == {"input_ids": end + tokenizer("baik " * 50)["input_ids"][:8], "answer_start": 1}
     with pytest.raises(ValueError, match="no turns"):
-        prompts.encode(tokenizer, ["a"], ["b"], 50, chat=True, encoder_decoder=True)
+        encode(tokenizer, ["a"], ["b"], 50, chat=True, encoder_decoder=True)

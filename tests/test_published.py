@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from ia_lib import paper_figures, papers, published
-from ia_lib.runs import root
+from ia_lib.report import audit, paper_figures, published
+from ia_lib.workflow.graph import root
 
 pytestmark = pytest.mark.quick
 FOLDER = root() / "params" / "published"
@@ -48,7 +48,7 @@ def results(per_language):
             for group, scores in groups.items():
                 table += [
                     {
-                        **dict(zip(papers.ROW, (f"bigscience/{row[0]}", row[1], row[2] or "all"), strict=True)),
+                        **dict(zip(audit.ROW, (f"bigscience/{row[0]}", row[1], row[2] or "all"), strict=True)),
                         **{"run": "/".join(row), "row": "/".join(row), "seed": 1, "task": f"{dataset}/{task}"},
                         **{"group": group, "language": language, "prompt": "all", "accuracy": 50.0},
                         "examples": int(sizes[dataset, task, language] or 400),
@@ -102,32 +102,32 @@ def test_the_audit_lists_exactly_what_a_naive_recomputation_finds(per_language):
                 mean = fmean(float(part["value"]) for part in row.values() if part is not line)
                 if abs(float(line["value"]) - mean) > 0.0101:
                     expected.append((f"{paper} {table}", float(line["value"]), round(mean, 4)))
-    audit = published.audit()
-    assert list(audit.columns) == ["table", "cell", "published", "recomputed"]
-    found = sorted(audit[["table", "published", "recomputed"]].itertuples(index=False, name=None))
+    wrong = audit.audit()
+    assert list(wrong.columns) == ["table", "cell", "published", "recomputed"]
+    found = sorted(wrong[["table", "published", "recomputed"]].itertuples(index=False, name=None))
     assert found == sorted(expected)
-    assert not audit.duplicated(["table", "cell"]).any()
-    assert not audit["table"].str.contains("Figure 5|COMMIT").any()
+    assert not wrong.duplicated(["table", "cell"]).any()
+    assert not wrong["table"].str.contains("Figure 5|COMMIT").any()
 
 
 def test_what_agrees_is_said_too():
-    table = published.recomputation().set_index(["table", "cell"])
-    agrees = table[table["difference"].abs() <= published.TOLERANCE]
+    table = audit.recomputation().set_index(["table", "cell"])
+    agrees = table[table["difference"].abs() <= audit.TOLERANCE]
     counts = table.loc["InstructAlign Table 1"]
     assert len(counts) == 20 - 2  # NusaParagraph has no L1 languages to add up
     assert counts.loc["nusatranslation sentiment test", "rule"] == "sum over languages without Indonesian"
     assert ("InstructAlign Table 3", "bloomz-560m: nusatranslation+nusax sentiment L2 weighted F1") in agrees.index
     assert table.loc["InstructAlign Figure 5", "recomputed"].item() == pytest.approx(0.9647)
-    assert len(agrees) + len(published.audit()) == len(table)
+    assert len(agrees) + len(audit.audit()) == len(table)
 
 
 def test_groups_of_the_statistics_are_those_of_the_scores():
     for line in lines("instructalign_dataset_statistics"):
-        assert papers.members(line["dataset"], line["task"])[line["language"]] == line["group"]
+        assert audit.members(line["dataset"], line["task"])[line["language"]] == line["group"]
 
 
 def test_every_claim_has_a_verdict_and_what_shows_it(monkeypatch):
-    ledger = published.ledger()
+    ledger = audit.ledger()
     assert list(ledger["claim"]) == [line["claim"] for line in lines("claims")]
     assert set(ledger["verdict"]) == {"follows", "contradicted", "not testable"}
     assert ledger["cells"].str.len().min() > 20
@@ -136,12 +136,12 @@ def test_every_claim_has_a_verdict_and_what_shows_it(monkeypatch):
     assert "bloomz-560m xss r=100,000 +8.06" in ledger[larger]["cells"].item()
 
     # verdicts follow the numbers: with more on the larger model's tuned rows the claim holds
-    scores = papers.scores()
+    scores = audit.scores()
     tuned = (scores["model"] == "bloomz-1b1") & (scores["objective"] != "none")
     changed = scores.assign(value=scores["value"] + 10 * tuned)
-    original = papers.scores
-    monkeypatch.setattr(papers, "scores", lambda *args: original(*args) if args else changed)
-    assert published.ledger()[larger]["verdict"].item() == "follows"
+    original = audit.scores
+    monkeypatch.setattr(published, "scores", lambda *args: original(*args) if args else changed)
+    assert audit.ledger()[larger]["verdict"].item() == "follows"
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def one_test_set(tmp_path):
 
 def test_constant_answers_are_found_where_the_labels_are(one_test_set):
     folder, labels = one_test_set
-    base = papers.baselines(folder)
+    base = audit.baselines(folder)
     assert base[["dataset", "language", "examples", "majority_label"]].values.tolist() == [
         ["nusax", "ind", 400, "negative"]
     ]
@@ -166,37 +166,37 @@ def test_constant_answers_are_found_where_the_labels_are(one_test_set):
     assert base["chance"].item() == pytest.approx(np.mean(guesses), abs=0.5)
     assert base["chance_high"].item() == pytest.approx(np.percentile(guesses, 97.5), abs=1)
 
-    cells = published.constants(folder)
+    cells = audit.constants(folder)
     assert set(cells["table"]) == {"Table 17"}
     cells = cells.set_index(["model", "objective", "replay"]).sort_index()
     bloom, bloomz = cells.loc["bloom-3b", "none", ""], cells.loc["bloomz-3b", "none", ""]
     assert bloom[["constant", "equal", "within_chance"]].tolist() == ["negative", True, True]
     assert bloomz[["equal", "within_chance"]].tolist() == [False, False]
-    rows = published.constant_rows(folder)
+    rows = audit.constant_rows(folder)
     assert rows.loc[0, ["model", "label", "languages", "equal"]].tolist() == ["bloom-3b", "negative", 1, 1]
 
 
 def test_without_labels_there_is_nothing_to_hold_against(tmp_path):
-    assert papers.baselines(tmp_path).empty
-    assert published.constants(tmp_path).empty
-    assert published.constant_rows(tmp_path).empty
+    assert audit.baselines(tmp_path).empty
+    assert audit.constants(tmp_path).empty
+    assert audit.constant_rows(tmp_path).empty
 
 
 def test_the_published_emotion_scores_are_those_of_one_constant_answer(real_data):
-    rows = published.constant_rows(real_data)
+    rows = audit.constant_rows(real_data)
     emotion = rows[rows["task"] == "emotion"]
     assert (emotion["label"] == "disgusted").all()
     assert (emotion["within_chance"] == 10).all()
     assert set(emotion[emotion["equal"] == 10]["model"]) == {"bloom-1b1", "bloom-3b", "bloomz-1b1", "bloomz-3b"}
-    base = papers.baselines(real_data).set_index(["dataset", "language"])["majority"]
-    majority = [base["nusax", code] for code, group in papers.members("nusax", "sentiment").items() if group == "L2"]
+    base = audit.baselines(real_data).set_index(["dataset", "language"])["majority"]
+    majority = [base["nusax", code] for code, group in audit.members("nusax", "sentiment").items() if group == "L2"]
     majority += [base["nusatranslation", code] for code in ("jav", "min", "sun")]
     assert np.mean(majority) == pytest.approx(32.34, abs=0.01)  # Table 3
 
 
 def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
-    table = published.compare(results)
-    assert list(table.columns[: len(papers.CELL_COLUMNS)]) == papers.CELL_COLUMNS
+    table = audit.compare(results)
+    assert list(table.columns[: len(audit.CELL_COLUMNS)]) == audit.CELL_COLUMNS
     assert set(table["paper"]) == {"InstructAlign", "(IA)^1"}
     assert table.groupby("paper")["table"].nunique().to_dict() == {"InstructAlign": 13, "(IA)^1": 3}
     assert table["verdict"].isin(["agrees", "differs", "not run"]).all()
@@ -213,7 +213,7 @@ def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
     assert (nusax["ours"].item(), nusax["verdict"].item()) == (4800, "differs")
 
     some = results[~((results["task"] == "nusax/sentiment") & (results["language"] == "bug"))]
-    part = published.compare(some)
+    part = audit.compare(some)
     part = part[(part["table"] == "Table 2") & (part["language"] == "L2")].set_index("dataset")
     assert (part.loc[["nusax", "average"], "verdict"] == "not run").all()
     assert part.loc[["nusax", "average"], "ours"].isna().all()
@@ -226,7 +226,7 @@ def test_what_says_too_little_does_not_agree(results):
         {"examples": 12},
         {"low": row["weighted_f1"] - 6, "high": row["weighted_f1"] + 6},
     ):
-        table = published.compare(row.assign(**changed))
+        table = audit.compare(row.assign(**changed))
         verdicts = table[table["table"] == "Table 17"].dropna(subset="ours")["verdict"]
         assert list(verdicts) == ["cannot tell"] * 12
     assert set(table[table["table"] == "Table 17"].dropna(subset="ours")["texts"]) == {400}
@@ -236,7 +236,7 @@ def test_two_of_our_rows_for_one_published_row_are_two_lines_and_seeds_are_one(r
     one = results[results["run"] == "bloomz-560m/tlm/0"]
     seeds = pd.concat([one, one.assign(seed=2, run="s2", weighted_f1=one["weighted_f1"] + 2, high=one["high"] + 2)])
     other = one.assign(run="released", row="released")
-    table = published.compare(pd.concat([seeds, other]))
+    table = audit.compare(pd.concat([seeds, other]))
     table = table[(table["table"] == "Table 16") & (table["verdict"] != "not run")]
     assert table["run"].value_counts().to_dict() == {"bloomz-560m/tlm/0": 12, "released": 12}
     mean = table[table["run"] != "released"]
@@ -246,20 +246,20 @@ def test_two_of_our_rows_for_one_published_row_are_two_lines_and_seeds_are_one(r
 
 def test_results_without_a_needed_column_are_refused(results):
     with pytest.raises(ValueError, match="there is no column 'model'; found: objective"):
-        published.compare(results.drop(columns="model"))
+        audit.compare(results.drop(columns="model"))
 
 
 def test_correlation_has_fishers_interval():
-    points = papers.gains(papers.scores())
-    r, low, high = papers.correlation(points["L2"], points["L3"])
+    points = audit.gains(audit.scores())
+    r, low, high = audit.correlation(points["L2"], points["L3"])
     reference = stats.pearsonr(points["L2"], points["L3"])
     assert r == pytest.approx(reference.statistic)
     assert (low, high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
-    assert np.isnan(papers.correlation(points["L2"][:3], points["L3"][:3])[1])
+    assert np.isnan(audit.correlation(points["L2"][:3], points["L3"][:3])[1])
 
 
 def test_the_same_figures_are_drawn_from_published_numbers_and_from_ours(results, one_test_set):
-    theirs, mine = papers.scores(data_dir=one_test_set[0]), papers.ours(results)
+    theirs, mine = audit.scores(data_dir=one_test_set[0]), audit.ours(results)
     assert list(theirs.columns) == list(mine.columns)
     both = pd.concat([theirs, mine])
     for draw, panels in (
@@ -278,7 +278,7 @@ def test_the_same_figures_are_drawn_from_published_numbers_and_from_ours(results
         assert len(names) == len(set(names))
         assert len(pair.to_json()) < 1_000_000
 
-    first = paper_figures.objective_bars(papers.scores(papers.IA1))
+    first = paper_figures.objective_bars(audit.scores(audit.IA1))
     assert [bar.name for bar in first.data] == ["nusawrites", "nusax"]
     assert dict(zip(first.data[0].x, first.data[0].y, strict=True))["IA1 r=0"] == pytest.approx(15.48)
 
@@ -287,12 +287,12 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
     def notes(figure):
         return " ".join(note.text for note in figure.layout.annotations)
 
-    assert notes(paper_figures.model_scaling(papers.scores(data_dir=tmp_path))).count("not all test labels") == 2
-    ours = paper_figures.model_scaling(papers.ours(results))
+    assert notes(paper_figures.model_scaling(audit.scores(data_dir=tmp_path))).count("not all test labels") == 2
+    ours = paper_figures.model_scaling(audit.ours(results))
     assert notes(ours).count("dashed: uniform chance 33; dotted: majority label 21") == 2
-    full = papers.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
+    full = audit.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
     assert "published, n = 32: r = 0.96 [0.93, 0.98]" in notes(paper_figures.transfer(full))
-    heat = paper_figures.language_scores(papers.ours(results).query("dataset == 'nusax'")).data[0]
+    heat = paper_figures.language_scores(audit.ours(results).query("dataset == 'nusax'")).data[0]
     assert list(heat.y[:2]) == ["uniform chance", "majority label"]
     assert heat.z.shape == (22 + 2, 12)
 
@@ -311,7 +311,7 @@ def test_an_instruction_of_each_objective_is_shown():
 
 
 def test_families_and_losses_are_drawn():
-    families = paper_figures.family_coverage(papers.read("language_families"))
+    families = paper_figures.family_coverage(audit.read("language_families"))
     assert "139 of 3,831" in families.layout.annotations[0].text
     assert max(families.data[0].x) == pytest.approx(100 * 65 / 272)
     log = pd.DataFrame({"step": [1, 2, 2], "loss": [3.0, 2.0, None], "validation_loss": [None, None, 2.5]})
@@ -322,7 +322,7 @@ def test_families_and_losses_are_drawn():
 
 
 def test_a_figure_of_nothing_is_refused():
-    once = papers.scores().query("replay == '100000' or objective == 'none'")
+    once = audit.scores().query("replay == '100000' or objective == 'none'")
     with pytest.raises(ValueError, match="nothing to draw"):
         paper_figures.replay_curves(once)
 

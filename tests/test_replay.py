@@ -5,7 +5,8 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from ia_lib import replay
+from ia_lib.instructions import replay
+from ia_lib.training.streams import exposure, interleave, steps_for
 
 pytestmark = pytest.mark.quick
 
@@ -107,22 +108,22 @@ def test_a_blank_between_prompt_and_answer_only_where_there_is_none():
 
 def test_steps_hold_the_exposure_to_new_data_for_every_amount_of_replay():
     for old in (0, 100, 100_000):
-        steps = replay.steps_for(2.5, new_rows=1000, new_per_step=16)
-        facts = replay.exposure(steps, 1000, old, 16, 16 if old else 0)
+        steps = steps_for(2.5, new_rows=1000, new_per_step=16)
+        facts = exposure(steps, 1000, old, 16, 16 if old else 0)
         assert facts == {"epochs_of_new_data": 2.51, "repetitions_per_old_row": round(157 * 16 / old, 2) if old else 0}
     # without replay and with the whole batch for new rows
-    steps = replay.steps_for(2.5, 1000, 32)
-    assert replay.exposure(steps, 1000, 0, 32, 0)["epochs_of_new_data"] == pytest.approx(2.5, abs=32 / 1000)
-    assert replay.steps_for(0.1, 30, 1) == 3
+    steps = steps_for(2.5, 1000, 32)
+    assert exposure(steps, 1000, 0, 32, 0)["epochs_of_new_data"] == pytest.approx(2.5, abs=32 / 1000)
+    assert steps_for(0.1, 30, 1) == 3
     with pytest.raises(ValueError, match="new_epochs: found 0 of 10 new rows"):
-        replay.steps_for(0, 10, 4)
+        steps_for(0, 10, 4)
 
 
 @pytest.mark.parametrize("r", [0, 100, 1000, 10_000, "all"])
 def test_batches_alternate_for_every_amount_of_replay(r):
     pool = strata(eng=12_345)
     old = len(replay.draw(pool, r, 1))
-    rows = replay.interleave(new=4800, old=old, steps=300, new_per_step=16, old_per_step=16 if r else 0, seed=1)
+    rows = interleave(new=4800, old=old, steps=300, new_per_step=16, old_per_step=16 if r else 0, seed=1)
     kinds = ["old", "new"] if r else ["new"]
     assert [kind for kind, _ in rows] == kinds * 4800
     assert [i for kind, i in rows if kind == "new"] == list(range(4800))
@@ -132,7 +133,7 @@ def test_batches_alternate_for_every_amount_of_replay(r):
 
 
 def test_every_batch_strictly_alternates_old_and_new():
-    rows = replay.interleave(new=40, old=7, steps=10, new_per_step=4, old_per_step=4, seed=1)
+    rows = interleave(new=40, old=7, steps=10, new_per_step=4, old_per_step=4, seed=1)
     for step in range(10):
         batch = rows[step * 8 : step * 8 + 8]
         assert [kind for kind, _ in batch] == ["old", "new"] * 4
@@ -143,14 +144,14 @@ def test_every_batch_strictly_alternates_old_and_new():
 
 
 def test_one_kind_alone():
-    assert {kind for kind, _ in replay.interleave(20, 0, 5, 4, 0, 1)} == {"new"}
-    assert {kind for kind, _ in replay.interleave(0, 9, 5, 0, 4, 1)} == {"old"}
+    assert {kind for kind, _ in interleave(20, 0, 5, 4, 0, 1)} == {"new"}
+    assert {kind for kind, _ in interleave(0, 9, 5, 0, 4, 1)} == {"old"}
 
 
 def test_sorting_by_length_keeps_the_rows_and_the_alternation():
     lengths = {"new": [i * 7 % 30 for i in range(40)], "old": [i * 5 % 13 for i in range(12)]}
-    plain = replay.interleave(40, 12, 10, 4, 4, 1)
-    rows = replay.interleave(40, 12, 10, 4, 4, 1, lengths, window=5)
+    plain = interleave(40, 12, 10, 4, 4, 1)
+    rows = interleave(40, 12, 10, 4, 4, 1, lengths, window=5)
     assert collections.Counter(rows) == collections.Counter(plain)
     assert [kind for kind, _ in rows] == ["old", "new"] * 40
     # within a window the batches do not overlap in length
@@ -161,8 +162,8 @@ def test_sorting_by_length_keeps_the_rows_and_the_alternation():
 
 def test_unequal_kinds_and_wrong_counts_are_refused():
     with pytest.raises(ValueError, match="alternates"):
-        replay.interleave(8, 5, 2, 4, 3, 1)
+        interleave(8, 5, 2, 4, 3, 1)
     with pytest.raises(ValueError, match="none to replay"):
-        replay.interleave(8, 0, 2, 4, 4, 1)
+        interleave(8, 0, 2, 4, 4, 1)
     with pytest.raises(ValueError, match="do not make"):
-        replay.interleave(9, 5, 2, 4, 4, 1)
+        interleave(9, 5, 2, 4, 4, 1)

@@ -2,9 +2,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from ia_lib import figures, report
-from ia_lib import results as results_of
-from ia_lib.formats import own_csv
+from ia_lib.data.files import own_csv
+from ia_lib.report import figures, page
+from ia_lib.report import results as results_of
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_results_have_every_run_beside_its_baselines(results):
 
 
 def test_every_figure_draws_from_the_results(results):
-    drawn = report.draw(results)
+    drawn = page.draw(results)
     assert set(drawn) == {"groups", "languages", "difference"}
     bars = [trace for trace in drawn["groups"].data if isinstance(trace, go.Bar)]
     assert [bar.name for bar in bars] == ["base", "tlm"]
@@ -75,7 +75,7 @@ def test_the_page_answers_what_a_reviewer_asks(finished):
 def test_published_cells_stand_beside_ours(finished, monkeypatch, tmp_path):
     evaluated, *rest = finished.finished()
     claimed = [(run.model_copy(update={"reproduces": ["Table 2"]}), folder) for run, folder in evaluated]
-    report.write(tmp_path, "tiny", claimed, *rest)
+    page.write(tmp_path, "tiny", claimed, *rest)
     found = pd.read_csv(tmp_path / "published.csv")
     assert set(found["verdict"]) == {"not run"}
     assert found["ours"].isna().all()
@@ -129,15 +129,15 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     evaluated, manifests = crafted
     stages = dict(manifests)
     stages["tlm: tune"] = {**stages["tlm: tune"], "git_commit": "f" * 40}
-    report.write(tmp_path, "crafted", evaluated, [], stages, {})
-    page = (tmp_path / "index.html").read_text()
-    assert "tlm L1 on one/sentiment, tlm L2 on one/sentiment" in page
-    assert "<td>two/sentiment</td>" in page
-    assert "°=" in page
-    assert "over texts and seeds" in page
-    assert "2 different versions or commits" in page
-    assert "texts in each of 5 languages, 3 prompts each" in page
-    assert "Not among them: joint, mean" in page
+    page.write(tmp_path, "crafted", evaluated, [], stages, {})
+    text = (tmp_path / "index.html").read_text()
+    assert "tlm L1 on one/sentiment, tlm L2 on one/sentiment" in text
+    assert "<td>two/sentiment</td>" in text
+    assert "°=" in text
+    assert "over texts and seeds" in text
+    assert "2 different versions or commits" in text
+    assert "texts in each of 5 languages, 3 prompts each" in text
+    assert "Not among them: joint, mean" in text
     lines = results_of.headline(results_of.table(evaluated, {}))
     assert lines.loc[lines["group"] == "L1", "kept"].isna().all()
 
@@ -152,7 +152,7 @@ def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
         folder / "scores.parquet"
     )
     found = [*evaluated[:3], (lone, folder)]
-    report.write(tmp_path, "crafted", found, [], manifests, {})
+    page.write(tmp_path, "crafted", found, [], manifests, {})
     by_rule = pd.read_csv(tmp_path / "rules.csv")
     assert set(by_rule["run"]) == {"base", "tlm", "lone"}
     pairs = pd.read_csv(tmp_path / "pairs.csv")
@@ -174,7 +174,7 @@ def test_languages_that_were_not_tested_are_named(crafted, tmp_path):
     for _, folder in evaluated:
         scores = pd.read_parquet(folder / "scores.parquet")
         scores[~scores["language"].isin(evaluated[0][0].known)].to_parquet(folder / "scores.parquet")
-    report.write(tmp_path, "crafted", evaluated, [], manifests, {})
+    page.write(tmp_path, "crafted", evaluated, [], manifests, {})
     assert "whether anything was forgotten was not measured" in (tmp_path / "index.html").read_text()
 
 
@@ -188,5 +188,5 @@ def test_the_curves_of_two_bases_are_not_joined(results):
 def test_without_a_browser_there_is_one_clear_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("BROWSER_PATH", raising=False)
-    assert report.write_pictures({"a": go.Figure()}, tmp_path) == []
+    assert page.write_pictures({"a": go.Figure()}, tmp_path) == []
     assert capsys.readouterr().out.count("\n") == 1

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics as reference
 
-from ia_lib import resampling
-from ia_lib.resampling import Answers, Average, Examples
+from ia_lib.evaluation import resampling
+from ia_lib.evaluation.resampling import Answers, Average, Examples
 
 pytestmark = pytest.mark.quick
 PRIOR = np.array([0.38, 0.24, 0.38])

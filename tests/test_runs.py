@@ -11,10 +11,10 @@ import time
 import pandas as pd
 import pytest
 
-from ia_lib import console, stages
-from ia_lib.runs import Table, main, root
-from ia_lib.settings import SettingsError
-from ia_lib.stages import REDO
+from ia_lib.workflow import console, stages
+from ia_lib.workflow.graph import Table, main, root
+from ia_lib.workflow.settings import SettingsError
+from ia_lib.workflow.stages import REDO
 
 
 def statuses(table):

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from ia_lib import fidelity, tables
-from ia_lib.runs import root
-from ia_lib.settings import PARTS, Settings
+from ia_lib.workflow import fidelity, tables
+from ia_lib.workflow.graph import root
+from ia_lib.workflow.settings import PARTS, Settings
 
 pytestmark = pytest.mark.quick
 

@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from ia_lib import sources
+from ia_lib.data import downloads
 
 pytestmark = pytest.mark.quick
 FILE = "mt/train.csv"
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(sources, "PAUSE", 0)
+    monkeypatch.setattr(downloads, "PAUSE", 0)
     made = Server()
     thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -82,12 +82,12 @@ def cache(tmp_path):
 
 
 def test_a_file_is_downloaded_once_and_recorded(server, cache):
-    path = sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    path = downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     assert path == cache / "nusax" / FILE
     assert path.read_bytes() == TEXT
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache) == path
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache) == path
     assert server.asked == [None]
-    (record,) = sources.provenance("nusax", [path])["files"]
+    (record,) = downloads.provenance("nusax", [path])["files"]
     assert record["sha256"] == hashlib.sha256(TEXT).hexdigest()
     assert (record["file"], record["bytes"], record["revision"]) == (FILE, len(TEXT), "1234567")
     assert record["url"] == f"{server.url}/nusax/{FILE}"
@@ -96,7 +96,7 @@ def test_a_file_is_downloaded_once_and_recorded(server, cache):
 
 def test_a_cut_download_goes_on_where_it_was(server, cache):
     server.cut = 100_000
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == TEXT
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == TEXT
     begins = [int(asked[6:-1]) for asked in server.asked[1:]]
     assert len(begins) == len(TEXT) // 100_000
     assert begins == sorted(set(begins))
@@ -105,11 +105,11 @@ def test_a_cut_download_goes_on_where_it_was(server, cache):
 
 def test_a_later_call_resumes(server, cache):
     server.cut, server.ranges = 100_000, False
-    with pytest.raises(sources.SourceError, match="could not be downloaded"):
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
-    assert len(server.asked) == 1 + sources.TRIES
+    with pytest.raises(downloads.SourceError, match="could not be downloaded"):
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    assert len(server.asked) == 1 + downloads.TRIES
     server.cut, server.ranges = None, True
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == TEXT
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == TEXT
     assert int(server.asked[-1][6:-1]) > 80_000
     assert [p.name for p in (cache / "nusax/mt").iterdir() if ".part" in p.name] == []
 
@@ -117,11 +117,11 @@ def test_a_later_call_resumes(server, cache):
 @pytest.mark.parametrize("tags", [True, False])
 def test_parts_of_two_versions_are_never_joined(server, cache, tags):
     server.cut, server.ranges, server.tags = 100_000, False, tags
-    with pytest.raises(sources.SourceError):
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    with pytest.raises(downloads.SourceError):
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     server.cut, server.ranges = None, True
     server.files[f"/nusax/{FILE}"] = new = TEXT.replace(b"kalimat", b"ukara")
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == new
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == new
 
 
 def test_a_shorter_version_is_brought_anew(server, cache):
@@ -131,68 +131,68 @@ def test_a_shorter_version_is_brought_anew(server, cache):
     server.files[f"/nusax/{FILE}"] = b"short"
     part.write_bytes(TEXT)
     version.write_text(f'"{hashlib.sha256(b"short").hexdigest()[:8]}"')
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == b"short"
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == b"short"
 
 
 def test_a_file_that_changed_at_its_source_is_refused(server, cache):
-    path = sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    path = downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     record = path.with_name("train.csv.source.json")
     path.unlink()
     server.files[f"/nusax/{FILE}"] = b"other"
     with pytest.raises(
-        sources.SourceError, match="has changed, it does not have the checksum recorded on 20"
+        downloads.SourceError, match="has changed, it does not have the checksum recorded on 20"
     ) as refusal:
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     assert not path.exists()
     assert f"delete {record} to take the new one" in str(refusal.value)
     record.unlink()
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == b"other"
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == b"other"
 
 
 def test_a_pinned_checksum_holds_for_mirrors_and_the_cache(server, cache, monkeypatch):
-    monkeypatch.setitem(sources.known()["nusax"].checksums, FILE, "0" * 64)
-    with pytest.raises(sources.SourceError, match="the checksum that is pinned"):
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    monkeypatch.setitem(downloads.known()["nusax"].checksums, FILE, "0" * 64)
+    with pytest.raises(downloads.SourceError, match="the checksum that is pinned"):
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     path = cache / "nusax" / FILE
     assert not path.exists()
     path.write_bytes(TEXT)
-    with pytest.raises(sources.SourceError, match="the checksum that is pinned"):
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
-    monkeypatch.setitem(sources.known()["nusax"].checksums, FILE, hashlib.sha256(TEXT).hexdigest())
-    assert sources.fetch("nusax", FILE, mirror=server.url, cache=cache) == path
+    with pytest.raises(downloads.SourceError, match="the checksum that is pinned"):
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    monkeypatch.setitem(downloads.known()["nusax"].checksums, FILE, hashlib.sha256(TEXT).hexdigest())
+    assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache) == path
 
 
 def test_a_damaged_file_of_the_cache_is_refused(server, cache):
-    path = sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    path = downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     path.write_bytes(TEXT[:-1])
-    with pytest.raises(sources.SourceError, match=r"train.csv: the file has changed.*delete it to get it again"):
-        sources.fetch("nusax", FILE, offline=True, cache=cache)
+    with pytest.raises(downloads.SourceError, match=r"train.csv: the file has changed.*delete it to get it again"):
+        downloads.fetch("nusax", FILE, offline=True, cache=cache)
 
 
 def test_offline_needs_the_cache_alone(server, cache):
-    with pytest.raises(sources.SourceError, match="not in the cache, and offline is set") as refusal:
-        sources.fetch("nusax", FILE, mirror=server.url, offline=True, cache=cache)
+    with pytest.raises(downloads.SourceError, match="not in the cache, and offline is set") as refusal:
+        downloads.fetch("nusax", FILE, mirror=server.url, offline=True, cache=cache)
     assert f"{server.url}/nusax/{FILE}" in str(refusal.value)
     assert "IA_DATA" in str(refusal.value)
     assert server.asked == []
-    sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
     server.status = 503
-    assert sources.fetch("nusax", FILE, mirror=server.url, offline=True, cache=cache).read_bytes() == TEXT
+    assert downloads.fetch("nusax", FILE, mirror=server.url, offline=True, cache=cache).read_bytes() == TEXT
 
 
 def test_a_server_without_the_file_is_asked_once_and_a_busy_one_a_few_times(server, cache):
-    with pytest.raises(sources.SourceError, match="404"):
-        sources.fetch("nusax", "mt/test.csv", mirror=server.url, cache=cache)
+    with pytest.raises(downloads.SourceError, match="404"):
+        downloads.fetch("nusax", "mt/test.csv", mirror=server.url, cache=cache)
     assert len(server.asked) == 1
     server.status = 503
-    with pytest.raises(sources.SourceError, match="503"):
-        sources.fetch("nusax", FILE, mirror=server.url, cache=cache)
-    assert len(server.asked) == 1 + sources.TRIES
+    with pytest.raises(downloads.SourceError, match="503"):
+        downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
+    assert len(server.asked) == 1 + downloads.TRIES
 
 
 def test_many_at_once_bring_a_file_once(server, cache):
     with ThreadPoolExecutor(4) as pool:
-        paths = list(pool.map(lambda _: sources.fetch("nusax", FILE, mirror=server.url, cache=cache), range(8)))
+        paths = list(pool.map(lambda _: downloads.fetch("nusax", FILE, mirror=server.url, cache=cache), range(8)))
     assert {path.read_bytes() for path in paths} == {TEXT}
     assert len(server.asked) == 1
 
@@ -200,23 +200,23 @@ def test_many_at_once_bring_a_file_once(server, cache):
 def test_a_folder_is_a_mirror(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("IA_MIRROR", str(tmp_path / "mirror"))
     monkeypatch.setenv("IA_CACHE", str(cache))
-    with pytest.raises(sources.SourceError, match="the mirror has no such file"):
-        sources.fetch("nusax", FILE)
+    with pytest.raises(downloads.SourceError, match="the mirror has no such file"):
+        downloads.fetch("nusax", FILE)
     there = tmp_path / "mirror/nusax" / FILE
     there.parent.mkdir(parents=True)
     there.write_bytes(TEXT)
-    path = sources.fetch("nusax", FILE)
+    path = downloads.fetch("nusax", FILE)
     assert path == cache / "nusax" / FILE
-    assert sources.provenance("nusax", [path])["files"][0]["url"] == str(there)
+    assert downloads.provenance("nusax", [path])["files"][0]["url"] == str(there)
 
 
 def test_the_data_folder_comes_first(tmp_path, server, cache):
     mine = tmp_path / "nusax" / FILE
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert sources.find("nusax", FILE, tmp_path, mirror=server.url, cache=cache) == mine
-    assert sources.find("nusax", FILE, tmp_path / "none", mirror=server.url, cache=cache).read_bytes() == TEXT
-    assert sources.provenance("nusax", [mine])["files"] == [
+    assert downloads.find("nusax", FILE, tmp_path, mirror=server.url, cache=cache) == mine
+    assert downloads.find("nusax", FILE, tmp_path / "none", mirror=server.url, cache=cache).read_bytes() == TEXT
+    assert downloads.provenance("nusax", [mine])["files"] == [
         {"file": FILE, "url": None, "bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
     ]
 
@@ -225,7 +225,7 @@ def test_a_copy_laid_into_the_cache_is_recorded(cache):
     path = cache / "nusax" / FILE
     path.parent.mkdir(parents=True)
     path.write_bytes(TEXT)
-    assert sources.fetch("nusax", FILE, offline=True, cache=cache) == path
+    assert downloads.fetch("nusax", FILE, offline=True, cache=cache) == path
     assert json.loads(path.with_name("train.csv.source.json").read_text())["url"] == "found in the cache"
 
 
@@ -239,22 +239,22 @@ def test_a_copy_laid_into_the_cache_is_recorded(cache):
     ],
 )
 def test_only_files_of_a_source_are_fetched(cache, name, file, message):
-    with pytest.raises(sources.SourceError, match=re.escape(message)):
-        sources.fetch(name, file, cache=cache)
+    with pytest.raises(downloads.SourceError, match=re.escape(message)):
+        downloads.fetch(name, file, cache=cache)
 
 
 def test_every_source_says_what_it_is(monkeypatch):
     monkeypatch.delenv("IA_MIRROR", raising=False)
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
-    for name, source in sources.known().items():
+    for name, source in downloads.known().items():
         assert source.licence
         assert source.citation
         assert (source.url is None) != (source.hub is None)
-        assert sources.provenance(name)["citation"] == source.citation
-    assert sources.location("nusawrites", "nusa_kalimat-mt-mad-train.csv").endswith(
+        assert downloads.provenance(name)["citation"] == source.citation
+    assert downloads.location("nusawrites", "nusa_kalimat-mt-mad-train.csv").endswith(
         "IndoNLP/nusa-writes/main/data/nusa_kalimat-mt-mad-train.csv"
     )
-    assert sources.location("xp3", "id/merged_id.jsonl").endswith(
+    assert downloads.location("xp3", "id/merged_id.jsonl").endswith(
         "/datasets/bigscience/xP3/resolve/main/id/merged_id.jsonl"
     )
-    assert re.fullmatch("[0-9a-f]{64}", sources.known()["flores"].checksums["flores200_dataset.tar.gz"])
+    assert re.fullmatch("[0-9a-f]{64}", downloads.known()["flores"].checksums["flores200_dataset.tar.gz"])

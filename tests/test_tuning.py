@@ -8,8 +8,13 @@ import torch
 from chats import CHATS
 from transformers import AutoModelForCausalLM
 
-from ia_lib import prompts, replay, tuning
-from ia_lib.settings import Settings
+from ia_lib.evaluation.generation import answers
+from ia_lib.models.encoding import encode
+from ia_lib.models.load import fuse_gelu, load_model
+from ia_lib.training import trainer
+from ia_lib.training.batches import prepare, weigh
+from ia_lib.training.streams import interleave
+from ia_lib.workflow.settings import Settings
 
 STEPS, NEW, OLD = 6, 4, 4
 OPTIONS = {"steps": STEPS, "batch_size": NEW + OLD, "learning_rate": 1e-3, "log_steps": 1, "validate_steps": 3}
@@ -21,10 +26,10 @@ def rows(tokenizer):
     new = [(f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * NEW)]
     old = [(f"Food {i}? ", "THE FOOD") for i in range(10)]
     encoded = {
-        kind: prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60)[0]
+        kind: encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60)[0]
         for kind, pairs in (("new", new), ("old", old))
     }
-    order = replay.interleave(len(new), len(old), STEPS, NEW, OLD, 1)
+    order = interleave(len(new), len(old), STEPS, NEW, OLD, 1)
     return [encoded[kind][i] for kind, i in order]
 
 
@@ -66,7 +71,7 @@ def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, a
     expected = [
         naive_loss(model, rows[i : i + NEW + OLD], loss, average).item() for i in range(0, len(rows), NEW + OLD)
     ]
-    tuning.tune(
+    trainer.tune(
         model, tokenizer, rows, [], tmp_path, **{**OPTIONS, "learning_rate": 1e-12}, loss=loss, loss_average=average
     )
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -78,7 +83,7 @@ def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, a
 def apart(tokenizer):
     """Training rows for an encoder and a decoder."""
     pairs = [(f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * (NEW + OLD))]
-    return prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60, encoder_decoder=True)[0]
+    return encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60, encoder_decoder=True)[0]
 
 
 def logged(folder, name):
@@ -99,16 +104,16 @@ def test_the_loss_of_an_encoder_decoder_model_is_the_naive_one(encoder_decoder, 
     options = {**OPTIONS, "learning_rate": 1e-12, "loss_average": average}
     for accumulation in (1, 4):
         folder = tmp_path / str(accumulation)
-        tuning.tune(model, tokenizer, apart, [], folder, **options, accumulation=accumulation)
+        trainer.tune(model, tokenizer, apart, [], folder, **options, accumulation=accumulation)
         np.testing.assert_allclose(logged(folder, "loss"), expected, atol=2e-4)
     with pytest.raises(ValueError, match="found 'all'; allowed: 'answer' for an encoder-decoder"):
-        tuning.tune(model, tokenizer, apart, [], tmp_path / "all", **options, loss="all")
+        trainer.tune(model, tokenizer, apart, [], tmp_path / "all", **options, loss="all")
 
 
 @pytest.mark.quick
 def test_the_loss_of_a_conversation_is_that_of_the_assistants_turn(chat_model, turns_tokenizer, chat, tmp_path):
     asked, answers = ["A? ", "Kamar ini\n", "x", "y: "], ["good", "sangat bagus", "b", "tidak"]
-    rows, _ = prompts.encode(turns_tokenizer, asked, answers, 100, chat=True)
+    rows, _ = encode(turns_tokenizer, asked, answers, 100, chat=True)
     losses = []
     for prompt, answer in zip(asked, answers, strict=True):
         begin, whole = (
@@ -118,7 +123,7 @@ def test_the_loss_of_a_conversation_is_that_of_the_assistants_turn(chat_model, t
         logprobs = chat_model(torch.tensor([whole])).logits[0].log_softmax(-1)
         losses.append(np.mean([-logprobs[i - 1, whole[i]].item() for i in range(len(begin), len(whole))]))
     options = {"steps": 1, "batch_size": 4, "learning_rate": 1e-12, "log_steps": 1}
-    tuning.tune(deepcopy(chat_model), turns_tokenizer, rows, [], tmp_path, **options)
+    trainer.tune(deepcopy(chat_model), turns_tokenizer, rows, [], tmp_path, **options)
     np.testing.assert_allclose(logged(tmp_path, "loss"), [np.mean(losses)], atol=2e-4)
 
 
@@ -129,7 +134,7 @@ def test_the_validation_loss_is_the_mean_over_all_rows(model, tokenizer, rows, t
     held_out = [*sorted(rows, key=lambda row: len(row["input_ids"]) - row["answer_start"])[::4], rows[1]]
     assert len(held_out) % (NEW + OLD) not in (0, NEW + OLD)
     options = {**OPTIONS, "learning_rate": 1e-12, "loss_average": average}
-    tuning.tune(copy(model), tokenizer, rows, held_out, tmp_path, **options)
+    trainer.tune(copy(model), tokenizer, rows, held_out, tmp_path, **options)
     expected = naive_loss(model, held_out, "answer", average).item()
     np.testing.assert_allclose(logged(tmp_path, "validation_loss"), [expected] * 2, atol=1e-5)
 
@@ -139,14 +144,14 @@ def test_one_process_uses_one_device(model, tokenizer, rows, tmp_path, monkeypat
     model, seen = copy(model), []
     model.register_forward_pre_hook(lambda module, args, given: seen.append(len(given["input_ids"])), with_kwargs=True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    tuning.tune(model, tokenizer, rows, [], tmp_path, **OPTIONS)
+    trainer.tune(model, tokenizer, rows, [], tmp_path, **OPTIONS)
     assert seen == [NEW + OLD] * STEPS
 
 
 @pytest.mark.quick
 def test_the_fused_activation_is_blooms_own(model, tokenizer):
     ids = torch.randint(3, len(tokenizer), (2, 20))
-    plain, fused = copy(model).train(), tuning.fuse_gelu(copy(model)).train()
+    plain, fused = copy(model).train(), fuse_gelu(copy(model)).train()
     assert "BloomGelu" in str(plain)
     assert "BloomGelu" not in str(fused)
     for one in (plain, fused):
@@ -160,7 +165,7 @@ def test_the_fused_activation_is_blooms_own(model, tokenizer):
 def test_weights_of_a_batch_sum_to_one(rows):
     for average in ("example", "token"):
         for loss in ("answer", "all"):
-            weighed = tuning.weigh(rows, 8, loss, average)
+            weighed = weigh(rows, 8, loss, average)
             for i in range(0, len(weighed), 8):
                 total = sum(r["weight"] * (len(r["input_ids"]) - r["first"]) for r in weighed[i : i + 8])
                 assert total == pytest.approx(1)
@@ -176,7 +181,7 @@ def test_the_batches_that_reach_the_model_alternate(model, tokenizer, rows, tmp_
             seen.append([tokenizer.decode(ids, skip_special_tokens=True) for ids in kwargs["input_ids"]])
 
     model.register_forward_pre_hook(look, with_kwargs=True)
-    tuning.tune(model, tokenizer, rows, rows[:4], tmp_path, **OPTIONS, accumulation=2)
+    trainer.tune(model, tokenizer, rows, rows[:4], tmp_path, **OPTIONS, accumulation=2)
     assert len(seen) == STEPS * 2
     for batch in seen:
         assert [text.endswith("THE FOOD") for text in batch] == [True, False] * (len(batch) // 2)
@@ -186,7 +191,7 @@ def test_the_batches_that_reach_the_model_alternate(model, tokenizer, rows, tmp_
 def test_accumulation_changes_nothing(model, tokenizer, rows, tmp_path):
     ends = []
     for accumulation in (1, 4):
-        tuned = tuning.tune(
+        tuned = trainer.tune(
             copy(model), tokenizer, rows, [], tmp_path / str(accumulation), **OPTIONS, accumulation=accumulation
         )
         ends.append(weights(tuned))
@@ -208,14 +213,14 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
 
     options = {**OPTIONS, "log_steps": log_steps, "save_steps": save_steps}
     cut = {"on_log": killer} if killed_at % log_steps == 0 else {"on_progress": stopper}
-    whole = tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "whole", **options)
+    whole = trainer.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options, **cut)
+        trainer.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options, **cut)
     # a checkpoint that was being written when the machine went down
     half = tmp_path / "broken" / "checkpoints" / f"checkpoint-{killed_at}"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
-    resumed = tuning.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options)
+    resumed = trainer.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "broken", **options)
     torch.testing.assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
     logs = [
         [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
@@ -235,10 +240,10 @@ def test_a_killed_encoder_decoder_run_ends_with_the_same_weights(encoder_decoder
 
     options = {**OPTIONS, "save_steps": 2}
     # its dropout goes on where it was
-    whole = tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "whole", **options)
+    whole = trainer.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
-        tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options, on_log=killer)
-    resumed = tuning.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options)
+        trainer.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options, on_log=killer)
+    resumed = trainer.tune(deepcopy(encoder_decoder), tokenizer, apart, apart[:4], tmp_path / "cut", **options)
     assert not torch.equal(weights(whole), weights(encoder_decoder))
     torch.testing.assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
     assert logged(tmp_path / "cut", "loss") == logged(tmp_path / "whole", "loss")
@@ -251,10 +256,10 @@ def test_what_was_learned_is_answered(kind, chat_model, encoder_decoder, tokeniz
     model = deepcopy(chat_model if kind == "chat" else encoder_decoder)
     each = turns_tokenizer if kind == "chat" else tokenizer
     turns_tokenizer.chat_template = CHATS["gemma3"].template
-    rows, _ = prompts.encode(each, ["Makanan? ", "Kamar? "], ["sangat bagus", "buruk"], 60, **{kind: True})
+    rows, _ = encode(each, ["Makanan? ", "Kamar? "], ["sangat bagus", "buruk"], 60, **{kind: True})
     options = {"steps": 80, "batch_size": 2, "learning_rate": 2e-2, "log_steps": 80}
-    tuned = tuning.tune(model, each, rows * 80, [], tmp_path, **options)
-    told = tuning.answers(tuned.eval(), each, rows, tokens=12)
+    tuned = trainer.tune(model, each, rows * 80, [], tmp_path, **options)
+    told = answers(tuned.eval(), each, rows, tokens=12)
     assert told["model"].tolist() == told["answer"].tolist() == ["sangat bagus", "buruk"]
     assert ["Makanan?" in prompt for prompt in told["prompt"]] == [True, False]
 
@@ -263,7 +268,7 @@ def test_what_was_learned_is_answered(kind, chat_model, encoder_decoder, tokeniz
 def test_the_config_says_how_a_model_is_loaded(model, encoder_decoder, tmp_path):
     for each in (model, encoder_decoder):
         each.save_pretrained(tmp_path / each.config.model_type)
-        loaded = tuning.load_model(str(tmp_path / each.config.model_type))
+        loaded = load_model(str(tmp_path / each.config.model_type))
         assert type(loaded) is type(each)
         torch.testing.assert_close(weights(loaded), weights(each), atol=0, rtol=0)
 
@@ -288,17 +293,17 @@ def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer, tmp
         old_per_step=1,
         chat=kind == "chat",
     )
-    rows, validation, order = tuning.prepare(tmp_path, turns_tokenizer, settings, kind == "encoder_decoder")
+    rows, validation, order = prepare(tmp_path, turns_tokenizer, settings, kind == "encoder_decoder")
     assert order == [("old", 0), ("new", 0), ("old", 0), ("new", 1)]
-    expected, _ = prompts.encode(turns_tokenizer, ["D? ", "A? ", "D? ", "B? "], list("dadb"), 100, **kinds)
+    expected, _ = encode(turns_tokenizer, ["D? ", "A? ", "D? ", "B? "], list("dadb"), 100, **kinds)
     assert rows == expected
-    assert validation == prompts.encode(turns_tokenizer, ["C? "], ["c"], 100, **kinds)[0]
+    assert validation == encode(turns_tokenizer, ["C? "], ["c"], 100, **kinds)[0]
 
 
 @pytest.mark.quick
 def test_the_log_and_who_watches(model, tokenizer, rows, tmp_path):
     records, steps = [], []
-    tuning.tune(
+    trainer.tune(
         copy(model), tokenizer, rows, rows[:4], tmp_path, **OPTIONS,
         on_log=records.append, on_progress=lambda step, of: steps.append((step, of)),
     )  # fmt: skip
@@ -311,14 +316,12 @@ def test_the_log_and_who_watches(model, tokenizer, rows, tmp_path):
 
 
 def test_eight_bit_models_load_on_the_cpu_and_agree_nearly(model, tokenizer, tmp_path):
-    from ia_lib.scoring import label_logprobs
+    from ia_lib.evaluation.scoring import label_logprobs
 
     model.save_pretrained(tmp_path)
     asked, labels = ["Makanan ini ", "Kamar itu sangat "], ["bagus", "buruk"]
-    whole = label_logprobs(tuning.load_model(str(tmp_path)), tokenizer, asked, labels).label_logprob
-    eight = label_logprobs(
-        tuning.load_model(str(tmp_path), quantisation="int8"), tokenizer, asked, labels
-    ).label_logprob
+    whole = label_logprobs(load_model(str(tmp_path)), tokenizer, asked, labels).label_logprob
+    eight = label_logprobs(load_model(str(tmp_path), quantisation="int8"), tokenizer, asked, labels).label_logprob
     assert not np.array_equal(whole, eight)
     np.testing.assert_allclose(whole, eight, rtol=0.02)
 
@@ -326,8 +329,8 @@ def test_eight_bit_models_load_on_the_cpu_and_agree_nearly(model, tokenizer, tmp
 @pytest.mark.quick
 def test_rows_with_nothing_left_that_counts_cost_nothing(model, tokenizer, tmp_path):
     pairs = [("word " * 30, "answer")] * 4
-    rows, cut = prompts.encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 16, cut="end")
+    rows, cut = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 16, cut="end")
     assert cut == 4
     before = weights(model).clone()
-    tuned = tuning.tune(copy(model), tokenizer, rows, [], tmp_path, **{**OPTIONS, "steps": 1, "batch_size": 4})
+    tuned = trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **{**OPTIONS, "steps": 1, "batch_size": 4})
     torch.testing.assert_close(weights(tuned), before)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ia_lib import evaluation, prompts, zero_shot
-from ia_lib.corpora import LABELS
-from ia_lib.scoring import label_logprobs
+from ia_lib.data.corpora import LABELS
+from ia_lib.evaluation import choice, measures
+from ia_lib.evaluation.scoring import label_logprobs
+from ia_lib.instructions import templates
 
 TASKS = {"nusax/sentiment": LABELS["sentiment"], "emotion": ["joy", "anger"]}
 
@@ -33,11 +34,11 @@ def some_texts(count=6) -> Dataset:
 def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
     data = some_texts()
     told = []
-    table = zero_shot.score(
+    table = choice.score(
         model, tokenizer, data, TASKS, ("english", "indonesian"), prompt_logprob=True,
         progress=lambda *numbers: told.append(numbers),
     )  # fmt: skip
-    assert list(table.columns) == ["dataset", *zero_shot.SCORE_COLUMNS, "prompt_logprob"]
+    assert list(table.columns) == ["dataset", *choice.SCORE_COLUMNS, "prompt_logprob"]
     assert len(table) == 12 * 6 * 2 + 12 * 6 * 3
     assert told[-1] == (24 * 6, 24 * 6)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
@@ -47,36 +48,36 @@ def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
     assert part["prompt"].tolist() == [n for n in range(1, 7) for _ in range(3)]
     for wording, numbers in (("english", (1, 2, 3)), ("indonesian", (4, 5, 6))):
         names = TASKS["nusax/sentiment"]
-        asked = prompts.classification_prompts(row["text"], "sentiment", names, wording)
-        empty = prompts.classification_prompts("N/A", "sentiment", names, wording)
-        words = prompts.label_words(names, wording)
+        asked = templates.classification_prompts(row["text"], "sentiment", names, wording)
+        empty = templates.classification_prompts("N/A", "sentiment", names, wording)
+        words = templates.label_words(names, wording)
         expected = label_logprobs(model, tokenizer, asked, words, content_free=empty, prompt_logprob=True)
         own = part[part["prompt"].isin(numbers)]
         assert own["label"].tolist() == names * 3
         for name in ("label_logprob", "content_free_logprob", "prompt_logprob", "label_chars", "label_tokens"):
             np.testing.assert_allclose(own[name], getattr(expected, name).ravel(), atol=1e-5)
-    assert evaluation.rules(table) == list(evaluation.RULES)
-    alone = zero_shot.score(model, tokenizer, data.filter(lambda r: r["task"] == "emotion"), TASKS)
-    assert list(alone.columns) == zero_shot.SCORE_COLUMNS
-    assert zero_shot.score(model, tokenizer, data.select([]), TASKS).empty
+    assert measures.rules(table) == list(measures.RULES)
+    alone = choice.score(model, tokenizer, data.filter(lambda r: r["task"] == "emotion"), TASKS)
+    assert list(alone.columns) == choice.SCORE_COLUMNS
+    assert choice.score(model, tokenizer, data.select([]), TASKS).empty
 
 
 @pytest.mark.quick
 def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeypatch):
     data = some_texts()
-    first = zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    first = choice.score(model, tokenizer, data, TASKS, cache=tmp_path)
     made = sorted(tmp_path.iterdir())
     assert len(made) == 2 * 2 * 3
     asked = []
-    monkeypatch.setattr(zero_shot, "label_logprobs", lambda *a, **k: asked.append(a) or label_logprobs(*a, **k))
-    again = zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    monkeypatch.setattr(choice, "label_logprobs", lambda *a, **k: asked.append(a) or label_logprobs(*a, **k))
+    again = choice.score(model, tokenizer, data, TASKS, cache=tmp_path)
     pd.testing.assert_frame_equal(first, again)
     assert not asked
     # other limits or weights: scored anew; what is of no use any more goes
     (tmp_path / "thesis.docx").write_text("not a part")
     for path in [*made, tmp_path / "thesis.docx"]:
         os.utime(path, (1, 1))
-    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 12
     assert not set(made) & set(tmp_path.iterdir())
     assert (tmp_path / "thesis.docx").exists()
@@ -84,25 +85,25 @@ def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeyp
     before = weight.data[0, 0].item()
     try:
         weight.data[0, 0] += 1e-3
-        zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+        choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     finally:
         weight.data[0, 0] = before
     assert len(asked) == 24
     # a damaged part is scored again, and so is everything with another token to begin with
-    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 24
     for part in tmp_path.glob("*.parquet"):
         part.write_bytes(part.read_bytes()[:200])
-    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
+    choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 36
     other = deepcopy(tokenizer)
     other.bos_token = "</s>"
-    zero_shot.score(model, other, data, TASKS, cache=tmp_path, max_length=500)
+    choice.score(model, other, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 48
     del asked[24:]
     # a wording more: only its own prompts are scored
-    zero_shot.score(model, tokenizer, data, TASKS, cache=tmp_path)
-    zero_shot.score(model, tokenizer, data, TASKS, ("english", "indonesian"), cache=tmp_path)
+    choice.score(model, tokenizer, data, TASKS, cache=tmp_path)
+    choice.score(model, tokenizer, data, TASKS, ("english", "indonesian"), cache=tmp_path)
     assert len(asked) == 24 + 12 + 12
 
 
@@ -112,7 +113,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from ia_lib import zero_shot
+from ia_lib.evaluation import choice
 sys.path.insert(0, {tests!r})
 from test_zero_shot import TASKS, some_texts
 torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def progress(done, total):
 model = AutoModelForCausalLM.from_pretrained(folder / "model")
 tokenizer = AutoTokenizer.from_pretrained(folder / "model")
 cache = folder / "cache" if limit >= 0 else None
-table = zero_shot.score(model, tokenizer, some_texts(), TASKS, cache=cache, progress=progress)
+table = choice.score(model, tokenizer, some_texts(), TASKS, cache=cache, progress=progress)
 PartialState().destroy_process_group()
 table.to_parquet(folder / f"scores-{{os.environ.get('RANK', 'one')}}.parquet", index=False)
 """
@@ -136,7 +137,7 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
     tokenizer.save_pretrained(tmp_path / "model")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": str(Path(zero_shot.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1])}
 
     def run(*command):
         return subprocess.run(
@@ -164,9 +165,9 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
 def test_texts_that_cannot_be_told_apart_are_refused(model, tokenizer):
     frame = some_texts().to_pandas()
     with pytest.raises(ValueError, match="found 'e0' twice"):
-        zero_shot.score(model, tokenizer, Dataset.from_pandas(frame.assign(example="e0")), TASKS)
+        choice.score(model, tokenizer, Dataset.from_pandas(frame.assign(example="e0")), TASKS)
     with pytest.raises(ValueError, match="nothing in row 3"):
-        zero_shot.score(
+        choice.score(
             model, tokenizer, Dataset.from_pandas(frame.assign(language=["ind"] * 3 + [None] + ["ind"] * 20)), TASKS
         )
 
@@ -175,13 +176,13 @@ ADAPTED = """
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from ia_lib import zero_shot
+from ia_lib.evaluation import choice
 
 model = AutoModelForCausalLM.from_pretrained(FOLDER)
 torch.manual_seed(1)
 names = ["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]
 model = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, target_modules=names)).eval()
-print("key", zero_shot._digest(zero_shot._identity(model, AutoTokenizer.from_pretrained(FOLDER))))
+print("key", choice._digest(choice._identity(model, AutoTokenizer.from_pretrained(FOLDER))))
 """
 
 
@@ -191,7 +192,7 @@ def test_the_key_of_an_adapted_model_is_the_same_in_every_process(model, tokeniz
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ADAPTED.replace("FOLDER", repr(str(tmp_path)))], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(zero_shot.__file__).parents[1]), "PYTHONHASHSEED": str(seed)},
+            env={**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1]), "PYTHONHASHSEED": str(seed)},
         )
         for seed in range(3)
     ]  # fmt: skip
@@ -205,7 +206,7 @@ def test_the_key_knows_which_adapters_are_at_work(model, tokenizer):
     from peft import LoraConfig, get_peft_model
 
     def key():
-        return zero_shot._digest(zero_shot._identity(adapted, tokenizer))
+        return choice._digest(choice._identity(adapted, tokenizer))
 
     how = LoraConfig(r=2, init_lora_weights=False, target_modules=["query_key_value"])
     adapted = get_peft_model(deepcopy(model), how).eval()
@@ -242,7 +243,7 @@ def test_the_key_of_a_model_in_four_bits_does_not_change_by_use(tokenizer, tmp_p
     used, fresh = (AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=how) for _ in range(2))
 
     def key(one):
-        return zero_shot._digest(zero_shot._identity(one, tokenizer))
+        return choice._digest(choice._identity(one, tokenizer))
 
     def scores():
         return label_logprobs(used, tokenizer, ["the food was "], ["yes indeed"]).label_logprob.item()

@@ -1,0 +1,191 @@
+"""The mini lab: an offline miniature of the whole experiment, generated from a grammar and a lexicon.
+
+Sentences in Indonesian and English come from a template grammar written for this kit; the other ten languages are
+made from Indonesian word by word through a lexicon of real words (taken from NusaX, see LICENSE-lexicon.txt beside
+it). A word without an entry stays Indonesian; none is invented. This is generated text and not native language: it
+shows whether the method does what it says in a few minutes on a laptop, and says nothing about the real languages.
+"""
+
+import csv
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from filelock import FileLock
+from ruamel.yaml import YAML
+
+from ia_lib.data import corpora
+from ia_lib.randomness import generator, pick, shuffled
+
+KNOWN = ["eng", "ind"]
+_DATA = Path(__file__).parent / "minilab_data"
+_SLOT = re.compile(r"\{([a-z]+)(\d*)\}")
+# Where a sentence does not judge, words of these kinds stand for one another, so that nothing but judgements and
+# translations tells their polarity.
+_KINDS = (("good", "bad", "plain"), ("glad", "sad"), ("boon", "bane", "stuff"), ("praise", "blame", "do"))
+
+
+@cache
+def grammar() -> dict:
+    """Slots (lists of [Indonesian, English]), `sentiment` templates with labels, and `other` templates."""
+    return YAML(typ="safe").load((_DATA / "grammar.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def lexicon() -> dict[str, dict[str, str]]:
+    """Language code -> Indonesian word -> its translation."""
+    with open(_DATA / "lexicon.tsv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return {code: {r["ind"]: r[code] for r in rows if r[code]} for code in rows[0] if code != "ind"}
+
+
+def translate(indonesian: str, code: str) -> str:
+    """Word by word from Indonesian; words without an entry stay as they are."""
+    return _capital(" ".join(_translate_words(indonesian, code)[0]))
+
+
+def untranslated_shares(seed: int, count: int = 2000) -> dict[str, float]:
+    """Language code -> share (0 to 1) of running words without an entry in its lexicon, over `count` sentences."""
+    texts = [sentence["ind"] for sentence in islice(sentences(seed), count)]
+    shares = {}
+    for code in lexicon():
+        counted = [_translate_words(text, code)[1:] for text in texts]
+        shares[code] = 1 - sum(hits for hits, _ in counted) / sum(words for _, words in counted)
+    return shares
+
+
+def sentences(seed: int) -> Iterator[dict]:
+    """Endless distinct sentences: `ind`, `eng` and `label` (None for a sentence that passes no judgement).
+
+    Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
+    """
+    rng = generator(seed, "sentences")
+    by_label = {
+        label: [t for t in grammar()["sentiment"] if t["label"] == label] for label in corpora.LABELS["sentiment"]
+    }
+    seen = set()
+    while True:
+        judges = rng.random() < 1 / 2
+        template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
+        # which kinds stand for which: any in a sentence that does not judge, good and bad in one that does both
+        kinds = {}
+        exchanged = {None: _KINDS, "neutral": (("good", "bad"),)}
+        for names in exchanged.get(template.get("label"), ()):
+            kinds |= dict(zip(names, (names[i] for i in shuffled(rng, len(names))), strict=True))
+        words: dict[str, list[str]] = {}
+        for slot, digit in _SLOT.findall(template["ind"]):
+            taken = list(words.values())
+            entries = grammar()["slots"][kinds.get(slot, slot)]
+            while (entry := _word(rng, entries)) in taken:
+                pass
+            words[slot + digit] = entry
+        ind, eng = (
+            _capital(template[code].format_map({k: v[i] for k, v in words.items()}))
+            for i, code in enumerate(("ind", "eng"))
+        )
+        if ind not in seen:
+            seen.add(ind)
+            yield {"ind": ind, "eng": eng, "label": template.get("label")}
+
+
+def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> Path:
+    """Write the lab's files in the layout that `corpora` reads, once; returns `folder`.
+
+    `mt/base.csv` (eng and ind; what the base model is trained on), `mt/train.csv` (parallel sentences for alignment)
+    and `sentiment/<language>/{train,valid,test}.csv`; no sentence of one file is in another, except that the
+    sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes` counts the
+    sentences of base, train, valid and test.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            part = folder.with_name(folder.name + ".part")
+            shutil.rmtree(part, ignore_errors=True)
+            _write(part, seed, codes, sizes)
+            os.replace(part, folder)
+    return folder
+
+
+def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:
+    source = _unlike(sentences(seed), codes)
+    base = [next(source) for _ in range(sizes["base"])]
+    train = [next(source) for _ in range(sizes["train"])]
+    _save(folder / "mt" / "base.csv", {corpora.column(c): [s[c] for s in base] for c in KNOWN})
+    _save(folder / "mt" / "train.csv", {corpora.column(c): [_in(s, c) for s in train] for c in codes})
+    judging = [s for s in base if s["label"]]
+    for code in KNOWN:
+        _save_labelled(folder, code, "train", judging)
+    for split in ("valid", "test"):
+        rows = []
+        while len(rows) < sizes[split]:
+            if (sentence := next(source))["label"]:
+                rows.append(sentence)
+        for code in codes:
+            _save_labelled(folder, code, split, rows)
+
+
+def _word(rng, entries: list) -> list:
+    """One of `entries`, the earlier ones more often than the later ones, as in real text: weights 1/3, 1/4, 1/5, ..."""
+    u = rng.random() * sum(1 / (rank + 3) for rank in range(len(entries)))
+    for rank, entry in enumerate(entries):
+        u -= 1 / (rank + 3)
+        if u < 0:
+            return entry
+    return entries[-1]
+
+
+def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
+    """The sentences that no earlier one equals in any language: two words can have one translation."""
+    seen: set[tuple[str, str]] = set()
+    for sentence in source:
+        written = {(code, _in(sentence, code)) for code in codes}
+        if not written & seen:
+            seen |= written
+            yield sentence
+
+
+def _save_labelled(folder: Path, code: str, split: str, rows: list[dict]) -> None:
+    path = folder / "sentiment" / corpora.column(code) / f"{split}.csv"
+    ids = [f"{split}-{i}" for i in range(len(rows))]
+    _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": [s["label"] for s in rows]})
+
+
+def _save(path: Path, columns: dict[str, list[str]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _in(sentence: dict, code: str) -> str:
+    return sentence[code] if code in KNOWN else translate(sentence["ind"], code)
+
+
+def _translate_words(indonesian: str, code: str) -> tuple[list[str], int, int]:
+    """The words (with their punctuation) translated; how many running words had an entry, and how many there were."""
+    entries = lexicon()[code]
+    words, result, hits, i = indonesian.split(" "), [], 0, 0
+    while i < len(words):
+        # two-word entries first (luar biasa)
+        for length in (2, 1):
+            phrase = " ".join(words[i : i + length])
+            bare = phrase.rstrip(".,?").lower()
+            if bare in entries and i + length <= len(words):
+                result.append(entries[bare] + phrase[len(bare) :])
+                hits += length
+                break
+        else:
+            length = 1
+            result.append(words[i])
+        i += length
+    return result, hits, len(words)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

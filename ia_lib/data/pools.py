@@ -1,0 +1,301 @@
+"""Pools of past instruction data too large to load: a sample of a JSONL file, local or behind HTTP, by byte ranges.
+
+The file is cut into a fixed grid of blocks of equal size. A drawn block stands for the lines that START in it, each
+read to its end, even past the block's. Every line starts in exactly one block and every block is as likely to be drawn
+as any other, so every line is as likely to be in the pool as any other, however long it is.
+"""
+
+import hashlib
+import json
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import requests
+from datasets import Dataset
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from ia_lib.data.files import HALF, CorpusError, parsed
+from ia_lib.randomness import generator, shuffled
+
+# What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
+# without a line end is read before it is called no JSONL. In bytes.
+_TAIL = 2**13
+_LONGEST_LINE = 2**26
+# How often a request is made whose answer is cut off half-way, and how often one that gets none.
+_TRIES = 6
+_RETRY = Retry(total=8, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+class Jsonl:
+    """Lines of a JSONL file as rows, block by block.
+
+    `location` is a path or an http(s) URL. `fields` says from which field of a line each column of the pool comes, for
+    example {"prompt": "inputs", "answer": "targets", "language": "lang"}; all must be text. `connections` requests are
+    under way at once; the rows and their order do not depend on it. With `cache`, every block read over HTTP is kept in
+    a folder below it and never asked for again; `offline` uses that folder alone. Local files need neither.
+
+    Raises CorpusError, here and while rows are read, for a file that is not there, is empty or changes between two
+    requests or since its blocks were cached, for a server that does not answer byte ranges, for a connection that stays
+    cut, and for a line that is no JSON object or lacks a field (with its offset in bytes).
+    """
+
+    def __init__(
+        self,
+        location: str | Path,
+        fields: dict[str, str] | None = None,
+        block_bytes: int = 2**16,
+        connections: int = 4,
+        cache: Path | None = None,
+        offline: bool = False,
+    ):
+        self.location, self.block_bytes, self.connections, self.offline = location, block_bytes, connections, offline
+        self.fields = fields or {"prompt": "prompt", "answer": "answer"}
+        self._folder = None
+        if not str(location).startswith(("http://", "https://")):
+            self._source = _Local(Path(location))
+            self.size, self.etag, self.revision = self._source.size, None, None
+        else:
+            self._open_remote(str(location), cache)
+        if not self.size:
+            raise CorpusError(f"{location}: the file is empty; past instruction data needs lines")
+        self.count = -(-self.size // block_bytes)  # blocks in the grid
+
+    def _open_remote(self, url: str, cache: Path | None) -> None:
+        """Size, ETag and revision from the server, and checked against what the cache was filled from; or from the
+        cache alone."""
+        known = None
+        if cache:
+            name = hashlib.sha256(f"{url} {self.block_bytes}".encode()).hexdigest()[:16]
+            self._folder = Path(cache) / name
+            if (self._folder / "source.json").is_file():
+                known = json.loads((self._folder / "source.json").read_text(encoding="utf-8"))
+        if self.offline:
+            if known is None:
+                raise CorpusError(f"{url}: offline, and nothing of this file lies in the cache {cache}")
+            self._source = None
+            self.size, self.etag, self.revision = known["size"], known["etag"], known["revision"]
+            return
+        self._source = _Remote(url, self.connections)
+        self.size, self.etag, self.revision = self._source.size, self._source.etag, self._source.revision
+        if known and (known["size"], known["etag"]) != (self.size, self.etag):
+            raise CorpusError(
+                f"{url}: the file has changed since its blocks were cached (then {known['size']:,} bytes, ETag "
+                f"{known['etag']}; now {self.size:,}, {self.etag}); name its old revision in the address, or remove "
+                f"{self._folder} to begin anew"
+            )
+        if self._folder and not known:
+            _write(self._folder / "source.json", json.dumps(self.facts).encode())
+
+    @property
+    def facts(self) -> dict:
+        """What a manifest should hold: location, size in bytes, the server's ETag (or date) and the Hub's revision,
+        where there are any, and the size of a block."""
+        return {
+            "location": str(self.location),
+            "size": self.size,
+            "etag": self.etag,
+            "revision": self.revision,
+            "block_bytes": self.block_bytes,
+        }
+
+    def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> Dataset:
+        """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
+        columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
+
+        Every line is in it with the same probability, blocks / `self.count`. Rows that are then drawn uniformly from
+        the pool keep that but for a part of the order of 1 / blocks, since a block rich in lines makes the pool they
+        are drawn from larger. Lines of one block come together: many small blocks are better than a few large ones.
+
+        Raises CorpusError if the blocks hold fewer than `rows` lines.
+        """
+        drawn = sorted(shuffled(generator(seed, "replay blocks"), self.count)[:blocks])
+        pool = self._dataset(self._rows(drawn))
+        if len(pool) < rows:
+            more = f"fewer rows, or about {11 * blocks * rows // (10 * len(pool) + 1):,} blocks"
+            raise CorpusError(
+                f"{self.location}: found {len(pool):,} rows in {len(drawn):,} of {self.count:,} blocks of "
+                f"{self.block_bytes:,} bytes, but {rows:,} are asked for; allowed: "
+                f"{more if len(drawn) < self.count else 'what the file has'}"
+            )
+        return pool
+
+    def head(self, rows: int) -> Dataset:
+        """The first `rows` lines (all, if there are fewer), with the columns of `sample`."""
+        return self._dataset(islice(self.rows(), rows))
+
+    def rows(self) -> Iterator[dict]:
+        """All lines in order, as dictionaries with the columns of `sample`; memory does not grow with the file."""
+        return self._rows(range(self.count))
+
+    def _dataset(self, rows: Iterable[dict]) -> Dataset:
+        schema = pa.schema([*((name, pa.string()) for name in self.fields), ("offset", pa.int64())])
+        # Part by part, and with a fingerprint of our own (datasets pickles the whole table for it): memory stays near
+        # the size of the pool's text instead of several times that.
+        rows, tables, digest = iter(rows), [schema.empty_table()], hashlib.sha256()
+        while part := list(islice(rows, 1000)):
+            tables.append(pa.Table.from_pylist(part, schema))
+            digest.update(repr(part).encode())
+        return Dataset(pa.concat_tables(tables), fingerprint=digest.hexdigest()[:16])
+
+    def _rows(self, blocks: Sequence[int]) -> Iterator[dict]:
+        for offset, text in self._blocks(blocks):
+            for line in text.split(b"\n"):
+                if line.strip():
+                    yield self._row(line, offset)
+                offset += len(line) + 1
+
+    def _row(self, line: bytes, offset: int) -> dict:
+        where = f"{self.location}, byte {offset:,}"
+        try:
+            text = line.decode("utf-8-sig" if offset == 0 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"{where}: this line is not UTF-8 text ({error.reason})") from None
+        record = parsed(text, where)
+        for field in self.fields.values():
+            value = record.get(field) if isinstance(record, dict) else None
+            if not isinstance(value, str) or not value or HALF.search(value):
+                raise CorpusError(f"{where}: the field {field!r} is missing, empty or no text; it must be text")
+        return {column: record[field] for column, field in self.fields.items()} | {"offset": offset}
+
+    def _blocks(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """The blocks in the order asked for, a few of them fetched ahead."""
+        pool, ahead = ThreadPoolExecutor(self.connections), deque()
+        try:
+            for block in blocks:
+                ahead.append(pool.submit(self._block, block))
+                if len(ahead) > 4 * self.connections:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _block(self, block: int) -> tuple[int, bytes]:
+        """The whole lines that start in a block, from the cache or the source, and the offset of the first."""
+        path = self._folder and self._folder / f"{block}.lines"
+        if path and path.is_file():
+            offset, _, lines = path.read_bytes().partition(b"\n")
+            return int(offset), lines
+        if self._source is None:
+            raise CorpusError(f"{self.location}: offline, and block {block} is not in the cache {self._folder}")
+        offset, lines = self._lines(block * self.block_bytes, min((block + 1) * self.block_bytes, self.size))
+        if path:
+            _write(path, b"%d\n" % offset + lines)
+        return offset, lines
+
+    def _lines(self, begin: int, end: int) -> tuple[int, bytes]:
+        # the byte before the block says whether a line starts at its first one
+        start = max(begin - 1, 0)
+        data = self._source.read(start, min(end + _TAIL, self.size))
+        first = data.find(b"\n", 0, end - start - 1) + 1 if begin else 0
+        if begin and not first:
+            return begin, b""  # one long line goes through the whole block
+        # the last line that starts here holds the block's last byte
+        stop = data.find(b"\n", end - start - 1)
+        while stop < 0 and start + len(data) < self.size:
+            if len(data) > _LONGEST_LINE + self.block_bytes:
+                raise CorpusError(
+                    f"{self.location}, byte {end:,}: no line end within {_LONGEST_LINE:,} bytes; a JSONL file is needed"
+                )
+            more = self._source.read(start + len(data), min(start + 2 * len(data), self.size))
+            found = more.find(b"\n")
+            stop = len(data) + found if found >= 0 else -1
+            data += more
+        return start + first, data[first:] if stop < 0 else data[first:stop]
+
+
+class _Local:
+    """Bytes of a file on disk."""
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise CorpusError(f"{path}: there is no such file of past instruction data")
+        self._path, self._state = path, self._look(path.stat())
+        self.size = self._state[0]
+
+    def read(self, begin: int, end: int) -> bytes:
+        with open(self._path, "rb") as file:
+            if self._look(os.fstat(file.fileno())) != self._state:
+                raise CorpusError(f"{self._path}: the file has changed while it was read; begin anew")
+            file.seek(begin)
+            return file.read(end - begin)
+
+    @staticmethod
+    def _look(stat: os.stat_result) -> tuple[int, int]:
+        return stat.st_size, stat.st_mtime_ns
+
+
+class _Remote:
+    """Bytes of a file behind HTTP, each range a request of its own; safe to use from several threads."""
+
+    def __init__(self, url: str, connections: int):
+        self._url, self._session = url, requests.Session()
+        adapter = HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        self.size = self.etag = self.revision = None
+        self.read(0, 1)
+
+    def read(self, begin: int, end: int) -> bytes:
+        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
+        for attempt in range(_TRIES):
+            time.sleep(max(0, attempt - 1))
+            try:
+                response = self._session.get(self._url, headers=headers, stream=True, timeout=_TIMEOUT)
+            except requests.RequestException as error:
+                raise CorpusError(f"{self._url}: the server does not answer ({error})") from None
+            with response:
+                # before the body is read: it may be the whole file
+                self._check(response, begin, end)
+                try:
+                    body = response.content
+                except requests.RequestException:
+                    continue
+                if len(body) == end - begin:
+                    return body
+        raise CorpusError(f"{self._url}: the connection was cut {_TRIES} times within bytes {begin:,} to {end - 1:,}")
+
+    def _check(self, response: requests.Response, begin: int, end: int) -> None:
+        status, found = response.status_code, _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        changed = status == 416 and self.size is not None  # the range is no longer inside the file
+        if status == 206 and found and response.headers.get("Content-Encoding", "identity") == "identity":
+            # The Hub names the file's own ETag and its revision where it sends the reader on to its store.
+            hops = [hop.headers for hop in (*response.history, response)]
+            linked, commit = (next((h[n] for h in hops if n in h), None) for n in ("X-Linked-Etag", "X-Repo-Commit"))
+            etag = linked or response.headers.get("ETag") or response.headers.get("Last-Modified")
+            state = int(found[3]), etag and etag.removeprefix("W/").strip('"')
+            if self.size is None:
+                (self.size, self.etag), self.revision = state, commit
+            changed = state != (self.size, self.etag)
+            if not changed and (int(found[1]), int(found[2])) == (begin, end - 1):
+                return
+        if changed:
+            raise CorpusError(
+                f"{self._url}: the file has changed while it was read (at first it had {self.size:,} bytes, ETag "
+                f"{self.etag}); begin anew, and name a fixed revision in the address"
+            )
+        if status not in (200, 206):
+            raise CorpusError(f"{self._url}: the server answers {status} {response.reason}")
+        raise CorpusError(
+            f"{self._url}: the server does not answer byte ranges (asked for bytes {begin}-{end - 1}, found status "
+            f"{status}, Content-Range {response.headers.get('Content-Range')}); download the file and give its path"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)

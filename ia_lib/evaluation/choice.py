@@ -1,0 +1,266 @@
+"""Zero-shot evaluation, from texts and a model to `scores.parquet`: every label of every text under every prompt.
+
+The work is cut into parts, one for each task, language and prompt. A part's scores depend on nothing but what its name
+in the cache is a hash of, so a killed evaluation goes on where it was and ends with the same bytes, and several
+processes (`accelerate launch`) share the parts between them and end with the same table.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from copy import copy
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ia_lib.evaluation import prefix_cache, scoring
+from ia_lib.evaluation.measures import dataset_and_task
+from ia_lib.evaluation.scoring import label_logprobs
+from ia_lib.instructions import templates as templates
+
+# The columns of scores.parquet: one line per example, prompt and label. `dataset` comes first where tasks name one, and
+# `prompt_logprob` last where prompts are scored.
+SCORE_COLUMNS = [
+    "task",
+    "language",
+    "example",
+    "prompt",
+    "label",
+    "gold",
+    "label_tokens",
+    "label_chars",
+    "label_logprob",
+    "prompt_tokens",
+    "cut_tokens",
+    "content_free_logprob",
+]
+# What stands for the text where a prompt is to have no content (Zhao et al., arXiv 2102.09690).
+CONTENT_FREE = "N/A"
+_PART = re.compile(r"[0-9a-f]{64}\.(parquet|[0-9a-f]{32})")
+_OLD = 24 * 3600  # seconds
+
+
+def score(
+    model,
+    tokenizer,
+    data: Dataset,
+    labels: dict[str, list[str]],
+    wordings: Sequence[str] = ("english",),
+    *,
+    cache: Path | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+    **more,
+) -> pd.DataFrame:
+    """Score every label of every text of `data` under each prompt of each wording.
+
+    `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
+    `prompts.classification_prompts`. A task whose name begins with its corpus (nusax/sentiment) gets that as `dataset`.
+    `cache` is a folder for finished parts; those that this call has no use for are removed when they are a day old.
+    `progress` shows a bar, and is called with (prompts done, prompts in all) if it can be. `more` goes to
+    `scoring.label_logprobs`.
+
+    Returns a table with `SCORE_COLUMNS`; `prompt` is the template's number from 1, counted on through the wordings,
+    `gold` the text's true label and `label` the one scored, whatever the wording calls it. Under `accelerate launch`
+    every process scores its share of the parts and gets the whole table. Raises ValueError for a text without language,
+    and for two of one id.
+    """
+    cache = Path(cache) if cache else None
+    parts = list(_parts(data, labels, wordings))
+    total = sum(len(part["prompts"]) for part in parts)
+    identity = _identity(model, tokenizer) if cache else ""
+    paths = [cache / f"{_digest([identity, part, more])}.parquet" if cache else None for part in parts]
+    if cache:
+        cache.mkdir(parents=True, exist_ok=True)
+    # the processes may end far apart
+    state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=2))
+    mine = range(state.process_index, len(parts), state.num_processes)
+    done, found = 0, []
+    with tqdm(total=total, desc="scoring", unit="prompt", disable=progress is False) as bar:
+
+        def tell(here: int, _: int = 0) -> None:
+            bar.update(done + here - bar.n)
+            if callable(progress):
+                progress(min(total, (done + here) * state.num_processes), total)
+
+        for number in mine:
+            part, path = parts[number], paths[number]
+            frame = _finished(path)
+            if frame is None:
+                frame = _score(model, tokenizer, part, tell, more)
+                if path:
+                    half = path.with_suffix(f".{uuid4().hex}")
+                    frame.to_parquet(half, index=False)
+                    os.replace(half, path)
+            found.append((number, frame))
+            done += len(part["prompts"])
+            tell(0)
+    if state.num_processes > 1:
+        found = gather_object(found)
+    if cache and state.is_main_process:
+        # not those of a process that is at work beside this one
+        for path in set(cache.iterdir()) - set(paths):
+            if _PART.fullmatch(path.name) and time.time() - path.stat().st_mtime > _OLD:
+                path.unlink(missing_ok=True)
+    if not found:
+        return pd.DataFrame(columns=SCORE_COLUMNS)
+    # in the order of tasks and texts, and of each text its prompts, whatever the order of the work
+    table = pd.concat([frame for _, frame in sorted(found, key=lambda pair: pair[0])], ignore_index=True)
+    table = table.sort_values(["task_number", "row", "prompt", "label_number"], ignore_index=True)
+    return table.drop(
+        columns=["task_number", "row", "label_number", *(["dataset"] if not any(table["dataset"]) else [])]
+    )
+
+
+def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str]):
+    """What is asked in each part, as plain values, of which the cache's name is made."""
+    everything = data.to_pandas()
+    everything["row"] = np.arange(len(everything))
+    if everything["language"].isna().any():
+        raise ValueError(
+            f"language: found nothing in row {int(everything['language'].isna().argmax())}; allowed: a code"
+        )
+    if (twice := everything.duplicated(["task", "language", "example"])).any():
+        raise ValueError(f"example: found {everything['example'][twice].iloc[0]!r} twice; allowed: ids of their own")
+    for task_number, task in enumerate(sorted(set(everything["task"]))):
+        names, kind = labels[task], task.rpartition("/")[2]
+        for language, rows in everything[everything["task"] == task].groupby("language", sort=False):
+            prompt = 0
+            for wording in wordings:
+                asked = [templates.classification_prompts(text, kind, names, wording) for text in rows["text"]]
+                empty = templates.classification_prompts(CONTENT_FREE, kind, names, wording)
+                for number, template in enumerate(empty):
+                    prompt += 1
+                    yield {
+                        "task": task,
+                        "task_number": task_number,
+                        "language": language,
+                        "prompt": prompt,
+                        "row": rows["row"].tolist(),
+                        "example": rows["example"].tolist(),
+                        "gold": rows["label"].tolist(),
+                        "names": names,
+                        "words": templates.label_words(names, wording),
+                        "prompts": [texts[number] for texts in asked],
+                        "content_free": template,
+                    }
+
+
+def _finished(path: Path | None) -> pd.DataFrame | None:
+    """A part that was scored before; None if there is none, or a damaged one."""
+    try:
+        return pd.read_parquet(path) if path and path.is_file() else None
+    except (OSError, ValueError):
+        return None
+
+
+def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.DataFrame:
+    """The lines of one part, with where they stand in the whole table."""
+    scores = label_logprobs(
+        model, tokenizer, part["prompts"], part["words"], content_free=part["content_free"], progress=progress, **more
+    )
+    names = part["names"]
+    dataset, task = dataset_and_task(part["task"])
+    columns = {"dataset": dataset, "task": task, "language": part["language"], "prompt": part["prompt"]}
+    frame = pd.DataFrame(
+        {name: np.repeat(part[name], len(names)) for name in ("row", "example", "gold")}
+        | {"label": np.tile(names, len(part["row"])), "label_number": np.tile(np.arange(len(names)), len(part["row"]))}
+    ).assign(task_number=part["task_number"], **columns)
+    for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut_tokens", "content_free_logprob"):
+        frame[name] = getattr(scores, name).reshape(-1)
+    frame = frame[["task_number", "row", "label_number", "dataset", *SCORE_COLUMNS]]
+    if scores.prompt_logprob is not None:
+        frame["prompt_logprob"] = scores.prompt_logprob.reshape(-1)
+    return frame
+
+
+def _identity(model, tokenizer) -> list:
+    """What a model's scores depend on beside what it is asked: weights, as they are stored, adapters and tokenizer."""
+    weights = hashlib.sha256()
+    for name, value in _stored(model):
+        if isinstance(value, torch.Tensor):
+            weights.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            weights.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        else:
+            weights.update(f"{name} {value}".encode())
+    config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    written = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    chat = tokenizer.chat_template
+    code = [Path(module.__file__).read_text(encoding="utf-8") for module in (scoring, prefix_cache, templates)]
+    return [
+        *(weights.hexdigest(), config, str(model), _adapters(model), str(model.dtype), model.device.type),
+        *(written, chat, tokenizer.special_tokens_map, torch.__version__, transformers.__version__, code),
+    ]
+
+
+def _stored(model):
+    """Names and values of a model's weights, those in bitsandbytes' 4 bits in one form whether or not the model was
+    used before: on some CPUs its first use packs them otherwise and rounds their scales. The way back, which
+    `state_dict` goes, leaves a wide layer's scales transposed, and the model then gives other scores: it is not gone.
+    """
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    states = {name: weight.quant_state for name, weight in weights.items() if getattr(weight, "quant_state", None)}
+    try:
+        for name in states:
+            weights[name].quant_state = None
+        stored = model.state_dict()
+    finally:
+        for name, state in states.items():
+            weights[name].quant_state = state
+    for name, value in stored.items():
+        yield from _four_bits(name, value, copy(states[name])) if name in states else [(name, value)]
+
+
+def _four_bits(name: str, packed: torch.Tensor, state):
+    """A weight in 4 bits as it was when it was loaded, its scales as a CPU rounds them, and the rest of what it means;
+    `state` is changed."""
+    from bitsandbytes import functional
+
+    scales = state.absmax
+    if getattr(state, "packing_format_for_cpu", False):
+        scales, state.original_nested = scales.T, False
+        packed, state = functional._convert_weight_packed_for_cpu_inverse(packed, state)
+    elif state.nested:
+        scales = functional.dequantize_blockwise(scales, state.state2) + state.offset
+    yield name, packed
+    yield f"{name}.scales", scales.reshape(-1).to(torch.bfloat16 if packed.device.type == "cpu" else torch.float32)
+    yield f"{name}.kind", [state.quant_type, state.blocksize, list(state.shape), state.dtype, state.code.tolist()]
+
+
+def _adapters(model) -> list:
+    """The adapters of a model and, for each layer that has some, which are at work and how strongly."""
+    layers = [
+        [name, layer.active_adapters, layer.disable_adapters, getattr(layer, "merged_adapters", None),
+         getattr(layer, "scaling", None)]
+        for name, layer in model.named_modules()
+        if isinstance(getattr(layer, "disable_adapters", None), bool)
+    ]  # fmt: skip
+    configs = getattr(model, "peft_config", None) or {}
+    where = ("base_model_name_or_path", "revision")
+    return [{n: {k: v for k, v in c.to_dict().items() if k not in where} for n, c in configs.items()}, layers]
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value):
+    """The value as JSON can say it, sets in order."""
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return value if isinstance(value, str | int | float | None) else str(value)

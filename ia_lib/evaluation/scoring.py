@@ -1,0 +1,383 @@
+"""Log-probabilities of labels given prompts. This module knows models and tokenizers, and no task.
+
+The boundary rule: prompt + label is tokenised as one string, exactly as the model would see it; a label's tokens are
+those that hold at least one of its characters. A token that spans the join (" yes" behind a prompt that ends with a
+blank) therefore belongs to the label. In a chat the string is the conversation up to the end of the label, which
+begins right behind the assistant's header. With an encoder-decoder model the label is a text of its own, which the
+decoder gives when the encoder has read the prompt (the released code feeds the prompt to the decoder too, which is not
+offered); all its tokens count but those that the tokenizer itself puts around a text. An encoder gives the prompt no
+log-probability, so the rules `joint` and `mean` are for causal models alone. What the texts of one prompt share is
+encoded once, and every label continues from its cache.
+
+A text that is too long loses tokens at its left: as many for every label of a prompt, so that all labels are judged
+by the same context; a token that marks the beginning stays, and labels are never cut.
+
+Scores do not depend on what is scored beside them, beyond rounding. The exception is bitsandbytes' LLM.int8(): where a
+number in any row of a batch reaches 6, padding included, its column is multiplied in 16 bits for all rows. So a score
+in 8 bits depends on the batch, and differs from that of the whole text at once. Measured with tiny random models: by up
+to 0.23 nats where 8 bits alone change scores by 0.43, by 1.3 where outliers were put in and 8 bits change them by 2.7,
+and by less than 0.004 with `llm_int8_threshold=0`, which has no outliers.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ia_lib.evaluation.prefix_cache import ScoringError, Text, check, run
+from ia_lib.models.encoding import in_chat
+
+RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean")
+
+
+def apply_rule(
+    rule: str,
+    label_logprob,
+    label_tokens,
+    label_chars,
+    prompt_tokens=None,
+    prompt_logprob=None,
+    content_free_logprob=None,
+):
+    """The scores of labels under a rule (see `LabelScores.scores`), from arrays or columns of one shape."""
+    if rule not in RULES:
+        raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
+    if rule == "label_sum":
+        return label_logprob
+    if rule == "label_mean":
+        return label_logprob / label_tokens
+    if rule == "label_per_char":
+        return label_logprob / label_chars
+    if rule == "calibrated":
+        if content_free_logprob is None:
+            raise ValueError("rule: found 'calibrated', but no content-free prompt was scored; give content_free")
+        return label_logprob - content_free_logprob
+    if prompt_logprob is None:
+        raise ValueError(f"rule: found {rule!r}, but prompts were not scored; allowed: score with prompt_logprob=True")
+    whole = prompt_logprob + label_logprob
+    return whole if rule == "joint" else whole / (prompt_tokens + label_tokens - 1)
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of N prompts with L labels each; all arrays are [N, L]."""
+
+    label_logprob: np.ndarray  # sum of the natural log-probabilities of the label's tokens, in nats
+    label_tokens: np.ndarray  # tokens that count as the label's
+    label_chars: np.ndarray  # characters of the label
+    prompt_tokens: np.ndarray  # tokens before the label's that the model read, special tokens included
+    cut_tokens: np.ndarray  # tokens that the length limit took away on the left
+    # sum of the log-probabilities of the tokens before the label's but the first, in nats; None unless asked for
+    prompt_logprob: np.ndarray | None = None
+    # the label's log-probability behind the prompt's content-free one, in nats; None unless given
+    content_free_logprob: np.ndarray | None = None
+
+    def scores(self, rule: str = "label_sum") -> np.ndarray:
+        """[N, L]; the highest of a row is the prediction.
+
+        - `label_sum`: the label's log-probability given the prompt; `label_mean` divides it by the label's tokens and
+          `label_per_char` by its characters
+        - `calibrated`: `label_sum` minus that behind the content-free prompt (needs `content_free`)
+        - `joint`: log-probability of prompt and label (InstructAlign, section 4: the same choice where all labels cut
+          the prompt into the same tokens), and `mean`: its mean over all predicted tokens, which are all but the first
+          (the released code); both need `prompt_logprob`
+
+        Raises ValueError for any other rule and for what a rule lacks.
+        """
+        return apply_rule(
+            rule,
+            self.label_logprob,
+            self.label_tokens,
+            self.label_chars,
+            self.prompt_tokens,
+            self.prompt_logprob,
+            self.content_free_logprob,
+        )
+
+
+def label_logprobs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    labels: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    prompt_logprob: bool = False,
+    content_free: str | Sequence[str] | None = None,
+    max_length: int = 1024,
+    batch_tokens: int | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+    chat: bool = False,
+) -> LabelScores:
+    """Score every label as a continuation of every prompt.
+
+    `labels` is one list for all prompts or one list per prompt (then all of one length). A prompt holds everything
+    before the answer; with `chat` it is a user's turn and a label an assistant's, in the tokenizer's chat template, as
+    `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
+    position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
+    compares with. `max_length` is in tokens, label included, and never more than the
+    model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 96 MB of
+    them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is halved when memory runs out. Results do not
+    depend on it beyond rounding, but for 8 bits (see above). `progress` shows a bar, or is called with (prompts done,
+    prompts in all) after every batch.
+
+    Raises, before the model runs, ScoringError for an empty label, a label whose tokens vanish or are all there is
+    (nothing to predict them from), a label that does not fit into `max_length`, a token that the model does not know
+    and a model that cannot go on from its cache; ValueError for what `prompts.in_chat` refuses, for `chat` and
+    `prompt_logprob` with an encoder-decoder model and for a prompt without labels; TypeError for what is no text. A
+    score that is no number (NaN) is a ScoringError too; minus infinity is a score: the model rules the label out.
+    """
+    for name, given in (("prompts", prompts), ("labels", labels)):
+        if isinstance(given, str):
+            raise ValueError(f"{name}: found the text {given[:40]!r}; allowed: a list")
+    prompts, labels = list(prompts), list(labels)
+    _check_texts("prompts", prompts)
+    shared = bool(labels) and (isinstance(labels[0], str) or not isinstance(labels[0], Iterable))
+    if shared:
+        _check_texts("labels", labels)
+    per_prompt = [labels] * len(prompts) if shared else [_row(i, row) for i, row in enumerate(labels)]
+    if prompts and not any(per_prompt):
+        raise ValueError(f"labels: found none for {len(prompts):,} prompts; allowed: one or more")
+    if len(per_prompt) != len(prompts) or len({len(row) for row in per_prompt}) > 1:
+        raise ValueError("labels: give one list for all prompts, or one list of the same length for each prompt")
+    if getattr(model, "peft_config", None) and hasattr(model, "get_base_model"):
+        if model.active_peft_config.is_prompt_learning:
+            raise ScoringError(
+                "model: found prompt learning by PEFT; allowed: adapters that lie in the model, as LoRA's"
+            )
+        model = model.get_base_model()
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ScoringError(
+            f"model: found {type(model).__name__}; allowed: one with past_key_values, from which every label continues"
+        )
+    # a model with a table of positions has no more of them
+    max_length = min(max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length)
+    if model.config.is_encoder_decoder:
+        if model.config.decoder_start_token_id is None:
+            raise ScoringError(
+                f"model: found {type(model).__name__} without decoder_start_token_id; allowed: set it in model.config "
+                "(for mBART the code of the answers' language)"
+            )
+        for name, given, why in (
+            ("chat", chat, "has no turns"),
+            ("prompt_logprob", prompt_logprob, "reads the prompt and gives it no log-probability"),
+        ):
+            if given:
+                raise ValueError(f"{name}: found True; allowed: False for an encoder-decoder model, which {why}")
+        texts = _tokenise_apart(tokenizer, prompts, per_prompt, max_length)
+    else:
+        texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat)
+    known = model.get_input_embeddings().weight.shape[0]
+    if texts and (most := max(map(_highest, texts))) >= known:
+        raise ScoringError(
+            f"tokenizer: found the token {most}; allowed: below {known}, the tokens that the model knows"
+        )
+    shape = (len(prompts), len(per_prompt[0]) if per_prompt else len(labels) if shared else 0)
+    empty = None
+    if content_free is not None:
+        frees = [content_free] * len(prompts) if isinstance(content_free, str) else list(content_free)
+        _check_texts("content_free", frees)
+        if len(frees) != len(prompts):
+            raise ValueError(f"content_free: found {len(frees)} prompts; allowed: one, or {len(prompts)}")
+        pairs = [(free, *row) for free, row in zip(frees, per_prompt, strict=True)]
+        asked = list(dict.fromkeys(pairs))
+        places = list(map({pair: i for i, pair in enumerate(asked)}.get, pairs))
+        more = {"max_length": max_length, "batch_tokens": batch_tokens, "chat": chat, "progress": False}
+        alone = label_logprobs(model, tokenizer, [free for free, *_ in asked], [row for _, *row in asked], **more)
+        empty = np.array([alone.label_logprob[i] for i in places], dtype=float).reshape(shape)
+
+    numbers = {name: np.zeros(shape, int) for name in ("label_tokens", "prompt_tokens", "cut_tokens")}
+    for text in texts:
+        numbers["label_tokens"][text.row, text.columns] = text.label_tokens
+        numbers["prompt_tokens"][text.row, text.columns] = text.prompt_tokens
+        numbers["cut_tokens"][text.row, text.columns] = text.cut
+    logprob, before = np.zeros(shape), np.zeros(shape)
+    done = 0
+    bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
+    was_training, pad = model.training, tokenizer.pad_token_id or 0
+    model.eval()
+    try:
+        check(model, texts, pad)
+        for batch, values, others in run(model, texts, batch_tokens, pad, prompt_logprob):
+            rows = [text.row for text in batch for _ in text.columns]
+            columns = [column for text in batch for column in text.columns]
+            if (bad := np.isnan(values) | np.isnan(others)).any():
+                row, column = rows[bad.argmax()], columns[bad.argmax()]
+                raise ScoringError(
+                    f"the label {per_prompt[row][column]!r} behind the prompt {prompts[row][-60:]!r} has a "
+                    "log-probability that is no number (NaN): the model's weights or its precision are at fault"
+                )
+            logprob[rows, columns], before[rows, columns] = values, others
+            # labels that are scored apart from their prompt's others come right behind them
+            finished = sum(0 in text.columns for text in batch)
+            done += finished
+            bar.update(finished)
+            if callable(progress):
+                progress(done, len(prompts))
+    finally:
+        bar.close()
+        model.train(was_training)
+    return LabelScores(
+        label_logprob=logprob,
+        label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
+        **numbers,
+        prompt_logprob=before if prompt_logprob else None,
+        content_free_logprob=empty,
+    )
+
+
+def _check_texts(name: str, texts: Sequence) -> None:
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{name}[{i}]: found {text!r}; allowed: a text")
+
+
+def _row(number: int, row: Iterable[str]) -> list[str]:
+    """The labels of one prompt."""
+    if isinstance(row, str) or not isinstance(row, Iterable):
+        raise TypeError(f"labels[{number}]: found {row!r}; allowed: a list, as for the prompts before")
+    row = list(row)
+    _check_texts(f"labels[{number}]", row)
+    return row
+
+
+def _highest(text: Text) -> int:
+    return max(map(max, filter(None, [text.prefix, *text.suffixes])))
+
+
+def tokens(
+    tokenizer, prompt: str, labels: Sequence[str], *, chat: bool = False, encoder_decoder: bool = False
+) -> list[tuple[list[str], list[str]]]:
+    """For each label the tokens that stand before it and its own, special ones included, as `label_logprobs` has them
+    for a causal or an encoder-decoder model."""
+    arguments = tokenizer, [prompt], [list(labels)], 10**9
+    found = []
+    for text in _tokenise_apart(*arguments) if encoder_decoder else _tokenise(*arguments, chat):
+        for suffix, count, before in zip(text.suffixes, text.label_tokens, text.prompt_tokens, strict=True):
+            ids = text.prefix + suffix
+            ends = (before, len(ids) - count) if encoder_decoder else (before, before)
+            found.append(tuple(tokenizer.convert_ids_to_tokens(part) for part in (ids[: ends[0]], ids[ends[1] :])))
+    return found
+
+
+def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[Text]:
+    """Tokenise every prompt + label as one string and find the token where the label begins."""
+    pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
+    if not pairs:
+        return []
+    if not tokenizer.is_fast:
+        raise ScoringError(
+            f"tokenizer: found {type(tokenizer).__name__}; allowed: a fast one, which tells a token's characters"
+        )
+    if chat:
+        turns = in_chat(tokenizer, *zip(*pairs, strict=True))
+        pairs = [(before + prompt + header, label) for before, prompt, header, label, _ in turns]
+    # a chat template writes the beginning-of-sequence token itself
+    encoded = tokenizer(
+        [p + label for p, label in pairs],
+        add_special_tokens=not chat,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    special = set(tokenizer.all_special_ids)
+    tokenised = zip((len(p) for p, _ in pairs), encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    texts = []
+    for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
+        sequences, starts = [], []
+        for label in row:
+            begin, ids, offsets = next(tokenised)
+            # a tokenizer that closes a text with a special token: the label is not the end of the text
+            while offsets and offsets[-1][0] == offsets[-1][1] and ids[-1] in special:
+                ids, offsets = ids[:-1], offsets[:-1]
+            start = next((i for i, (_, end) in enumerate(offsets) if end > begin), len(ids))
+            if start in (0, len(ids)):
+                what = "has no token of its own" if start or not ids else "has nothing before it"
+                raise ScoringError(
+                    f"the label {label!r} {what} behind the prompt {prompt[-60:]!r}: the tokens are "
+                    f"{tokenizer.convert_ids_to_tokens(ids)[-12:]}"
+                )
+            sequences.append(ids)
+            starts.append(start)
+        cut = max(0, max(map(len, sequences)) - max_length)
+        if cut:
+            first = int(all(ids[0] in special for ids in sequences))
+            counts = [len(ids) - start for ids, start in zip(sequences, starts, strict=True)]
+            _check_room(prompt, row, counts, min(starts) - cut, max_length)
+            sequences = [ids[:first] + ids[first + cut :] for ids in sequences]
+            starts = [start - cut for start in starts]
+        # rarely a label changes how a prompt of one word is cut, so that not even the first token is shared
+        together = len({ids[0] for ids in sequences}) == 1
+        for columns in [range(len(row))] if together else [[i] for i in range(len(row))]:
+            own = [sequences[i] for i in columns]
+            # the last shared token predicts the first one that differs, so a suffix is never empty
+            common = min(starts[i] for i in columns)
+            for ids in own[1:]:
+                same = (i for i, (x, y) in enumerate(zip(own[0], ids, strict=False)) if x != y)
+                common = min(common, next(same, common))
+            texts.append(
+                Text(
+                    index,
+                    list(columns),
+                    own[0][:common],
+                    [ids[common:] for ids in own],
+                    [len(sequences[i]) - starts[i] for i in columns],
+                    [starts[i] for i in columns],
+                    cut,
+                )
+            )
+    return texts
+
+
+def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[Text]:
+    """Tokenise prompts for the encoder and labels for the decoder. What the tokenizer puts before a label is read with
+    it and does not count; what it puts behind is left out."""
+    if not prompts:
+        return []
+    labels = list(dict.fromkeys(label for row in per_prompt for label in row))
+    said = dict(zip(labels, _framed(tokenizer, labels, "text_target"), strict=True))
+    read = _framed(tokenizer, prompts, "text")
+    texts = []
+    for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
+        ids, first, last = read[index]
+        suffixes, counts = [], []
+        for label in row:
+            suffix, before, behind = said[label]
+            counts.append(len(suffix) - before - behind)
+            if not counts[-1]:
+                raise ScoringError(f"the label {label!r} has no token of its own behind the prompt {prompt[-60:]!r}")
+            suffixes.append(suffix[: len(suffix) - behind])
+        cut = max(0, len(ids) + max(map(len, suffixes)) - max_length)
+        left = len(ids) - cut
+        _check_room(prompt, row, counts, left if left >= first + last else 0, max_length)
+        ids = ids[:first] + ids[first + cut :]
+        texts.append(Text(index, list(range(len(row))), ids, suffixes, counts, [left] * len(row), cut))
+    return texts
+
+
+def _framed(tokenizer, texts: list[str], kind: str) -> list[tuple[list[int], int, int]]:
+    """Tokens of each text, and how many of them the tokenizer itself has put before it and behind it. A special token
+    that stands in the text, or for what the tokenizer does not know, is the text's own."""
+    encoded = tokenizer(**{kind: texts}, return_attention_mask=False, return_special_tokens_mask=tokenizer.is_fast)
+    if tokenizer.is_fast:
+        own = [[not added for added in mask] for mask in encoded["special_tokens_mask"]]
+        spans = [(row.index(True), len(row) - row[::-1].index(True)) if any(row) else (0, 0) for row in own]
+    else:
+        # other tokenizers' masks cannot be relied on: where the text's tokens stand when nothing is added
+        plain = tokenizer(**{kind: texts}, return_attention_mask=False, add_special_tokens=False)["input_ids"]
+        spans = []
+        for ids, part in zip(encoded["input_ids"], plain, strict=True):
+            places = (i for i in range(len(ids) - len(part) + 1) if ids[i : i + len(part)] == part)
+            begin = next(places, 0)
+            spans.append((begin, begin + len(part)))
+    return [(ids, begin, len(ids) - end) for ids, (begin, end) in zip(encoded["input_ids"], spans, strict=True)]
+
+
+def _check_room(prompt: str, labels: list[str], tokens: list[int], left: int, max_length: int) -> None:
+    if left < 1:
+        most = max(tokens)
+        raise ScoringError(
+            f"the label {labels[tokens.index(most)]!r} has {most:,} tokens and leaves no room for the prompt "
+            f"{prompt[:60]!r}; allowed: {max_length:,} tokens in all (max_length)"
+        )

@@ -1,0 +1,413 @@
+"""Cross-lingual instructions from parallel text: TLM, MT, XSS, and MLM as the baseline (InstructAlign, section 3.1).
+
+Every row is derived from (seed, epoch, sample): noise, template, objective and negative sentence are the same on
+every machine, in any number of processes and after a resume, and fresh in every epoch.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count, islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from ia_lib.data import languages
+from ia_lib.instructions import templates
+from ia_lib.instructions.noise import add_noise, mask_span, mask_words, split
+from ia_lib.randomness import generator, permuted, pick, shuffled, uniforms
+
+# Positions that are worked on together, and how many sentences are held in memory.
+_BLOCK = 1024
+_SMALL = 20_000
+# The columns of instructions.parquet.
+COLUMNS = [
+    "prompt",
+    "answer",
+    "objective",
+    "template",
+    "noise",
+    "negative",
+    "source_language",
+    "target_language",
+    "sentence_id",
+    "split",
+    "epoch",
+    "position",
+    "sample",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How instructions are made; `docs/fidelity.md` says which values are the paper's and which its code's."""
+
+    objective: str  # tlm, mt, xss, mlm, word, span, or several joined by +: each sample draws one of them uniformly
+    pivots: Sequence[str]
+    taught: Sequence[str]
+    seed: int | str
+    noise: str = "mixture"  # see noise.add_noise
+    noise_tokens: str = "words"
+    noise_probability: float = 0.2
+    mask: str = "___"
+    # what the second sentence is where the answer is no: "random" another one, "hard" one of the nearest ones, "mixed"
+    # half and half, or "corrupted": both sentences of the pair get noise (the released code)
+    xss_negatives: str = "mixed"
+    tlm_names: str = "own"  # "swapped": the noisy text carries its partner's language name (the released code)
+    templates: str = "instructalign"  # see templates.templates
+    names: dict[str, str] = field(default_factory=dict)  # of languages that the kit does not know
+
+    @property
+    def objectives(self) -> list[str]:
+        return self.objective.split("+")
+
+    @property
+    def codes(self) -> list[str]:
+        return [*self.pivots, *(code for code in self.taught if code not in self.pivots)]
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What a sentence is turned into: directed pairs of languages; for mlm alone each language by itself."""
+        if self.objectives == ["mlm"]:
+            return [(code, code) for code in self.codes]
+        return directions(self.pivots, self.taught)
+
+    def name(self, code: str) -> str:
+        return self.names.get(code) or languages.name(code)
+
+
+def directions(pivots: Sequence[str], taught: Sequence[str]) -> list[tuple[str, str]]:
+    """All directed pairs (source, target) that have a pivot on one side at least, each once."""
+    codes = [*pivots, *(code for code in taught if code not in pivots)]
+    pairs = [(a, b) for i, a in enumerate(codes) for b in codes[i + 1 :] if a in pivots or b in pivots]
+    return [pair for a, b in pairs for pair in ((a, b), (b, a))]
+
+
+def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1) -> Iterator[dict]:
+    """One epoch of instructions in training order: every sentence in every direction once.
+
+    `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
+    (processes), and memory does not grow with the corpus if that is a file.
+
+    Yields `prompt, answer, objective, template` (from 0), `noise` (the kinds drawn, joined by +, None where there are
+    none), `negative` (of an XSS row with another sentence's text the kind and that sentence's id, `hard 123` or
+    `random 77`; else None), `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in
+    the target language (XSS: `yes` or `no`).
+    """
+    yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
+
+
+def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterator[dict]:
+    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`.
+
+    Raises ValueError if there is nothing to make them from.
+    """
+    if not rows:
+        return
+    if not len(parallel) * len(plan.pairs):
+        raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
+    endless = (block for epoch in count() for block in _blocks(parallel, plan, epoch))
+    yield from islice(_rows(parallel, plan, endless, workers), rows)
+
+
+def _blocks(parallel: Dataset, plan: Plan, epoch: int) -> Iterator[tuple[int, int, int]]:
+    """An epoch's positions in blocks: (epoch, begin, end)."""
+    size = len(parallel) * len(plan.pairs)
+    return ((epoch, begin, min(begin + _BLOCK, size)) for begin in range(0, size, _BLOCK))
+
+
+def _rows(parallel: Dataset, plan: Plan, blocks: Iterator[tuple[int, int, int]], workers: int) -> Iterator[dict]:
+    if workers == 1:
+        make = _Maker(parallel, plan)
+        for block in blocks:
+            yield from make(block)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (parallel, plan)) as pool:
+        # so many blocks at a time that no worker waits and that few are held
+        while some := list(islice(blocks, 4 * workers)):
+            for rows in pool.map(_work, some):
+                yield from rows
+
+
+class _Maker:
+    """Makes the rows of a block of positions; every row depends on (seed, epoch, sample) alone."""
+
+    def __init__(self, parallel: Dataset, plan: Plan):
+        self.parallel, self.plan = parallel.with_format("arrow"), plan
+        self.size = len(parallel)
+        # a small corpus is held in memory; of a larger one each block reads its own sentences
+        small = self.size <= _SMALL
+        names = (*plan.codes, "sentence_id")
+        self.columns = {name: parallel[name][:] for name in names} if small else None
+        self.alone = {name: self.parallel.select_columns([name]) for name in names}
+        self.pools: dict[str, _Pool] = {}
+        self.known: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        self.names = {code: plan.name(code) for code in plan.codes}
+        self.templates = {kind: len(templates.templates(kind, plan.templates)) for kind in plan.objectives}
+
+    def __call__(self, block: tuple[int, int, int]) -> list[dict]:
+        plan, (epoch, begin, end) = self.plan, block
+        pairs, objectives = plan.pairs, plan.objectives
+        positions = np.arange(begin, end)
+        samples = permuted((plan.seed, epoch, "order"), positions, self.size * len(pairs))
+        sentences = (samples // len(pairs)).tolist()
+        columns = self.columns
+        if columns is None:
+            table = self.parallel[sentences]
+            columns = {name: table[name].to_pylist() for name in (*plan.codes, "sentence_id")}
+            sentences = range(len(sentences))
+        numbers = uniforms((plan.seed, epoch), samples, 48).tolist()  # most rows need fewer
+        rows = []
+        for position, sample, i, drawn in zip(positions.tolist(), samples.tolist(), sentences, numbers, strict=True):
+            rng = _Row(drawn, plan.seed, epoch, sample)
+            chosen = objectives[int(rng.random() * len(objectives))]
+            number = int(rng.random() * self.templates[chosen])
+            source, target = pairs[sample % len(pairs)]
+            texts = columns[source][i], columns[target][i]
+            if chosen == "mlm":
+                source = target
+            slots, noise, negative = self._slots(chosen, source, target, texts, rng)
+            prompt, answer = templates.fill(chosen, number, plan.templates, **slots)
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "answer": answer,
+                    "objective": chosen,
+                    "template": number,
+                    "noise": noise,
+                    "negative": negative,
+                    "source_language": source,
+                    "target_language": target,
+                    "sentence_id": columns["sentence_id"][i],
+                    "epoch": epoch,
+                    "position": position,
+                    "sample": sample,
+                }
+            )
+        return rows
+
+    def _slots(
+        self, chosen: str, source: str, target: str, texts: tuple[str, str], rng
+    ) -> tuple[dict, str | None, str | None]:
+        """What the template's slots are filled with, the kind of noise, and what negative there is."""
+        plan = self.plan
+        (source_text, target_text), noise = texts, None
+        source_name, target_name = self.names[source], self.names[target]
+        if chosen in ("tlm", "word", "span"):
+            if chosen == "tlm":
+                noisy, noise = self._noisy(target_text, rng)
+            else:
+                mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
+                noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+            names = (source_name, target_name) if plan.tlm_names == "swapped" else (target_name, source_name)
+            slots = {"INPUT_TEXT": noisy, "INPUT_LANG": names[0], "CONTEXT_LANG": names[1]}
+            return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise, None
+        if chosen == "mlm":
+            noisy, noise = self._noisy(target_text, rng)
+            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
+        answer, negative = {}, None
+        if chosen == "xss":
+            same = rng.random() < 0.5
+            answer = {"LABEL": "yes" if same else "no"}
+            if not same and plan.xss_negatives == "corrupted":
+                source_text, noise = self._noisy(source_text, rng)
+                target_text, other = self._noisy(target_text, rng)
+                noise = f"{noise} / {other}"
+            elif not same:
+                hard = plan.xss_negatives == "hard" or (plan.xss_negatives == "mixed" and rng.random() < 0.5)
+                kind, sentence = (self._near if hard else self._other)(source, target, texts, rng)
+                target_text = self._read(target, sentence)
+                negative = f"{kind} {self._read('sentence_id', sentence)}"
+        names = {"SOURCE_LANG": source_name, "TARGET_LANG": target_name}
+        return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise, negative
+
+    def _noisy(self, text: str, rng) -> tuple[str, str]:
+        plan = self.plan
+        return add_noise(text, rng, plan.noise_probability, plan.mask, plan.noise, plan.noise_tokens)
+
+    def _other(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
+        """Another sentence, drawn uniformly from those whose text is no translation of this one."""
+        for _ in range(1000):
+            other = int(rng.random() * self.size)
+            if not self._translates(source, target, texts, [other]):
+                return "random", other
+        raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[0]!r} or {texts[1]!r}")
+
+    def _near(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
+        """One of the sentences whose text is most similar and no translation of this one."""
+        if target not in self.pools:
+            self.pools[target] = _Pool(self.alone[target], target, self.plan.seed)
+        nearest = self.pools[target].nearest(texts[1])
+        while nearest:
+            holders = pick(rng, nearest)
+            if not self._translates(source, target, texts, holders):
+                return "hard", holders[0]
+            nearest = [others for others in nearest if others is not holders]
+        return self._other(source, target, texts, rng)
+
+    def _translates(self, source: str, target: str, texts: tuple[str, str], holders: list[int]) -> bool:
+        """Whether the text in `target` that these sentences share is known to translate this one: it or what it stands
+        beside reads the same as this one's, whatever the Unicode form, case and blanks are; or, of a corpus in memory,
+        any pair says so."""
+        other = _folded(self._read(target, holders[0]))
+        if self.columns is None:
+            mine = _folded(texts[0]), _folded(texts[1])
+            return other == mine[1] or any(_folded(self._read(source, sentence)) == mine[0] for sentence in holders)
+        if (source, target) not in self.known:
+            sides = (map(_folded, self.columns[code]) for code in (source, target))
+            self.known[source, target] = set(zip(*sides, strict=True))
+        return (_folded(texts[0]), other) in self.known[source, target]
+
+    def _read(self, column: str, sentence: int) -> str:
+        if self.columns is not None:
+            return self.columns[column][sentence]
+        return self.alone[column][sentence][0][0].as_py()
+
+
+@lru_cache(2**15)
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
+
+
+class _Row:
+    """The random numbers of one row: from its block, and behind those from a generator of its own."""
+
+    def __init__(self, drawn: list[float], *key: object):
+        self._key, self._drawn, self._at, self._more = key, drawn, 0, None
+
+    def random(self) -> float:
+        at = self._at
+        if at < len(self._drawn):
+            self._at = at + 1
+            return self._drawn[at]
+        return self.take(1)[0]
+
+    def take(self, n: int) -> list[float]:
+        """The next `n` numbers."""
+        begin, self._at = self._at, self._at + n
+        if self._at > len(self._drawn):
+            self._more = self._more or generator(*self._key, "more")
+            self._drawn = self._drawn + [self._more.random() for _ in range(self._at - len(self._drawn))]
+        return self._drawn[begin : self._at]
+
+
+class _Pool:
+    """The texts in one language among which negatives are looked for: in a large corpus 5,000 drawn at random.
+
+    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
+    """
+
+    def __init__(self, column: Dataset, code: str, seed, size: int = 5000):
+        count = len(column)
+        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count).tolist()
+        holders: dict[str, list[int]] = defaultdict(list)
+        for sentence, text in zip(chosen, column[chosen][code].to_pylist(), strict=True):
+            holders[text].append(sentence)
+        self.texts, self.holders = list(holders), list(holders.values())
+        self.same: dict[str, list[int]] = defaultdict(list)
+        for i, text in enumerate(self.texts):
+            self.same[_folded(text)].append(i)
+        words = [set(split(text.lower())[0]) for text in self.texts]
+        holding: dict[str, list[int]] = defaultdict(list)
+        for i, found in enumerate(words):
+            for word in found:
+                holding[word].append(i)
+        self.holding = {word: np.array(found) for word, found in holding.items()}
+        self.words = np.array([len(found) for found in words])
+        self.lengths = np.array([len(text) for text in self.texts])
+        self.known: dict[str, list[list[int]]] = {}
+
+    def nearest(self, text: str, count: int = 8) -> list[list[int]]:
+        """The `count` most similar texts that read differently and have a word in common, the most similar first: of
+        each the sentences that read so."""
+        if text not in self.known:
+            if len(self.known) > 20000:
+                self.known.clear()
+            words = set(split(text.lower())[0])
+            sharing = [self.holding[word] for word in words if word in self.holding]
+            common = np.bincount(np.concatenate([*sharing, []]).astype(int), minlength=len(self.texts))
+            ratio = np.minimum(self.lengths, len(text)) / np.maximum(self.lengths, len(text))
+            similarity = common / np.maximum(self.words + len(words) - common, 1) * ratio
+            similarity[self.same.get(_folded(text), [])] = 0
+            least = np.partition(similarity, -count)[-count] if len(similarity) > count else 0
+            best = np.flatnonzero((similarity >= least) & (similarity > 0))
+            best = best[np.argsort(-similarity[best], kind="stable")][:count]
+            self.known[text] = [self.holders[i] for i in best]
+        return self.known[text]
+
+
+_maker: _Maker | None = None
+
+
+def _begin(parallel: Dataset, plan: Plan) -> None:
+    global _maker
+    _maker = _Maker(parallel, plan)
+
+
+def _work(block: tuple[int, int, int]) -> list[dict]:
+    return _maker(block)
+
+
+def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
+    """Split by sentence into (training, validation), so that no sentence is in both in any language.
+
+    Raises ValueError if nothing would be left to train on.
+    """
+    if sentences >= len(parallel):
+        raise ValueError(
+            f"validation_sentences: found {sentences:,}, but the parallel text has {len(parallel):,} sentences; "
+            "allowed: fewer than that"
+        )
+    order = shuffled(generator(seed, "validation"), len(parallel))
+    return parallel.select(sorted(order[sentences:])), parallel.select(sorted(order[:sentences]))
+
+
+def make(
+    parallel: Dataset,
+    plan: Plan,
+    rows: int,
+    validation_sentences: int,
+    validation_rows: int,
+    hold_out: str = "sentence",
+) -> pd.DataFrame:
+    """All instructions of a run, with the columns `COLUMNS`: `rows` to train on, `validation_rows` held out.
+
+    `hold_out`: "sentence" keeps a validation sentence out of training in every language (see
+    `split_off`); "row" holds out directed pairs at random, as the released code does, so that the same sentence is
+    trained on in another direction. Raises ValueError if nothing would be left to train on.
+    """
+    if hold_out == "sentence":
+        training, validation = split_off(parallel, validation_sentences, plan.seed)
+        parts = {"train": stream(training, rows, plan), "validation": stream(validation, validation_rows, plan)}
+    else:
+        size = len(parallel) * len(plan.pairs)
+        if validation_rows >= size:
+            raise ValueError(
+                f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
+            )
+        held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
+        endless = (row for epoch in count() for row in instructions(parallel, plan, epoch))
+        first = instructions(parallel, plan)
+        parts = {
+            "train": islice((row for row in endless if row["sample"] not in held), rows),
+            "validation": (row for row in first if row["sample"] in held),
+        }
+    return pd.DataFrame([{**row, "split": split} for split, made in parts.items() for row in made], columns=COLUMNS)
+
+
+def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
+    """How many training rows one epoch of `make` has."""
+    size = len(parallel) * len(plan.pairs)
+    return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
+
+
+def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame) -> None:
+    """Write instructions.parquet and replay.parquet."""
+    instructions.to_parquet(folder / "instructions.parquet", index=False)
+    replayed.to_parquet(folder / "replay.parquet", index=False)

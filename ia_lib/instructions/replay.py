@@ -1,0 +1,119 @@
+"""Replay of old instruction data: r rows, strictly alternated with new ones (InstructAlign, section 3.2)."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from datasets import Dataset
+
+from ia_lib.randomness import generator, shuffled
+
+# Rows that the released code's streaming shuffle holds at a time.
+BUFFER = 1000
+
+
+def sample(pool_size: int, r: int, seed: int) -> list[int]:
+    """The indices of r rows drawn uniformly without replacement from a pool, in the order they were drawn."""
+    return shuffled(generator(seed, "replay"), pool_size)[:r]
+
+
+def reservoir(rows: Iterable, r: int, seed: int) -> list:
+    """r rows drawn uniformly without replacement from the whole of a stream whose length is not known (all of them, if
+    there are fewer), in an order drawn uniformly too. Holds r rows at a time."""
+    rng, kept = generator(seed, "reservoir"), []
+    # Algorithm R: the (i + 1)-th row takes a place with probability r / (i + 1)
+    for i, row in enumerate(rows):
+        if i < r:
+            kept.append(row)
+        elif (place := int(rng.random() * (i + 1))) < r:
+            kept[place] = row
+    return [kept[i] for i in shuffled(rng, len(kept))]
+
+
+def buffered(rows: Iterable, seed: int, buffer: int = BUFFER) -> Iterator:
+    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next.
+
+    The first r that come out are from the first r + buffer rows, and no more need be read for them.
+    """
+    rng, held = generator(seed, "buffered"), []
+    for row in rows:
+        if len(held) < buffer:
+            held.append(row)
+        else:
+            place = int(rng.random() * buffer)
+            yield held[place]
+            held[place] = row
+    yield from (held[i] for i in shuffled(rng, len(held)))
+
+
+def draw(
+    pool: Dataset,
+    r: int | str,
+    seed: int,
+    validation_rows: int = 0,
+    stratify: str | None = None,
+    sampling: str = "uniform",
+) -> Dataset:
+    """The rows to replay: r rows ("all" for every one) of `pool`, in the order they were drawn.
+
+    With `sampling="uniform"` they are drawn uniformly without replacement from the whole pool. `stratify` names a
+    column of it, for example "language" or "objective": every value of that column then gets an equal share of the r
+    rows, not one in proportion to its size; a value with too few rows gives all it has, and the others share the rest.
+    With `sampling="released"` they are the first r rows of `buffered`, nearly contiguous rows from the pool's
+    beginning, and each prompt gets the one blank that the released code puts between it and its answer.
+
+    Adds the columns `pool_row` (its index in the pool) and `split`. `validation_rows` further rows get the split
+    "validation"; they are for runs that train on old data alone, and r = "all" then means all others.
+
+    Raises ValueError if the pool has too few rows or no such column, or for a sampling that there is not.
+    """
+    if sampling not in ("uniform", "released") or (stratify and sampling == "released"):
+        beside = f" with stratify {stratify!r}" if stratify else ""
+        raise ValueError(f"replay: found sampling {sampling!r}{beside}; allowed: uniform, or released unstratified")
+    if stratify and (stratify not in pool.column_names or stratify in ("prompt", "answer")):
+        columns = [name for name in pool.column_names if name not in ("prompt", "answer")]
+        raise ValueError(
+            f"replay: found stratify {stratify!r}; allowed: a column that the pool of past data has besides prompt and "
+            f"answer ({', '.join(columns) or 'it has none'})"
+        )
+    count = len(pool) - validation_rows if r == "all" else r
+    if count + validation_rows > len(pool) or (r == "all" and count < 1):
+        beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
+        raise ValueError(
+            f"replay: found {r}{beside}, but the pool of past data has {len(pool):,} rows; allowed: what it has"
+        )
+    if sampling == "released":
+        rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
+    else:
+        rows = sample(len(pool), len(pool) if stratify else count + validation_rows, seed)
+    if stratify:
+        rows = _in_turn(rows, pool[stratify][:], seed)[: count + validation_rows]
+    splits = ["train"] * count + ["validation"] * validation_rows
+    # not `select`, whose rows would have to be copied, with a progress bar, when a column is added
+    drawn = Dataset.from_dict(pool[rows], features=pool.features)
+    if sampling == "released":
+        drawn = _with_prompts(drawn, [prompt.rstrip(" ") + " " for prompt in drawn["prompt"]])
+    return drawn.add_column("pool_row", rows).add_column("split", splits)
+
+
+def spaced(pool: Dataset) -> Dataset:
+    """`pool` with a blank at the end of every prompt that has no white space between it and its answer.
+
+    Files of instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are.
+    """
+    pairs = zip(pool["prompt"], pool["answer"], strict=True)
+    return _with_prompts(pool, [p if p[-1:].isspace() or a[:1].isspace() else p + " " for p, a in pairs])
+
+
+def _in_turn(order: list[int], strata: list, seed: int) -> list[int]:
+    """`order` (of rows) rearranged so that the strata take turns for as long as they have rows; who comes first in
+    each round is drawn."""
+    rng, turns, keyed = generator(seed, "strata"), Counter(), []
+    for row in order:
+        turns[str(strata[row])] += 1
+        keyed.append((turns[str(strata[row])], rng.random(), row))
+    return [row for _, _, row in sorted(keyed)]
+
+
+def _with_prompts(pool: Dataset, prompts: list[str]) -> Dataset:
+    return Dataset.from_dict({**pool.to_dict(), "prompt": prompts}, features=pool.features)

@@ -1,0 +1,173 @@
+""""""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+from jinja2 import TemplateError
+
+
+def encode(
+    tokenizer,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    max_length: int,
+    *,
+    chat: bool = False,
+    encoder_decoder: bool = False,
+    end_of_sequence: bool = True,
+    cut: str = "prompt",
+) -> tuple[list[dict], int]:
+    """Tokenise prompts with their answers and the token that ends an answer.
+
+    A row becomes `input_ids`, prompt and answer in one list, and `answer_start`, the index of its first answer token.
+    Prompt + answer is tokenised as one string, with the end-of-sequence token behind it: a token belongs to the answer
+    if it holds at least one of the answer's characters. With `chat` the string is the conversation as `in_chat` gives
+    it, and the answer ends with the template's end of turn. With `encoder_decoder` prompt and answer are two texts,
+    each with its own end-of-sequence token: the encoder reads the one, the decoder gives the other.
+
+    A row longer than `max_length` tokens loses the beginning of its prompt's own text, never its beginning-of-sequence
+    token, what the chat template adds, or its answer, unless the answer finds no room without the prompt's text: then
+    the answer's end is cut, and the second value returned counts such rows. With `cut` "end" it loses its end instead,
+    so that of a long row's answer nothing may be left, and without `end_of_sequence` nothing ends an answer: the
+    released code's ways.
+
+    Raises ValueError for a tokenizer without end-of-sequence token, an answer without a token, a `max_length` that
+    leaves an answer no room, and what `in_chat` refuses.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-sequence token; give it one (tokenizer.eos_token)")
+    rows, shortened = [], 0
+    pieces = _two_texts if encoder_decoder else _one_text
+    for opening, own, closing, answer in pieces(tokenizer, prompts, answers, chat) if prompts else ():
+        if not end_of_sequence and answer[-1] == tokenizer.eos_token_id:
+            answer = answer[:-1]
+        if cut == "end":
+            start = len(opening) + len(own) + len(closing)
+            ids = [*opening, *own, *closing, *answer]
+            shortened += len(ids) > max_length
+            rows.append({"input_ids": ids[:max_length], "answer_start": min(start, max_length)})
+            continue
+        room = max_length - len(opening) - len(closing)
+        if room < 1:
+            raise ValueError(
+                f"max_length: found {max_length}; allowed: more than {max_length - room}, "
+                "the tokens that stand around prompt and answer"
+            )
+        if len(answer) > room:
+            answer, shortened = answer[:room], shortened + 1
+        kept = min(len(own), room - len(answer))
+        prompt = [*opening, *own[len(own) - kept :], *closing]
+        rows.append({"input_ids": prompt + answer, "answer_start": len(prompt)})
+    return rows, shortened
+
+
+def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
+    """The tokens before a prompt's own text, of that text, between it and the answer, and of the answer."""
+    texts = in_chat(tokenizer, prompts, answers) if chat else [("", p, "", a, "") for p, a in _pairs(prompts, answers)]
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # a chat template writes the beginning-of-sequence token itself
+    encoded = tokenizer(
+        ["".join(text) for text in texts],
+        add_special_tokens=not chat,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        *borders, last = accumulate(len(part) for part in text[:4])
+        # a token belongs to the part that holds its last character; one the tokenizer adds has none, and stays outside
+        own, closing, answer = (
+            next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids)) for border in borders
+        )
+        behind = next((i for i in range(answer, len(ids)) if offsets[i][0] >= last), len(ids))
+        if answer >= behind:
+            raise ValueError(f"the answer {text[3]!r} to the prompt {text[1][-60:]!r} has no token")
+        # the answer ends with the template's end of turn, and what stands behind that (a line break) is not the model's
+        end = next((i for i in range(behind, len(ids)) if ids[i] in special), None)
+        told = ids[answer : behind if end is None else end + 1]
+        if end is None and told[-1] != tokenizer.eos_token_id:
+            told = [*told, tokenizer.eos_token_id]
+        yield ids[:own], ids[own:closing], ids[closing:answer], told
+
+
+def _two_texts(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
+    """The same for an encoder's prompt and a decoder's answer; the prompt's closing token stays however it is cut."""
+    if chat:
+        raise ValueError("chat: found true; allowed: false for an encoder-decoder model, which has no turns")
+    end = tokenizer.eos_token_id
+    read = tokenizer(list(prompts), return_attention_mask=False)["input_ids"]
+    told = tokenizer(text_target=list(answers), return_attention_mask=False)["input_ids"]
+    for (prompt, answer), asked, answered in zip(_pairs(prompts, answers), read, told, strict=True):
+        if not set(answered) - {end}:
+            raise ValueError(f"the answer {answer!r} to the prompt {prompt[-60:]!r} has no token")
+        asked, answered = ([*ids, end] if ids[-1:] != [end] else ids for ids in (asked, answered))
+        yield [], asked[:-1], asked[-1:], answered
+
+
+def _pairs(prompts, answers) -> Iterator[tuple[str, str]]:
+    return zip(prompts, answers, strict=True)
+
+
+def in_chat(tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
+    """Each prompt and answer as a conversation of two turns in the tokenizer's chat template.
+
+    Returns for each what stands before the prompt, the prompt, what stands between it and the answer (up to the end
+    of the assistant's header), the answer, and what stands behind it. Blanks and line breaks at the ends of prompt and
+    answer are dropped, since half of all templates do so. Thinking is switched off where the template can do that, and
+    a template that asks for the date is told one and the same on every day.
+
+    The whole conversation must begin with what the model is given before it answers. Of a template that switches
+    thinking off, the mark that says so may stand in that alone (Gemma 4): then it stays there.
+
+    Raises ValueError if the tokenizer has no chat template, the template refuses a conversation of a user and an
+    assistant, writes more or less before an answer than the model is given (a thinking block), or changes the texts.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError("chat: found true; allowed: false, since the tokenizer has no chat template")
+    template = tokenizer.get_chat_template()
+    # private characters: no template writes them itself or takes them for blanks
+    user, assistant = "\ue000", "\ue001"
+    given = _render(tokenizer, template, user)
+    whole = _render(tokenizer, template, user, assistant)
+    start, found, behind = whole.partition(assistant)
+    before, asked, between = given.partition(user)
+    switches = any(re.search(rf"\b{name}\b", template) for name in _NO_THINKING)
+    if not (asked and found and start.startswith(before + user)):
+        raise ValueError("the chat template does not write the prompt and the answer into the conversation")
+    if start != given and not (switches and given.startswith(start)):
+        raise ValueError(
+            f"the chat template writes {start[-60:]!r} before an answer in a conversation, but gives the model "
+            f"{given[-60:]!r} before it answers; allowed: the same in both"
+        )
+    history = start.removeprefix(before + user)
+    texts = []
+    for prompt, answer in _pairs(prompts, answers):
+        prompt, answer = prompt.strip(), answer.strip()
+        if _render(tokenizer, template, prompt, answer) != before + prompt + history + answer + behind:
+            raise ValueError(
+                f"the chat template changes the prompt {prompt[-60:]!r} or its answer {answer[:60]!r}; allowed: texts "
+                "that it writes as they are"
+            )
+        texts.append((before, prompt, between, answer, behind))
+    return texts
+
+
+# What templates call the switch of a model's thinking; a template overlooks the names that it does not know.
+_NO_THINKING = {"enable_thinking": False, "thinking": False, "thinking_mode": "off"}
+
+
+# The date that Llama's templates fall back to; without it a prompt would change from day to day.
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+
+
+def _render(tokenizer, template: str, prompt: str, answer: str | None = None) -> str:
+    """The conversation with its answer, or what the model is given to answer."""
+    turns = [{"role": "user", "content": prompt}]
+    if answer is not None:
+        turns.append({"role": "assistant", "content": answer})
+    try:
+        return tokenizer.apply_chat_template(
+            turns, chat_template=_DATE + template, tokenize=False, add_generation_prompt=answer is None, **_NO_THINKING
+        )
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses a user's turn with an assistant's answer: {error}") from None

@@ -1,0 +1,60 @@
+""""""
+
+from datasets import Dataset
+
+from ia_lib.data import languages
+from ia_lib.instructions import templates
+
+
+def train_tokenizer(texts: list[str], vocabulary: int):
+    """A byte-level BPE tokenizer (the kind BLOOM has) trained on `texts`, as a transformers tokenizer.
+
+    It has <s>, </s> and <pad>, and adds none of them to a text, like BLOOM's.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+
+
+def tokenizer_texts(pool: Dataset, parallel: Dataset) -> list[str]:
+    """What the tokenizer is trained on: the past data, the words of all templates, and the parallel text in all its
+    languages, because a multilingual model's tokenizer has seen the languages that the model itself does not know."""
+    words = " ".join(
+        [*(t for kind in templates.ANSWER_SLOTS for t in templates.templates(kind)), *languages.NAMES.values()]
+    )
+    codes = [column for column in parallel.column_names if column != "sentence_id"]
+    past = [prompt + answer for prompt, answer in zip(pool["prompt"], pool["answer"], strict=True)]
+    # as often as the rarer words of the text, or the templates of later runs would be read letter by letter
+    return past + [words] * 100 + [text for code in codes for text in parallel[code]]
+
+
+def new_model(settings, vocabulary: int, seed: int):
+    """An untrained BLOOM of the size in `settings` (`settings.New`), tied embeddings, its weights drawn from `seed`."""
+    import torch
+    from transformers import BloomConfig, BloomForCausalLM
+
+    config = BloomConfig(
+        vocab_size=vocabulary,
+        hidden_size=settings.hidden,
+        n_layer=settings.layers,
+        n_head=settings.heads,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return BloomForCausalLM(config)

@@ -1,0 +1,373 @@
+"""The figures of the papers, from their numbers and from ours alike: functions from a table of scores, in the shape of
+`published.scores` and `published.ours`, to a plotly figure. Sources in one table are drawn side by side."""
+
+import re
+import textwrap
+from html import escape
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from ia_lib.data.languages import GROUPS, NAMES
+from ia_lib.report import published
+from ia_lib.report.figures import _GREY as GREY
+from ia_lib.report.figures import CHANCE, COLOURS, MAJORITY
+from ia_lib.report.figures import _group_title as group_title
+from ia_lib.report.figures import _style as style
+
+# Objectives look the same in every figure: name, colour, symbol, dash.
+_OBJECTIVES = {
+    "none": ("untuned", "#000000", "circle-open", "solid"),
+    "mlm": ("MLM", "#E69F00", "triangle-up", "dot"),
+    "mt": ("MT", "#CC79A7", "square", "dashdot"),
+    "tlm": ("TLM", "#0072B2", "circle", "solid"),
+    "xss": ("XSS", "#009E73", "diamond", "dash"),
+    "span+word": ("word and span denoising", "#56B4E9", "circle", "solid"),
+    "mt+span+word": ("(IA)¹", "#D55E00", "diamond", "solid"),
+    "mlm+mt+span+word": ("(IA)¹ + MLM", "#7F3C8D", "triangle-up", "dash"),
+}
+
+
+def family_coverage(families: pd.DataFrame) -> go.Figure:
+    """Languages supported by at least one model, in percent of each family's (InstructAlign, Figure 1).
+
+    `families` has `family, supported, languages`; the dashed line is the share of all languages together.
+    """
+    frame = families.assign(share=100 * families["supported"] / families["languages"]).sort_values("share")
+    names = [
+        f"{name} ({s:,} of {n:,})" for name, s, n in frame[["family", "supported", "languages"]].itertuples(index=False)
+    ]
+    figure = go.Figure(
+        go.Bar(
+            x=frame["share"],
+            y=names,
+            orientation="h",
+            marker_color=COLOURS[0],
+            text=frame["share"].map("{:.1f}%".format),
+            textposition="outside",
+            textfont_size=11,
+            hovertemplate="%{y}: %{x:.1f}%<extra></extra>",
+        )
+    )
+    supported, languages = frame["supported"].sum(), frame["languages"].sum()
+    share = 100 * supported / languages
+    figure.add_vline(x=share, line={"dash": "dash", "color": GREY, "width": 1.5}, layer="below")
+    note = f"all families: {supported:,} of {languages:,} languages, {share:.1f}%"
+    figure.add_annotation(text=note, x=share, xanchor="left", y=1.0, yref="paper", yanchor="bottom", showarrow=False)
+    highest = 1.08 * frame["share"].max()
+    figure.update_xaxes(title="languages supported by at least one model (% of the family)", range=[0, highest])
+    figure.update_yaxes(title="language family (supported of all its languages)")
+    return style(figure, "How many languages of each family are supported", height=520)
+
+
+def objective_examples(rows: pd.DataFrame) -> go.Figure:
+    """What an instruction of each objective looks like (InstructAlign, Figure 2), as a table that can be read aloud.
+
+    `rows` has the columns `objective, prompt, answer` of `alignment.instructions`.
+    """
+    wrapped = [
+        ["<br>".join(part for line in text.splitlines() for part in textwrap.wrap(escape(line, quote=False), width))
+         for text in rows[name]]
+        for name, width in (("prompt", 64), ("answer", 38))
+    ]  # fmt: skip
+    names = [_objective(objective)[0] for objective in rows["objective"]]
+    table = go.Table(
+        columnwidth=[1.4, 7, 4],
+        header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},
+        cells={"values": [names, *wrapped], "align": "left", "font_size": 12, "height": 22},
+    )
+    lines = sum(2 + max(texts[i].count("<br>") for texts in wrapped) for i in range(len(rows)))
+    return style(go.Figure(table), "One instruction of each objective", height=130 + 20 * lines)
+
+
+def model_scaling(scores: pd.DataFrame) -> go.Figure:
+    """Average weighted F1 on L1 and L2 against model size, per objective at its largest r (InstructAlign, Figure 3).
+
+    `scores` is a table as `published.scores` gives it; each source is a row of panels. Averages are those of Table 2.
+    """
+    table = published.averages(scores)
+    table["size"] = table["model"].map(_parameters)
+    table["tick"] = [_size_name(size) or model for size, model in zip(table["size"], table["model"], strict=True)]
+    table["amount"] = pd.to_numeric(table["replay"], errors="coerce").fillna(-1)
+    series = ["source", "model", "objective", "group"]
+    table = table[table["amount"] == table.groupby(series)["amount"].transform("max")]
+    figure, panels = _panels(table, [group for group in ("L1", "L2") if group in set(table["group"])])
+    for (source, group), place in panels.items():
+        part = table[(table["source"] == source) & (table["group"] == group)].sort_values("size")
+        part = part.assign(family=part["model"].str.extract(r"^(.*?)-?\d", expand=False).fillna(part["model"]))
+        for (family, objective), line in part.groupby(["family", "objective"], sort=False):
+            name, colour, symbol, dash = _objective(objective)
+            plain = objective == "none" and family == "bloom"
+            figure.add_scatter(
+                name=f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"])),
+                x=line["tick"],
+                y=line["value"],
+                error_y=_bars(line, "value", "low", "high"),
+                mode="lines+markers",
+                line={"color": GREY if plain else colour, "dash": dash},
+                marker={"symbol": "x" if plain else symbol, "size": 9},
+                hovertemplate=f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>",
+                **place,
+            )
+        _baselines(figure, part, place)
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=part["tick"].unique(), **place)
+    figure.update_yaxes(matches="y", rangemode="tozero")
+    _axes(figure, panels, "model size (parameters)", "weighted F1 (%)")
+    return _finish(figure, "Model size and what tuning adds", panels)
+
+
+def replay_curves(scores: pd.DataFrame) -> go.Figure:
+    """Difference in weighted F1 to the untuned model against r, per objective with several r (InstructAlign, Figure 4).
+
+    `scores` as for `model_scaling`; panels are groups and sources. Averages are over all languages of a group, as in
+    Table 3, so give it the tasks that are to be averaged.
+    """
+    table = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
+    table["amount"] = pd.to_numeric(table["replay"], errors="coerce")
+    several = table.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
+    table = table[several].dropna(subset="amount").sort_values("amount", kind="stable")
+    ticks = [f"{int(r):,}" for r in sorted(table["amount"].unique())]
+    figure, panels = _panels(table, [group for group in GROUPS if group in set(table["group"])])
+    for (source, group), place in panels.items():
+        part = table[(table["source"] == source) & (table["group"] == group)]
+        for (model, objective), line in part.groupby(["model", "objective"], sort=False):
+            name, colour, symbol, dash = _objective(objective)
+            figure.add_scatter(
+                name=f"{model} {name}",
+                x=[f"{int(r):,}" for r in line["amount"]],
+                y=line["difference"],
+                error_y=_bars(line, "difference", "difference_low", "difference_high"),
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"symbol": symbol, "size": 9},
+                hovertemplate=f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>",
+                **place,
+            )
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+    figure.update_xaxes(type="category", categoryorder="array", categoryarray=ticks)
+    figure.update_yaxes(matches="y")
+    _axes(figure, panels, "replayed samples r", "weighted F1 minus untuned model (points)")
+    return _finish(figure, "What tuning changes, against the amount of replay", panels)
+
+
+def transfer(scores: pd.DataFrame) -> go.Figure:
+    """Gain on languages never seen (L3) against the gain on taught ones (L2), with Pearson's r and its 95% interval
+    (InstructAlign, Figure 5): a point per tuned row and test set of `scores` (as for `model_scaling`)."""
+    points = published.gains(scores)
+    figure, panels = _panels(points, [""])
+    ends = [min(points[["L2", "L3"]].min()) - 2, max(points[["L2", "L3"]].max()) + 2]
+    colours = dict(
+        zip(points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None), COLOURS, strict=False)
+    )
+    symbols = dict(
+        zip(colours, ["circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon"], strict=False)
+    )
+    for (source, _), place in panels.items():
+        part = points[points["source"] == source]
+        for key, dots in part.groupby(["dataset", "task"], sort=False):
+            figure.add_scatter(
+                name=" ".join(key),
+                x=dots["L2"],
+                y=dots["L3"],
+                mode="markers",
+                marker={"color": colours[key], "symbol": symbols[key], "size": 10, "opacity": 0.8},
+                text=dots["row"],
+                hovertemplate="%{text}<br>L2 %{x:+.1f}, L3 %{y:+.1f} points<extra>" + " ".join(key) + "</extra>",
+                **place,
+            )
+        same = {"color": GREY, "width": 1.5, "dash": "dash"}
+        figure.add_scatter(name="same gain", x=ends, y=ends, mode="lines", line=same, hoverinfo="skip", **place)
+        where = {k: place[k] for k in ("row", "col")}
+        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **where)
+        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **where)
+        r, low, high = published.correlation(part["L2"], part["L3"])
+        text = f"{source}, n = {len(part)}: " + (f"r = {r:.2f}" if r == r else "too few for r")
+        text += f" [{low:.2f}, {high:.2f}]" if low == low else ""
+        figure.update_annotations(selector={"text": source}, text=text)
+    figure.update_xaxes(range=ends)
+    figure.update_yaxes(range=ends)
+    _axes(figure, panels, "gain on taught languages, L2 (points)", "gain on languages never seen, L3 (points)")
+    return _finish(figure, "What is gained on taught languages and on those never seen", panels, height=520)
+
+
+def language_scores(scores: pd.DataFrame) -> go.Figure:
+    """Heat map of weighted F1, rows by languages (InstructAlign, Figure 6), one panel per source; chance and majority
+    stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
+    table = scores[scores["metric"] == "weighted_f1"]
+    order = table.drop_duplicates("language").sort_values("group", kind="stable")
+    names = [
+        f"{NAMES.get(code, code)}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)
+    ]
+    grids = {}
+    for source, part in table.groupby("source", sort=False):
+        wide = part.pivot(index="row", columns="language", values="value")
+        wide = wide.reindex(index=part["row"].unique(), columns=order["language"])
+        bases = part.groupby("language")[["chance", "majority"]].mean().T.reindex(columns=order["language"])
+        grids[source] = pd.concat([bases.rename({"chance": CHANCE, "majority": MAJORITY}).dropna(how="all"), wide])
+    rows = [len(wide) for wide in grids.values()]
+    figure, panels = _panels(table, [""], heights=rows)
+    highest = max(wide.max(axis=None) for wide in grids.values())
+    for (source, _), place in panels.items():
+        wide = grids[source]
+        figure.add_heatmap(
+            z=wide.to_numpy(),
+            x=names,
+            y=list(wide.index),
+            text=[["" if v != v else f"{v:.0f}" for v in line] for line in wide.to_numpy()],
+            texttemplate="%{text}",
+            coloraxis="coloraxis",
+            hovertemplate="%{y}<br>%{x}: %{z:.1f}<extra></extra>",
+            xgap=1,
+            ygap=1,
+            **place,
+        )
+    bar = {"title": "weighted<br>F1 (%)"}
+    figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": highest, "colorbar": bar})
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(tickangle=-45)
+    _axes(figure, panels, "language and group", "model and tuning")
+    return _finish(figure, "Weighted F1 by language", panels, height=260 + 30 * sum(rows) + 60 * (len(rows) - 1))
+
+
+def objective_bars(scores: pd.DataFrame) -> go.Figure:
+    """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
+    languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
+    table = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
+    table = published.differences(published.means(table, "dataset"))
+    figure, panels = _panels(table, [""])
+    places = list(table["dataset"].unique())
+    for (source, _), place in panels.items():
+        for name, part in table[table["source"] == source].groupby("dataset", sort=False):
+            i = places.index(name)
+            figure.add_bar(
+                name=name,
+                x=part["row"],
+                y=part["difference"],
+                error_y=_bars(part, "difference", "difference_low", "difference_high"),
+                marker_color=COLOURS[i % len(COLOURS)],
+                marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
+                text=None if part["difference_low"].notna().any() else part["difference"].map("{:+.1f}".format),
+                textposition="outside",
+                textfont_size=10,
+                constraintext="none",
+                hovertemplate="%{x}: %{y:+.1f} points<extra>" + name + "</extra>",
+                **place,
+            )
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+    figure.update_xaxes(tickangle=-35)
+    figure.update_layout(bargap=0.3)
+    _axes(figure, panels, "tuned on", "weighted F1 minus untuned model (points)")
+    return _finish(figure, "What each objective changes", panels, height=520)
+
+
+def losses(logs: pd.DataFrame) -> go.Figure:
+    """Training and validation loss (nats) against steps, per objective ((IA)^1, Figure 3): only from our logs.
+
+    `logs` has the lines of log.jsonl of several runs, with `run` and `objective`.
+    """
+    kinds = {"loss": "training", "validation_loss": "validation"}
+    figure = make_subplots(rows=1, cols=2, subplot_titles=list(kinds.values()), shared_yaxes=True)
+    for column, kind in enumerate(kinds, 1):
+        for run, part in logs.dropna(subset=kind).groupby("run", sort=False):
+            _, colour, symbol, dash = _objective(part["objective"].iloc[0])
+            figure.add_scatter(
+                name=run,
+                x=part["step"],
+                y=part[kind],
+                mode="lines+markers" if kind == "validation_loss" else "lines",
+                line={"color": colour, "dash": dash},
+                marker={"symbol": symbol},
+                legendgroup=run,
+                showlegend=column == 1,
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="loss (nats)", rangemode="tozero", showticklabels=True)
+    return style(figure, "Loss per objective", height=420)
+
+
+def _panels(table: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
+    """A figure with a panel per source and column, and (source, column) -> where its traces go. Sources stand below
+    each other where there are several columns or `heights`, else side by side.
+
+    Raises ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError("nothing to draw: the table has no rows that this figure compares")
+    grid = [(source, column) for source in table["source"].unique() for column in columns]
+    across = len(columns) if len(columns) > 1 or heights else len(grid)
+    titles = [", ".join(part for part in (group_title(c) if c in GROUPS else c, s) if part) for s, c in grid]
+    down = len(grid) // across
+    figure = make_subplots(
+        rows=down,
+        cols=across,
+        subplot_titles=titles,
+        shared_yaxes=not heights,
+        shared_xaxes=bool(heights),
+        row_heights=heights,
+        vertical_spacing=0.3 / down if down > 1 and not heights else 0.08,
+        horizontal_spacing=0.05,
+    )
+    return figure, {key: {"row": i // across + 1, "col": i % across + 1} for i, key in enumerate(grid)}
+
+
+def _axes(figure: go.Figure, panels: dict, x: str, y: str) -> None:
+    """Titles at the outer panels only, where they do not run into the next one."""
+    figure.update_xaxes(title=x, row=max(place["row"] for place in panels.values()))
+    figure.update_yaxes(title=y, col=1)
+
+
+def _finish(figure: go.Figure, title: str, panels: dict, height: int | None = None) -> go.Figure:
+    """Each name once in the legend, whatever the number of panels."""
+    seen = set()
+    for trace in figure.data:
+        if trace.type != "heatmap":
+            trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
+            seen.add(trace.name)
+    rows = max(place["row"] for place in panels.values())
+    return style(figure, title, height or 160 + 340 * rows).update_layout(
+        margin_t=90, title_y=0.98, title_yanchor="top"
+    )
+
+
+def _baselines(figure: go.Figure, part: pd.DataFrame, place: dict) -> None:
+    """Lines of chance and majority in a panel, named at its foot; a remark where the test labels are not here."""
+    known = part[["chance", "majority"]].mean()
+    named = []
+    for name, label, dash in (("chance", CHANCE, "dash"), ("majority", MAJORITY, "dot")):
+        if known[name] == known[name]:
+            figure.add_hline(y=known[name], line={"dash": dash, "color": GREY, "width": 1.5}, layer="below", **place)
+            named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {label} {known[name]:.0f}")
+    text = "; ".join(named) or "chance and majority: not all test labels are here"
+    figure.add_annotation(text=text, font_size=11, showarrow=False, x=0.5, xref="x domain", y=3, **place)
+
+
+def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> dict | None:
+    """Error bars of a line, if it has intervals."""
+    if part[[low, high]].isna().all(axis=None):
+        return None
+    ends = {"array": part[high] - part[value], "arrayminus": part[value] - part[low]}
+    return {"type": "data", "thickness": 1, **ends}
+
+
+def _objective(name: str) -> tuple[str, str, str, str]:
+    return _OBJECTIVES.get(name, (name.upper().replace("+", " + "), "#56B4E9", "cross", "solid"))
+
+
+def _amount(replay: pd.Series) -> str:
+    amounts = [f"{int(r):,}" if r.isdigit() else r for r in replay.unique()]
+    return f", r = {' / '.join(amounts)}"
+
+
+def _parameters(model: str) -> float:
+    """Parameters by a model's name (bloomz-1b1 has 1.1 billion), infinity for a name that does not say."""
+    found = re.search(r"(\d+(?:\.\d+)?)([bm])(\d*)(?![a-z])", model.lower())
+    if not found:
+        return float("inf")
+    return float(found[1] + ("." + found[3] if found[3] else "")) * (1e9 if found[2] == "b" else 1e6)
+
+
+def _size_name(size: float) -> str:
+    return "" if size == float("inf") else f"{size / 1e9:g}B" if size >= 1e9 else f"{size / 1e6:g}M"

@@ -1,0 +1,290 @@
+"""What the papers print, and the one table that their scores and ours share.
+
+`params/published/` holds the numbers, with their sources. Scores are in percent, and `replay` is r as text, empty where
+nothing was tuned. Models are named by the Hub without their owner, combined objectives in alphabetical order.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ia_lib.data import languages
+from ia_lib.evaluation.measures import of_rows
+from ia_lib.paths import params
+from ia_lib.randomness import uniforms
+
+INSTRUCTALIGN, IA1, COMMIT = "InstructAlign", "(IA)^1", "COMMIT"
+PUBLISHED, OURS = "published", "ours"
+ROW = ["model", "objective", "replay"]
+CELL_COLUMNS = ["paper", "table", "row", *ROW, "dataset", "task", "language", "metric", "published"]
+# A table of scores: a line per row of a table, language and metric, from a paper (source published) or from us (ours).
+SCORE_KEYS = ["source", "row", *ROW, "dataset", "task", "group", "language", "metric"]
+SCORE_NUMBERS = ["value", "low", "high", "difference", "difference_low", "difference_high", "chance", "majority"]
+# What the rows of the first version are, in this kit's words.
+_IA1_ROWS = {
+    "Baseline": ("bloomz-560m", "none", ""),
+    "Zero-Shot Baseline": ("bloomz-560m", "none", ""),
+    "BLOOMZ-1.1B": ("bloomz-1b1", "none", ""),
+    "BLOOMZ-1.7B": ("bloomz-1b7", "none", ""),
+    "BLOOMZ-3B": ("bloomz-3b", "none", ""),
+    "Monolingual": ("bloomz-560m", "mlm", "0"),
+    "Monolingual Denoising": ("bloomz-560m", "mlm", "0"),
+    "Conditional Denoising": ("bloomz-560m", "span+word", "0"),
+    "Machine Translation": ("bloomz-560m", "mt", "0"),
+    "IA1": ("bloomz-560m", "mt+span+word", "0"),
+    "IA1 + Monolingual": ("bloomz-560m", "mlm+mt+span+word", "0"),
+    **{f"IA1 r={r}": ("bloomz-560m", "mt+span+word", str(r)) for r in (0, 1000, 10000)},
+}
+# Where test labels lie in the folder of real data, as their releases name the files, and the column of the labels.
+_LABELS = {
+    ("nusax", "sentiment"): ("nusax/sentiment/{name}/test.csv", "label"),
+    ("nusatranslation", "sentiment"): ("nusawrites/nusa_kalimat-senti-{code}-test.csv", "label"),
+    ("nusaparagraph", "emotion"): ("nusawrites/nusa_alinea-emot-{code}-test.csv", "label"),
+    ("nusaparagraph", "topic"): ("nusawrites/nusa_alinea-topic-{code}-test.csv", "label"),
+}
+_INDOLEM = ("indolem/test0.csv", "sentiment")  # NusaTranslation's Indonesian
+_DRAWS = 1000
+
+
+@cache
+def read(name: str) -> pd.DataFrame:
+    """One file of params/published, without its ending. The table is shared: take a copy before you change it."""
+    return pd.read_csv(params() / "published" / f"{name}.csv", dtype={"replay": str}).fillna({"replay": ""})
+
+
+@cache
+def cells() -> pd.DataFrame:
+    """Every number that stands in a table of the papers, and in Figure 6: `CELL_COLUMNS`.
+
+    `language` is a code, a group (L1, L2, L3; in Table 2 also L1/eng and L1/ind), `all`, or `avg` in COMMIT. The counts
+    of Tables 1 and 12 to 15 have the metrics train, valid, test and languages, and no model.
+    """
+    table1 = read("instructalign_table1")
+    counts = pd.DataFrame(
+        {
+            ("all", "languages"): [sum(map(int, text.split("+"))) for text in table1["languages"]],
+            **{(group, "languages"): table1[group.lower()] for group in languages.GROUPS},
+            ("all", "test"): table1["test"],
+        }
+    )
+    counts = pd.concat(
+        [
+            table1[["dataset", "task"]].assign(table="Table 1", language=language, metric=metric, value=value)
+            for (language, metric), value in counts.items()
+        ]
+    )
+    sizes = read("instructalign_dataset_statistics")
+    sizes = sizes.melt(["table", "dataset", "task", "language"], ["train", "valid", "test"], "metric").dropna()
+    precision = read("instructalign_table11").assign(objective="none")
+    precision["row"] = precision["precision"] + ", " + precision["prompt_language"] + " prompts"
+    first = read("ia1_tables").assign(task="sentiment", language="all")
+    first[ROW] = [_IA1_ROWS[row] for row in first["row"]]
+    parts = [
+        (INSTRUCTALIGN, counts),
+        (INSTRUCTALIGN, read("instructalign_table2").rename(columns={"group": "language"})),
+        (INSTRUCTALIGN, read("instructalign_table3").rename(columns={"group": "language"})),
+        (INSTRUCTALIGN, read("instructalign_figure6")),
+        (INSTRUCTALIGN, precision),
+        (INSTRUCTALIGN, sizes),
+        (INSTRUCTALIGN, read("instructalign_per_language").drop(columns="group")),
+        (IA1, first),
+        (COMMIT, read("commit_tables")),
+    ]
+    frame = pd.concat([part.assign(paper=paper) for paper, part in parts], ignore_index=True)
+    frame["published"] = frame["value"].astype(float)
+    frame["objective"] = frame["objective"].map(_in_order, na_action="ignore")
+    text = [name for name in CELL_COLUMNS if name != "published"]
+    frame[text] = frame[text].fillna("")
+    return frame[CELL_COLUMNS]
+
+
+@cache
+def members(dataset: str, task: str) -> dict[str, str]:
+    """The languages of a test set of InstructAlign and their groups, in the order of Tables 16 to 19."""
+    table = read("instructalign_per_language")
+    table = table[(table["dataset"] == dataset) & (table["task"] == task)]
+    return dict(zip(table["language"], table["group"], strict=True))
+
+
+def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd.DataFrame:
+    """A paper's scores as `SCORE_KEYS` and `SCORE_NUMBERS`: of InstructAlign per language (Tables 16 to 19), of the
+    first version, which prints no languages, per data set (Tables 4 to 6).
+
+    `chance` and `majority` are there where `baselines` finds the test labels; papers print no intervals.
+    """
+    if paper == INSTRUCTALIGN:
+        frame = read("instructalign_per_language").assign(row=_titles(read("instructalign_per_language")))
+    else:
+        frame = cells()[(cells()["paper"] == IA1) & (cells()["dataset"] != "average")]
+        frame = frame.rename(columns={"published": "value"}).assign(group="all")
+        frame = frame.drop_duplicates([*ROW, "dataset", "metric"])
+    frame = frame.merge(baselines(data_dir), "left", on=["dataset", "task", "language"])
+    frame = frame.assign(source=PUBLISHED).reindex(columns=SCORE_KEYS + SCORE_NUMBERS)
+    return frame.astype(dict.fromkeys(SCORE_NUMBERS, float))
+
+
+def ours(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds those over
+    all of them.
+
+    `results` needs the column `model` (name of the model that the run's chain of models began with) beside those of
+    `results.table`; a task is `nusax/sentiment`, or `sentiment` with the column `dataset`. An empty table means that
+    nothing was run.
+
+    Raises ValueError for a column that is not there.
+    """
+    if results.empty:
+        return pd.DataFrame(columns=SCORE_KEYS + SCORE_NUMBERS).astype(dict.fromkeys(SCORE_NUMBERS, float))
+    for name in ("run", *ROW, "task", "group", "language", "prompt", "weighted_f1", "low", "high"):
+        if name not in results:
+            raise ValueError(f"results: there is no column {name!r}; found: {', '.join(map(str, results.columns))}")
+    results = of_rows(results)
+    frame = results[(results["prompt"].astype(str) == "all") & (results["language"] != "all")].copy()
+    split = frame["task"].str.rpartition("/")
+    frame["dataset"], frame["task"] = frame.get("dataset", split[0]), split[2]
+    frame["row"] = frame.get("row", frame["run"])
+    frame["model"] = frame["model"].astype(str).str.rpartition("/")[2]
+    frame["objective"] = frame["objective"].map(_in_order)
+    frame["replay"] = frame["replay"].astype(str).mask(frame["objective"] == "none", "")
+    given = frame.columns
+    blank = dict.fromkeys(["low", "high", "difference", "difference_low", "difference_high"], np.nan)
+    kinds = {
+        "weighted_f1": {"value": "weighted_f1", "chance": "chance", "majority": "majority"},
+        "accuracy": {"value": "accuracy", "chance": "chance_accuracy", "majority": "majority_accuracy", **blank},
+        "test": {"value": "examples", "chance": np.nan, "majority": np.nan, **blank},
+    }
+    parts = []
+    for metric, columns in kinds.items():
+        found = {name: frame[column] if column in given else np.nan for name, column in columns.items()}
+        parts.append(frame.assign(source=OURS, metric=metric, **found))
+    frame = pd.concat(parts).reindex(columns=SCORE_KEYS + SCORE_NUMBERS).dropna(subset="value")
+    ends = {name: "min" if name.endswith("low") else "max" for name in SCORE_NUMBERS if name.endswith(("low", "high"))}
+    return frame.groupby(SCORE_KEYS, sort=False, as_index=False).agg(dict.fromkeys(SCORE_NUMBERS, "mean") | ends)
+
+
+def means(table: pd.DataFrame, *by: str) -> pd.DataFrame:
+    """Means per source, row, group, metric and the columns `by`, over everything else; of intervals the mean of their
+    ends, which is too wide rather than too narrow. A number that one part lacks is missing in the mean."""
+    keys = ["source", "row", *ROW, "metric", *by, "group"]
+    grouped = table.groupby(keys, sort=False)[SCORE_NUMBERS]
+    return grouped.sum().div(grouped.size(), axis=0).where(grouped.count().eq(grouped.size(), axis=0)).reset_index()
+
+
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """Weighted F1 of the groups as Table 2 averages it: L1 over its languages, L2 and L3 over the test sets' means."""
+    table = table[table["metric"] == "weighted_f1"]
+    over_sets = means(means(table, "dataset", "task"))
+    return pd.concat([means(table).query("group == 'L1'"), over_sets.query("group != 'L1'")], ignore_index=True)
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """The tuned rows of a table of scores or means, with `difference` to the same source's untuned model in points.
+
+    Where the table brings a (paired) difference that one stays, with its interval. Rows without an untuned model go.
+    """
+    keys = [name for name in SCORE_KEYS if name in table and name not in ("row", "objective", "replay")]
+    base = table[table["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
+    tuned = table[table["objective"] != "none"].merge(base.rename(columns={"value": "base"}), on=keys)
+    tuned["difference"] = tuned["difference"].fillna(tuned["value"] - tuned["base"])
+    return tuned.drop(columns="base")
+
+
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Points of Figure 5: per tuned row, data set and task the gain in weighted F1 on `L2` and on `L3`."""
+    table = differences(means(table[table["metric"] == "weighted_f1"], "dataset", "task"))
+    points = table.pivot_table("difference", ["source", "row", *ROW, "dataset", "task"], "group", sort=False)
+    return points.reindex(columns=["L2", "L3"]).dropna().reset_index()
+
+
+def correlation(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
+    """Pearson's r and its 95% interval: Fisher's z, which takes the points for independent. NaN for too few points."""
+    r = float(np.corrcoef(x, y)[0, 1]) if len(x) > 2 else np.nan
+    if len(x) < 4 or not abs(r) < 1:
+        return r, np.nan, np.nan
+    half = 1.959964 / np.sqrt(len(x) - 3)
+    return r, float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
+
+
+@cache
+def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
+    """What needs no model, per test set that is there: `dataset, task, language, examples, labels` (how many examples
+    each has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
+    answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 uniform guesses).
+
+    Labels are read from `data_dir`, else from the folder in the variable IA_DATA, else from ../shared/data beside the
+    kit.
+    """
+    lines = []
+    for (dataset, task), (pattern, column) in _LABELS.items():
+        found = {}
+        for code in members(dataset, task):
+            path, name = _data_folder(data_dir) / pattern.format(code=code, name=_file_name(code)), column
+            if (dataset, code) == ("nusatranslation", "ind"):
+                path, name = _data_folder(data_dir) / _INDOLEM[0], _INDOLEM[1]
+            if path.is_file():
+                found[code] = pd.read_csv(path, dtype=str)[name].replace({"0": "negative", "1": "positive"})
+        names = sorted(set().union(*found.values()))  # the options: a test set need not have all of them
+        for code, labels in found.items():
+            counts = labels.value_counts().reindex(names, fill_value=0)
+            constant = constant_f1(counts)
+            lines.append(
+                {
+                    **{"dataset": dataset, "task": task, "language": code, "examples": len(labels)},
+                    **{"labels": counts.to_dict(), "majority_label": constant.idxmax(), "majority": constant.max()},
+                    **_chance(tuple(counts)),
+                }
+            )
+    columns = [
+        "dataset",
+        "task",
+        "language",
+        "examples",
+        "labels",
+        "majority_label",
+        "majority",
+        "chance",
+        "chance_high",
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def constant_f1(counts: pd.Series) -> pd.Series:
+    """Weighted F1 of answering always the same label, for each label; `counts` says how often each is right."""
+    share = counts / counts.sum()
+    return 100 * share * 2 * share / (1 + share)
+
+
+@cache
+def _chance(counts: tuple[int, ...]) -> dict[str, float]:
+    gold = np.repeat(np.arange(len(counts)), counts)
+    guesses = (uniforms(("chance",), np.arange(_DRAWS), len(gold)) * len(counts)).astype(int)
+    f1 = np.zeros(_DRAWS)
+    for label, count in enumerate(counts):
+        right = (guesses[:, gold == label] == label).sum(1)
+        f1 += 200 * right / np.maximum(count + (guesses == label).sum(1), 1) * count / len(gold)
+    return {"chance": f1.mean(), "chance_high": np.percentile(f1, 97.5)}
+
+
+def _data_folder(data_dir: str | Path | None) -> Path:
+    return Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
+
+
+def _file_name(code: str) -> str:
+    return languages.name(code).lower().replace(" ", "_")
+
+
+def _in_order(objective: str) -> str:
+    return "+".join(sorted(objective.split("+")))
+
+
+def _titles(frame: pd.DataFrame) -> list[str]:
+    return [title(*row) for row in frame[ROW].itertuples(index=False)]
+
+
+def title(model: str, objective: str, replay: str) -> str:
+    """A row's name, for example `bloomz-560m tlm r=100,000`."""
+    amount = f"r={int(replay):,}" if replay.isdigit() else replay and f"r={replay}"
+    return " ".join(part for part in (model, objective, amount) if part and part != "none")

@@ -1,0 +1,237 @@
+"""Continual instruction tuning: transformers' Trainer over batches that the replay plan lays out (section 3.2)."""
+
+import inspect
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState
+
+from ia_lib.models.load import fuse_gelu
+from ia_lib.training.batches import Collator, weigh
+
+
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, settings) -> None:
+    """Write weights (safetensors), tokenizer and a model card."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    start = settings.model.name or (f"the run {settings.model.run}" if settings.model.run else "random weights")
+    (folder / "README.md").write_text(
+        f"# {settings.name}\n\n"
+        f"Began with {start}; objective {settings.objective}, {settings.replay} replayed samples, "
+        f"seed {settings.seed}.\n\n"
+        f"Taught languages: {', '.join(settings.taught) if settings.uses_new else 'none'}. "
+        f"Corpus: {settings.corpus}.\n\n"
+        "Made for research on teaching languages; check its evaluation before you rely on it.\n",
+        encoding="utf-8",
+    )
+
+
+class _OneDevice(TrainingArguments):
+    """One process computes on one device, however many it sees.
+
+    By itself Trainer spreads a batch over all visible GPUs by DataParallel. It would multiply the batch size by their
+    number, so that a step reads the rows of several, and return one loss for each GPU's part of a batch, whose weights
+    only sum to one together.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, super().n_gpu)
+
+
+class AnswerTrainer(Trainer):
+    """A Trainer whose loss is the weighted sum over the batch's tokens, read in the order they are given."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *given, log: "_Log", **named):
+        super().__init__(*given, callbacks=[log], **named)
+        self.log_file = log
+
+    def training_step(self, *given, **named):
+        loss = super().training_step(*given, **named)
+        self.log_file.losses = self.log_file.losses + loss.float()
+        return loss
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        counted = inputs["weights"] > 0
+        if not counted.any():
+            # rows cut at their ends may have nothing left that counts
+            loss = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
+            return (loss, {"loss": loss}) if return_outputs else loss
+        # the vocabulary's logits are needed from the first position that counts
+        keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
+        accepted = inspect.signature(self.model.forward).parameters
+        given = {**inputs, "logits_to_keep": keep, "use_cache": False}
+        outputs = model(**{name: value for name, value in given.items() if name in accepted})
+        counted = counted[:, -keep:]
+        losses = torch.nn.functional.cross_entropy(
+            outputs.logits[:, -keep:][counted].float(), inputs["targets"][:, -keep:][counted], reduction="none"
+        )
+        loss = (losses * inputs["weights"][:, -keep:][counted]).sum()
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        with torch.inference_mode():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach()
+        # the weights of all held-out rows sum to one; Trainer takes the mean over rows of what is returned for a batch
+        return loss * len(self.eval_dataset) / len(inputs["weights"]), None, None
+
+
+class _Log(TrainerCallback, ExportableState):
+    """Writes log.jsonl while training goes on, and tells the caller how far it is.
+
+    A record's loss is the mean over the steps since the last record, also where training was cut off between them:
+    Trainer would begin to count at the checkpoint, so the sum so far is kept in it.
+    """
+
+    def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
+        self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
+        self.last_step, self.last_time = 0, time.monotonic()
+        self.losses, self.losses_from = 0.0, 0  # the sum of the losses of the steps behind that one
+
+    def state(self):
+        return {"losses": float(self.losses), "losses_from": self.losses_from}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.last_step, self.last_time = state.global_step, time.monotonic()
+        kept = state.stateful_callbacks.get("_Log", {})
+        self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
+        # what a killed run logged after its last checkpoint will be logged again
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.progress:
+            self.progress(state.global_step, state.max_steps)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
+        record = {names[k]: v for k, v in logs.items() if k in names}
+        if not record:
+            return
+        record = {"step": state.global_step, **record}
+        if "loss" in record:
+            record["loss"] = float(self.losses) / (state.global_step - self.losses_from)
+            self.losses, self.losses_from = 0.0, state.global_step
+            now = time.monotonic()
+            tokens = sum(self.tokens[self.last_step : state.global_step])
+            record["tokens_per_second"] = round(tokens / max(now - self.last_time, 1e-9))
+            self.last_step, self.last_time = state.global_step, now
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.report:
+            self.report({**record, "of": state.max_steps})
+
+
+def tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    validation: list[dict],
+    folder: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: float = 0.0,
+    weight_decay: float = 0.0,
+    accumulation: int = 1,
+    loss: str = "answer",
+    loss_average: str = "example",
+    precision: str = "float32",
+    log_steps: int = 50,
+    validate_steps: int = 500,
+    save_steps: int = 500,
+    seed: int = 1,
+    on_log: Callable[[dict], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PreTrainedModel:
+    """Train `model` on `rows` (from `prepare`), batch after batch in the order given; resume if `folder` has a
+    checkpoint. AdamW, gradient norm cut at 1, learning rate linear to 0 after a linear warm-up of that share of steps.
+
+    Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
+    `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
+    killed run ends with the weights of an unbroken one. The validation loss is the mean over all of `validation`, by
+    example or token as `loss_average` says.
+
+    Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts.
+    """
+    decoder_start = None
+    if model.config.is_encoder_decoder:
+        if loss == "all":
+            raise ValueError(
+                "loss: found 'all'; allowed: 'answer' for an encoder-decoder model, which predicts no prompt"
+            )
+        decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
+    folder.mkdir(parents=True, exist_ok=True)
+    model = fuse_gelu(model)
+    weighed = weigh(rows, batch_size, loss, loss_average)
+    per_step = [
+        sum(len(row["input_ids"]) for row in weighed[i : i + batch_size]) for i in range(0, len(rows), batch_size)
+    ]
+    held_out = weigh(validation, len(validation) or 1, loss, loss_average)
+    arguments = _OneDevice(
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size // accumulation,
+        per_device_eval_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
+        train_sampling_strategy="sequential",
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(warmup * steps),
+        weight_decay=weight_decay,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        logging_steps=log_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=validate_steps,
+        save_strategy="steps",
+        save_steps=save_steps,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+        seed=seed,
+    )
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=weighed,
+        eval_dataset=held_out or None,
+        data_collator=Collator(
+            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id, decoder_start
+        ),
+        log=_Log(folder / "log.jsonl", per_step, on_log, on_progress),
+    )
+    # it would print every record; the log and the caller's own display take its place
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+    return trainer.model
+
+
+def _last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint: Trainer writes trainer_state.json last, so a half-written one has none."""
+    for path in folder.glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+    complete = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return str(complete[-1]) if complete else None

@@ -1,0 +1,409 @@
+"""A stage: one notebook for one run, made by papermill; its key, its manifest, and how it becomes finished.
+
+A stage writes into `<stage>.part`, and only when everything is there, with manifest.json written last, is that folder
+renamed to `<stage>`: a folder with a manifest is finished, anything else is rubbish. What a killed stage can continue
+from (checkpoints) lies in `<stage>.part` and is used if the stage's key is still the same.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from ia_lib.data import minilab
+from ia_lib.paths import root
+from ia_lib.workflow.settings import Settings
+
+if TYPE_CHECKING:
+    from ia_lib.workflow.graph import Table
+
+NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
+# Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
+STAGE_VERSION = {"data": 3, "tune": 2, "evaluate": 3, "report": 3}
+_PACKAGES = (
+    "ia_lib",
+    "torch",
+    "transformers",
+    "datasets",
+    "tokenizers",
+    "accelerate",
+    "bitsandbytes",
+    "numpy",
+    "pandas",
+)
+
+# What lies in a stage's folder only while it is being made.
+_SCAFFOLDING = {"key", "progress.json", "checkpoints"}
+# Set while a stage's notebook is run as a job: what it needs is there or has failed, and it must not be made again.
+JOB = "IA_JOB"
+# Set while finished stages whose code has changed since count as not finished (`run --changed`).
+REDO = "IA_REDO"
+
+
+@dataclass
+class Stage:
+    """One stage of one run: its settings, where its inputs lie and where its artefacts go."""
+
+    name: str
+    run: Settings | None  # None for the report, which is the table's
+    table: "Table"
+    folder: Path
+    key: str  # what the finished artefacts must have been made from
+    needs: list["Stage"] = field(default_factory=list)
+    _started: float = field(default_factory=time.time)
+    _spent: float = 0.0  # seconds of earlier tries that were cut off and are gone on from
+
+    def __str__(self) -> str:
+        return f"{self.run.name}: {self.name}" if self.run else self.name
+
+    @property
+    def part(self) -> Path:
+        """Where the artefacts are written until all are there."""
+        return self.folder.with_name(self.folder.name + ".part")
+
+    @property
+    def manifest(self) -> dict | None:
+        """The manifest of the finished stage, None if there is none."""
+        try:
+            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def done(self) -> bool:
+        """Whether the finished artefacts are those these settings and inputs would make."""
+        return self.status == "finished"
+
+    @property
+    def status(self) -> str:
+        """finished | missing | interrupted | files missing | settings changed | inputs changed | code changed (with
+        `REDO` only)"""
+        manifest = self.manifest
+        if manifest is None:
+            return "interrupted" if (self.part / "key").is_file() else "missing"
+        if manifest["key"] != self.key:
+            return "settings changed"
+        sizes = manifest.get("bytes", {})
+        for name in manifest.get("files", {}):
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != sizes.get(name, path.stat().st_size):
+                return "files missing"
+        for needed in self.needs:
+            if not needed.done or manifest["inputs"].get(str(needed)) != needed.manifest["digest"]:
+                return "inputs changed"
+        return "code changed" if REDO in os.environ and self.code_changed else "finished"
+
+    @property
+    def marker(self) -> Path:
+        """The file that tells Snakemake that the stage is finished; its name carries the key, not its time."""
+        run = f"{self.run.name}." if self.run else ""
+        return self.table.folder / ".jobs" / f"{run}{self.name}.{self.key[:16]}"
+
+    @property
+    def code_changed(self) -> bool:
+        """Whether the code of a finished stage has changed since."""
+        manifest = self.manifest
+        return manifest is not None and manifest["code"] != _code_hash(self.name)
+
+    def open(self) -> "Stage":
+        """Make ready for work: inputs must be finished; leftovers of other settings are removed.
+
+        Raises RuntimeError if an input is missing or another process is at work on the stage.
+        """
+        for needed in self.needs:
+            if not needed.done:
+                raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(f"another process is at work on {self} in {self.folder.parent}") from None
+        if not self.done:
+            # inputs that were made anew count too: a checkpoint must not go on with other data
+            made_from = [self.key, *(needed.manifest["digest"] for needed in self.needs)]
+            made_from = digest([*made_from, *([_code_hash(self.name)] if REDO in os.environ else [])])
+            stamp = self.part / "key"
+            if not stamp.is_file() or stamp.read_text() != made_from:
+                shutil.rmtree(self.part, ignore_errors=True)
+                self.part.mkdir()
+                stamp.write_text(made_from)
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                self._spent = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))["seconds"]
+        self._started = time.time()
+        return self
+
+    def progress(self, done: float, total: float) -> None:
+        """Tell who watches from outside how far the stage is; cheap enough to be called often."""
+        now = time.monotonic()
+        if now - getattr(self, "_told", 0) > 0.5 or done >= total:
+            self._told = now
+            write_json(self.part / "progress.json", {"done": done, "total": total, "seconds": self._seconds()})
+
+    def finish(self, device: str = "cpu", sources: list[dict[str, Any]] | None = None) -> Path:
+        """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
+
+        `sources` says what was read from outside, with its licence and checksums.
+        """
+        if not self.done:
+            (self.part / "manifest.json").unlink(missing_ok=True)
+            made = sorted(p for p in self.part.rglob("*") if p.is_file())
+            files = {p.relative_to(self.part).as_posix(): hash_file(p) for p in made}
+            # what a killed stage would go on from stays until the rest is in place
+            files = {name: value for name, value in files.items() if name.split("/")[0] not in _SCAFFOLDING}
+            manifest = {
+                "stage": self.name,
+                "table": self.table.path.name,
+                "run": self.run.name if self.run else None,
+                "seed": self.run.seed if self.run else None,
+                "settings": self.run.model_dump(mode="json") if self.run else None,
+                "key": self.key,
+                "inputs": {str(needed): needed.manifest["digest"] for needed in self.needs},
+                # a log tells how fast it went, which is no part of what was made
+                "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
+                "files": files,
+                "bytes": {name: (self.part / name).stat().st_size for name in files},
+                "sources": sources or [],
+                "code": _code_hash(self.name),
+                "versions": {"python": platform.python_version(), **_versions()},
+                "git_commit": _git_commit(),
+                "device": device,
+                "start": _time(self._started),
+                "end": _time(time.time()),
+                "seconds": self._seconds(),
+                "peak_memory_mb": _peak_memory_mb(),
+            }
+            write_json(self.part / "manifest.json", manifest)
+            old = self.folder.with_name(self.folder.name + ".old")
+            shutil.rmtree(old, ignore_errors=True)
+            if self.folder.exists():
+                os.replace(self.folder, old)
+            os.replace(self.part, self.folder)
+            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            for name in _SCAFFOLDING - {"checkpoints"}:
+                (self.folder / name).unlink(missing_ok=True)
+        self._lock.release(force=True)
+        return self.folder
+
+    def _seconds(self) -> float:
+        """What the stage has cost so far, with earlier tries as far as they told."""
+        return round(self._spent + time.time() - self._started, 1)
+
+    def notebook(self, kind: str = "") -> Path:
+        """Where the executed notebook lies; `kind` is "running", "failed" or nothing."""
+        return self.folder.with_name(f"{self.folder.name}{'.' * bool(kind)}{kind}.ipynb")
+
+    def failure(self) -> str:
+        """The error that the failed notebook ends with, in one line."""
+        with contextlib.suppress(OSError, ValueError):
+            for cell in reversed(json.loads(self.notebook("failed").read_text(encoding="utf-8"))["cells"]):
+                for output in cell.get("outputs", []):
+                    if output["output_type"] == "error":
+                        return " ".join(f"{output['ename']}: {output['evalue']}".split())
+        return "its kernel died"
+
+    def cost(self) -> float:
+        """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab."""
+        if self.name == "report":
+            return 15
+        if self.name == "data":
+            return 6
+        if self.name == "evaluate":
+            return 20
+        run = self.run
+        steps = run.steps or 1000
+        return 8 + steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
+
+
+def execute(stage: Stage) -> None:
+    """Run a stage's notebook by papermill; the executed notebook lies beside the stage's folder.
+
+    Raises StageFailed with the notebook's error; then the notebook lies there as `<stage>.failed.ipynb`.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    running, failed = stage.notebook("running"), stage.notebook("failed")
+    running.parent.mkdir(parents=True, exist_ok=True)
+    # paths inside the project are given from its folder, where the kernel starts
+    paths = {"table": stage.table.path.resolve(), "outputs_dir": stage.table.outputs}
+    parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
+    if stage.run:
+        name, changes = stage.table.changed.get(stage.run.name, (stage.run.name, {}))
+        parameters |= {"run": name, "changes": changes}
+    environment = dict(os.environ)
+    os.environ[JOB] = str(stage)
+    if stage.run and stage.run.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    try:
+        for attempt in range(5):
+            try:
+                papermill.execute_notebook(
+                    root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
+                    running,
+                    parameters=parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    cwd=root(),
+                )
+                break
+            except RuntimeError as error:
+                # two kernels that start at once can pick the same port; nothing has run then, so begin again
+                if attempt == 4 or "Kernel died before replying" not in str(error):
+                    raise
+                time.sleep(attempt + 1)
+    except (PapermillExecutionError, DeadKernelError):
+        if stage.run and not stage.run.share_text:
+            _hide_text(running)
+        os.replace(running, failed)
+        raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+    os.replace(running, stage.notebook())
+    failed.unlink(missing_ok=True)
+    if not stage.done:
+        raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+@contextlib.contextmanager
+def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
+    """Hold the lock of a table's jobs. Raises StageFailed, saying `otherwise`, while it is held by another process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=5)  # one that has just been ended may hold it for a moment yet
+    except Timeout:
+        with contextlib.suppress(OSError):
+            otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
+        raise StageFailed(otherwise) from None
+    (folder / "pid").unlink(missing_ok=True)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def snakemake(folder: Path, config: dict[str, Any], cores: int | None, lock: FileLock, look: Callable[[], None]) -> int:
+    """Let Snakemake carry out a table's jobs in `folder`, calling `look` every second; returns its exit code.
+
+    It holds the lock as well: if this process is killed, Snakemake lives on, and no second one may begin beside it.
+    """
+    write_json(folder / "config.json", config)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
+    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(folder)]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--configfile", str(folder / "config.json")]
+    # a lock on a file ends when the last process that has the file open does
+    shared = {"pass_fds": [lock._context.lock_file_fd]} if os.name == "posix" else {}
+    with open(folder / "snakemake.log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True, **shared
+        )
+    (folder / "pid").write_text(str(process.pid))
+    try:
+        while process.poll() is None:
+            look()
+            time.sleep(1)
+        look()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        raise
+    return process.returncode
+
+
+def _hide_text(notebook: Path) -> None:
+    """Take what stands in quotes out of a failed notebook's errors, which may be somebody's sentences."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        if cell["metadata"].get("tags") and "papermill-error-cell-tag" in cell["metadata"]["tags"]:
+            cell["source"] = "an error, without the text in it, since share_text is false"
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                output["evalue"] = re.sub(r"'[^\n]*'|\"[^\n]*\"", "(text not shown)", output["evalue"])
+                output["traceback"] = [f"{output['ename']}: {output['evalue']}"]
+    write_json(notebook, content)
+
+
+class StageFailed(RuntimeError):
+    """A stage's notebook raised an error."""
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def hash_folder(folder: Path) -> dict[str, str]:
+    """Hashes of a folder's text and weights files, by their path in it."""
+    kinds = (".csv", ".tsv", ".yaml", ".json", ".txt", ".model", ".safetensors")
+    return {p.relative_to(folder).as_posix(): hash_file(p) for p in sorted(folder.rglob("*")) if p.suffix in kinds}
+
+
+@cache
+def _code_hash(stage: str) -> str:
+    paths = [*sorted((root() / "ia_lib").rglob("*.py")), root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"]
+    return digest([hash_file(path) for path in paths])
+
+
+@cache
+def lab_hash() -> str:
+    package = Path(minilab.__file__).parent
+    return digest([hash_file(package / "minilab.py"), hash_folder(package / "minilab_data")])
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git_commit() -> str | None:
+    answer = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root(), capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or None
+
+
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    # Linux counts in kilobytes, macOS in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file at once: who reads it sees the old or the new one, never half."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+    os.replace(part, path)
