@@ -48,7 +48,7 @@ def results(per_language):
             for group, scores in groups.items():
                 table += [
                     {
-                        **dict(zip(audit.ROW, (f"bigscience/{row[0]}", row[1], row[2] or "all"), strict=True)),
+                        **dict(zip(published.ROW, (f"bigscience/{row[0]}", row[1], row[2] or "all"), strict=True)),
                         **{"run": "/".join(row), "row": "/".join(row), "seed": 1, "task": f"{dataset}/{task}"},
                         **{"group": group, "language": language, "prompt": "all", "accuracy": 50.0},
                         "examples": int(sizes[dataset, task, language] or 400),
@@ -123,7 +123,7 @@ def test_what_agrees_is_said_too():
 
 def test_groups_of_the_statistics_are_those_of_the_scores():
     for line in lines("instructalign_dataset_statistics"):
-        assert audit.members(line["dataset"], line["task"])[line["language"]] == line["group"]
+        assert published.members(line["dataset"], line["task"])[line["language"]] == line["group"]
 
 
 def test_every_claim_has_a_verdict_and_what_shows_it(monkeypatch):
@@ -136,10 +136,10 @@ def test_every_claim_has_a_verdict_and_what_shows_it(monkeypatch):
     assert "bloomz-560m xss r=100,000 +8.06" in ledger[larger]["cells"].item()
 
     # verdicts follow the numbers: with more on the larger model's tuned rows the claim holds
-    scores = audit.scores()
+    scores = published.scores()
     tuned = (scores["model"] == "bloomz-1b1") & (scores["objective"] != "none")
     changed = scores.assign(value=scores["value"] + 10 * tuned)
-    original = audit.scores
+    original = published.scores
     monkeypatch.setattr(published, "scores", lambda *args: original(*args) if args else changed)
     assert audit.ledger()[larger]["verdict"].item() == "follows"
 
@@ -155,7 +155,7 @@ def one_test_set(tmp_path):
 
 def test_constant_answers_are_found_where_the_labels_are(one_test_set):
     folder, labels = one_test_set
-    base = audit.baselines(folder)
+    base = published.baselines(folder)
     assert base[["dataset", "language", "examples", "majority_label"]].values.tolist() == [
         ["nusax", "ind", 400, "negative"]
     ]
@@ -177,7 +177,7 @@ def test_constant_answers_are_found_where_the_labels_are(one_test_set):
 
 
 def test_without_labels_there_is_nothing_to_hold_against(tmp_path):
-    assert audit.baselines(tmp_path).empty
+    assert published.baselines(tmp_path).empty
     assert audit.constants(tmp_path).empty
     assert audit.constant_rows(tmp_path).empty
 
@@ -188,15 +188,15 @@ def test_the_published_emotion_scores_are_those_of_one_constant_answer(real_data
     assert (emotion["label"] == "disgusted").all()
     assert (emotion["within_chance"] == 10).all()
     assert set(emotion[emotion["equal"] == 10]["model"]) == {"bloom-1b1", "bloom-3b", "bloomz-1b1", "bloomz-3b"}
-    base = audit.baselines(real_data).set_index(["dataset", "language"])["majority"]
-    majority = [base["nusax", code] for code, group in audit.members("nusax", "sentiment").items() if group == "L2"]
+    base = published.baselines(real_data).set_index(["dataset", "language"])["majority"]
+    majority = [base["nusax", code] for code, group in published.members("nusax", "sentiment").items() if group == "L2"]
     majority += [base["nusatranslation", code] for code in ("jav", "min", "sun")]
     assert np.mean(majority) == pytest.approx(32.34, abs=0.01)  # Table 3
 
 
 def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
     table = audit.compare(results)
-    assert list(table.columns[: len(audit.CELL_COLUMNS)]) == audit.CELL_COLUMNS
+    assert list(table.columns[: len(published.CELL_COLUMNS)]) == published.CELL_COLUMNS
     assert set(table["paper"]) == {"InstructAlign", "(IA)^1"}
     assert table.groupby("paper")["table"].nunique().to_dict() == {"InstructAlign": 13, "(IA)^1": 3}
     assert table["verdict"].isin(["agrees", "differs", "not run"]).all()
@@ -250,16 +250,16 @@ def test_results_without_a_needed_column_are_refused(results):
 
 
 def test_correlation_has_fishers_interval():
-    points = audit.gains(audit.scores())
-    r, low, high = audit.correlation(points["L2"], points["L3"])
+    points = published.gains(published.scores())
+    r, low, high = published.correlation(points["L2"], points["L3"])
     reference = stats.pearsonr(points["L2"], points["L3"])
     assert r == pytest.approx(reference.statistic)
     assert (low, high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
-    assert np.isnan(audit.correlation(points["L2"][:3], points["L3"][:3])[1])
+    assert np.isnan(published.correlation(points["L2"][:3], points["L3"][:3])[1])
 
 
 def test_the_same_figures_are_drawn_from_published_numbers_and_from_ours(results, one_test_set):
-    theirs, mine = audit.scores(data_dir=one_test_set[0]), audit.ours(results)
+    theirs, mine = published.scores(data_dir=one_test_set[0]), published.ours(results)
     assert list(theirs.columns) == list(mine.columns)
     both = pd.concat([theirs, mine])
     for draw, panels in (
@@ -278,7 +278,7 @@ def test_the_same_figures_are_drawn_from_published_numbers_and_from_ours(results
         assert len(names) == len(set(names))
         assert len(pair.to_json()) < 1_000_000
 
-    first = paper_figures.objective_bars(audit.scores(audit.IA1))
+    first = paper_figures.objective_bars(published.scores(published.IA1))
     assert [bar.name for bar in first.data] == ["nusawrites", "nusax"]
     assert dict(zip(first.data[0].x, first.data[0].y, strict=True))["IA1 r=0"] == pytest.approx(15.48)
 
@@ -287,12 +287,12 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
     def notes(figure):
         return " ".join(note.text for note in figure.layout.annotations)
 
-    assert notes(paper_figures.model_scaling(audit.scores(data_dir=tmp_path))).count("not all test labels") == 2
-    ours = paper_figures.model_scaling(audit.ours(results))
+    assert notes(paper_figures.model_scaling(published.scores(data_dir=tmp_path))).count("not all test labels") == 2
+    ours = paper_figures.model_scaling(published.ours(results))
     assert notes(ours).count("dashed: uniform chance 33; dotted: majority label 21") == 2
-    full = audit.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
+    full = published.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
     assert "published, n = 32: r = 0.96 [0.93, 0.98]" in notes(paper_figures.transfer(full))
-    heat = paper_figures.language_scores(audit.ours(results).query("dataset == 'nusax'")).data[0]
+    heat = paper_figures.language_scores(published.ours(results).query("dataset == 'nusax'")).data[0]
     assert list(heat.y[:2]) == ["uniform chance", "majority label"]
     assert heat.z.shape == (22 + 2, 12)
 
@@ -311,7 +311,7 @@ def test_an_instruction_of_each_objective_is_shown():
 
 
 def test_families_and_losses_are_drawn():
-    families = paper_figures.family_coverage(audit.read("language_families"))
+    families = paper_figures.family_coverage(published.read("language_families"))
     assert "139 of 3,831" in families.layout.annotations[0].text
     assert max(families.data[0].x) == pytest.approx(100 * 65 / 272)
     log = pd.DataFrame({"step": [1, 2, 2], "loss": [3.0, 2.0, None], "validation_loss": [None, None, 2.5]})
@@ -322,7 +322,7 @@ def test_families_and_losses_are_drawn():
 
 
 def test_a_figure_of_nothing_is_refused():
-    once = audit.scores().query("replay == '100000' or objective == 'none'")
+    once = published.scores().query("replay == '100000' or objective == 'none'")
     with pytest.raises(ValueError, match="nothing to draw"):
         paper_figures.replay_curves(once)
 

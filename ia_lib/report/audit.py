@@ -124,7 +124,7 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
 def constants(data_dir: str | Path | None = None) -> pd.DataFrame:
     """The published scores per language beside what needs no model, on the real test labels: one line per cell.
 
-    Columns: `table, dataset, task`, those of `published.ROW`, `language, published`, those of `published.baselines`, and
+    Columns: `table, dataset, task`, those of `published.ROW`, `language, published`, of `published.baselines`, and
     `constant` (the one label whose constant answer has the scores of most of the row's cells), `constant_f1, equal`
     (whether the cell is the score of that answer), `within_chance` and `below_majority`. Test sets whose labels are not
     in the folder are missing; without any, the table is empty.
