@@ -37,10 +37,10 @@ defaults:
   save_steps: 2
 runs:
   - name: base
-    replay: all
+    recipe: instructions
     past: {mixture: {sentiment: 25, mt: 45, xss: 15, mlm: 15, rows: 200}}
     model: {new: {hidden: 16, layers: 1, heads: 2, vocabulary: 600}}
-    old_per_step: 4
+    per_step: 4
   - {name: tlm, objective: tlm}
 """
 

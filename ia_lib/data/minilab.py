@@ -7,6 +7,8 @@ shows whether the method does what it says in a few minutes on a laptop, and say
 """
 
 import csv
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from ia_lib.data import corpora
+from ia_lib.data.downloads import checksum
 from ia_lib.randomness import generator, pick, shuffled
 
 KNOWN = ["eng", "ind"]
@@ -90,6 +93,12 @@ def sentences(seed: int) -> Iterator[dict]:
         if ind not in seen:
             seen.add(ind)
             yield {"ind": ind, "eng": eng, "label": template.get("label")}
+
+
+def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
+    """What stands for a lab's content: the hash of all that it is made from, this module among it."""
+    made_from = [checksum(path) for path in (Path(__file__), *sorted(_DATA.iterdir()))]
+    return hashlib.sha256(json.dumps([seed, codes, sizes, made_from]).encode()).hexdigest()
 
 
 def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> Path:

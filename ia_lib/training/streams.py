@@ -2,9 +2,18 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 
 from ia_lib.randomness import generator, shuffled
+
+
+@dataclass(frozen=True)
+class Stream:
+    name: str
+    role: str
+    per_step: int
+    passes: bool = False
 
 
 def exposure(steps: int, new_rows: int, old_rows: int, new_per_step: int, old_per_step: int) -> dict[str, float]:

@@ -1,297 +1,361 @@
-"""What a run reads, from its settings: parallel text, labelled tests, past instruction data, and where each is from.
+"""What one stage of a run reads: its sources in one list, and the texts that are read through them.
 
-`folder` is in all of it the mini lab's own folder, or the data folder of the real corpora (`runs.Table.lab`).
+Every reader gets `find`, which knows the files of the list and no others: what is not in the list is in no key, so it
+cannot be read either.
 """
 
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from datasets import Dataset, concatenate_datasets
-
-from ia_lib.data import corpora, downloads, languages
-from ia_lib.data.corpora import CorpusError
+from ia_lib.data import corpora, downloads, minilab
 from ia_lib.data.downloads import SourceError
-from ia_lib.data.pools import Jsonl
-from ia_lib.instructions import cross_lingual, replay, templates
-from ia_lib.instructions.mixture import mixture
-from ia_lib.paths import locate
-from ia_lib.randomness import generator, permuted, shuffled
-from ia_lib.workflow.settings import Refusal, Settings
+from ia_lib.data.files import CorpusError
+from ia_lib.evaluation import tasks
+from ia_lib.evaluation.tasks import Task
+from ia_lib.instructions import mixture, replay, templates
+from ia_lib.paths import params
+from ia_lib.randomness import generator, shuffled
+from ia_lib.recipes.fields import Refusal
+from ia_lib.workflow.settings import Settings
+from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
+from ia_lib.workflow.tables import drawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-def parallel(run: Settings, folder: Path) -> Dataset:
-    """The parallel text that instructions are made from: `sentence_id` and a column per language of `Settings.plan`.
+class Inputs:
+    """The inputs of a stage of `run`. `outputs` is the table's folder; `past` the examples of the run whose past is
+    replayed, if it is a run's; `begins` the run at the beginning of the chain of models."""
 
-    With `sentences`, so many of them drawn uniformly. Raises CorpusError or SourceError for what is wrong or missing.
-    """
-    codes = _taught(run)
-    if run.corpus == "own":
-        part = run.parallel
-        if part.lines:
-            missing = [code for code in codes if code not in part.lines]
-            if missing:
-                raise CorpusError(f"parallel.lines: there is no file for the language {missing[0]!r}; name one")
-            found = corpora.parallel_lines({code: find_file(run, folder, part.lines[code]) for code in codes})
+    def __init__(self, run: Settings, stage: str, outputs: Path, past: Path | None, begins: Settings):
+        self.run, self.stage, self.outputs, self.past, self.begins = run, stage, outputs, past, begins
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """All that the stage reads from outside, by name. Raises Refusal, or an error that names the file."""
+        if self.stage == "report":
+            kit = Path(__file__).parents[1] / "report" / "page.html"
+            tables = sorted((params() / "published").glob("*.csv")) if self.run.reproduces else []
+            return {file.name: File(file.name, file, ours=True) for file in [kit, *tables]}
+        return {source.name: source for source in self._listed()}
+
+    def _listed(self) -> list[Source]:
+        run, found = self.run, []
+        if self.begins.model.name:
+            found.append(self.outside)
+        if self.stage == "tune":
+            return found
+
+        asked = run.wordings if self.stage == "evaluate" else [run.templates]
+        if self.stage == "evaluate" and run.measures_held_out:
+            asked = [*asked, run.templates]
+        found += [self._kits(path) for path in templates.files(asked)]
+        wanted = [place for task in self.tasks for place in task.places(self._tested(task), run.evaluate.test_split)]
+        found += [self._kits(path) for task in self.tasks for path in task.files]
+        if self.reads_parallel:
+            wanted += corpora.places(run.corpus, run.paired_codes, "train", run.data.parallel)
+        if self.stage == "data":
+            wanted += self._past_places()
         else:
-            found = corpora.parallel_file(
-                find_file(run, folder, part.file), {c: part.columns.get(c, c) for c in codes}, part.id
-            )
-    else:
-        found = corpora.parallel(folder, codes, "train", run.corpus, **_where(run))
-    if run.sentences:
-        if run.sentences > len(found):
-            raise CorpusError(f"sentences: found {run.sentences:,}, but the parallel text has {len(found):,}")
-        drawn = permuted((run.seed, "sentences"), np.arange(run.sentences), len(found))
-        found = found.select(sorted(drawn.tolist()))
-    return found
+            found += self._majority.values()
+        return found + [self._source(*place) for place in dict.fromkeys(wanted)]
 
+    @property
+    def reads_parallel(self) -> bool:
+        """Whether the stage reads parallel text: to make instructions of it, to train a tokenizer on it, to test on it
+        what was held out."""
+        run = self.run
+        return run.measures_held_out if self.stage == "evaluate" else bool(run.parallel_codes or run.model.new)
 
-def usable(run: Settings, folder: Path) -> tuple[Dataset, int]:
-    """`parallel` without the pairs that occur in test texts, unless the run keeps them, and how many those were."""
-    found = parallel(run, folder)
-    return corpora.drop_overlap(found, all_labelled(run, folder)) if run.drop_test_overlap else (found, 0)
+    @property
+    def outside(self) -> Folder | HubModel:
+        """The model that the chain of models begins with, if it is one from outside."""
+        asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
+        if place.is_dir():
+            return Folder(asked.name, place.resolve())
+        if asked.name.startswith(("/", ".", "~")):
+            raise Refusal("model.name", asked.name, "a folder, or a name on the Hub; there is no such folder")
+        return HubModel(asked.name, asked.revision, self.outputs / "revisions.json")
 
+    def _kits(self, path: Path) -> File:
+        ours = path.is_relative_to(params())
+        return File(path.relative_to(params()).as_posix() if ours else str(path), path, ours)
 
-def held_out(run: Settings, folder: Path) -> Dataset:
-    """The parallel sentences that no instruction of the run is made from."""
-    return cross_lingual.split_off(usable(run, folder)[0], run.validation_sentences, run.seed)[1]
+    def _source(self, source: str, file: str) -> Source:
+        run = self.run
+        if source == "minilab":
+            return self.lab
+        if source == "file":
+            return File(f"file/{file}", Path(run.locate(file, self.data_folder)))
+        if source == "address":
+            return Address(file, run.machine.offline)
+        return Published(source, file, self.data_folder, run.machine.mirror, run.machine.offline)
 
+    @cached_property
+    def data_folder(self) -> Path:
+        """The folder of real data."""
+        return downloads.data_folder(self.run.machine.data_dir)
 
-def labelled(run: Settings, folder: Path) -> Dataset:
-    """All labelled texts that the run is tested on: columns as `corpora.labelled` has them; `task` is the name under
-    which results stand. The first `examples` of each language, if that is set."""
-    parts = []
-    for name, corpus, task in run.evaluates():
-        for code in _tested(run, corpus):
-            part = corpora.labelled(folder, task, [code], run.test_split, corpus, **_where(run))
-            parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
-    for test in run.tests:
-        path = find_file(run, folder, test.file)
-        parts.append(corpora.labelled_file(path, test.task, test.language, test.labels, test.text, test.label, test.id))
-    order = ["task", "language", "example", "text", "label"]
-    if not parts:
-        return Dataset.from_dict({name: [] for name in order})
-    return concatenate_datasets(
-        [part.select(range(min(run.examples or len(part), len(part)))).select_columns(order) for part in parts]
-    )
+    @cached_property
+    def lab(self) -> MiniLab:
+        """The mini lab: its own folder for each seed, size and choice of languages, and for what it is made from."""
+        run, sizes = self.run, self.run.lab.model_dump()
+        content = minilab.identity(run.seed, run.codes, sizes)
+        folder = self.outputs / "lab" / f"seed{run.seed}-{content[:8]}"
+        return MiniLab("minilab", folder, content, partial(minilab.write, folder, run.seed, run.codes, sizes))
 
+    def find(self, source: str, file: str) -> Path | str:
+        """Where a file of the list is read. Raises SourceError for one that is not in it."""
+        name = "minilab" if source == "minilab" else file if source == "address" else f"{source}/{file}"
+        if name not in self.sources:
+            raise SourceError(f"{name}: {self.run.name}'s {self.stage} stage does not read this; it reads: "
+                              f"{', '.join(self.sources)}")  # fmt: skip
+        place = self.sources[name].path()
+        return place / file if source == "minilab" else place
 
-def all_labelled(run: Settings, folder: Path) -> Dataset:
-    """All labelled texts of the test split, however many of them the run is tested on."""
-    return labelled(run.model_copy(update={"examples": None}), folder)
+    # ------------------------------------------------------------------ loops over the list
 
+    def identities(self) -> dict[str, Any]:
+        """For the stage's key."""
+        return {name: source.identity() for name, source in sorted(self.sources.items())}
 
-def task_labels(run: Settings) -> dict[str, list[str]]:
-    """The labels of every task of the run, in the order in which its prompts name them."""
-    found = {name: corpora.labels(corpus, task) for name, corpus, task in run.evaluates()}
-    found |= {test.task: test.labels for test in run.tests}
-    if run.label_order == "shuffled":
-        found = {
-            name: [labels[i] for i in shuffled(generator(run.seed, run.name, "labels", name), len(labels))]
-            for name, labels in found.items()
-        }
-    return found
+    def missing(self) -> list[str]:
+        """What would have to be downloaded, in words."""
+        return list(filter(None, (source.missing() for source in self.sources.values())))
 
+    def provenance(self) -> list[dict[str, Any]]:
+        """For the manifest: licence, citation and checksums; the files of one published source together."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, source in self.sources.items():
+            if said := source.provenance():
+                known = found.setdefault(said.get("source", name), said)
+                known["files"] = known["files"] if known is said else [*known["files"], *said["files"]]
+        return list(found.values())
 
-def training_labels(run: Settings, folder: Path) -> dict[str, tuple[list[str], str]]:
-    """For every task the labels that the majority baseline counts, and of what they are: the training texts of the
-    first of the run's languages that has some at hand, else its validation texts, else the test texts themselves."""
-    found: dict[str, tuple[list[str], str]] = {}
-    wanted = [] if run.majority_of == "test" else ["train", "valid"]
-    for name, corpus, task in run.evaluates():
-        for split in wanted:
-            for code in _tested(run, corpus):
-                if name not in found:
-                    try:
-                        rows = corpora.labelled(folder, task, [code], split, corpus, **{**_where(run), "offline": True})
-                        found[name] = rows["label"][:], f"{split} texts in {code}"
-                    except (CorpusError, SourceError):
-                        continue
-    everything = labelled(run, folder).to_pandas()
-    for name, rows in everything.groupby("task", sort=False):
-        found.setdefault(name, (list(rows["label"]), "the test texts"))
-    return found
+    def check(self) -> None:
+        """Read what is here of all that the stage will read, so that what is wrong is said before any work.
 
-
-def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[dict[str, Any]]]:
-    """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest).
-
-    `past` is the file of the run's past, if it has one. Of a pool too large to load, the rows of random parts.
-    """
-    source = run.past
-    if source is None or not run.uses_old:
-        return corpora.past(None), []
-    if source.mixture:
-        return mixture(folder, run.known, source.mixture, run.seed, run.corpus, **_where(run)), []
-    if source.run:
-        return corpora.past(past), []
-    rows = run.replay if run.replay == "all" else run.replay + (0 if run.uses_new else run.validation_rows)
-    if source.file:
-        if source.stream and rows != "all":
-            lines = Jsonl(past, source.fields)
-            if run.replay_sampling == "released":
-                return lines.head(rows + replay.BUFFER), []
-            return replay.spaced(Dataset.from_list(replay.reservoir(lines.rows(), rows, run.seed))), []
-        found = corpora.past(past, **source.fields, column=run.replay_stratify)
-        return (found if run.replay_sampling == "released" else replay.spaced(found)), []
-    places = [source.url] if source.url else [_xp3(code, run.mirror) for code in source.xp3]
-    cache = downloads.cache_folder() / "past"
-    columns = {run.replay_stratify: run.replay_stratify} if run.replay_stratify and source.url else {}
-    files = [Jsonl(place, {**source.fields, **columns}, cache=cache, offline=run.offline) for place in places]
-    if run.replay_sampling == "released":
-        # nearly contiguous rows of the one file, as the released code reads them
-        return files[0].head(rows + replay.BUFFER), [files[0].facts]
-    total = sum(file.size for file in files)
-    parts = [
-        file.sample(run.seed, max(1, round(source.blocks * file.size / total)), rows if len(files) == 1 else 0)
-        for file in files
-    ]
-    facts = [file.facts for file in files]
-    if source.xp3:
-        parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, source.xp3, strict=True)]
-        facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
-    return replay.spaced(concatenate_datasets(parts)), facts
-
-
-def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
-    """What a stage reads from outside, by name: the paths of local files, or None for what is to be fetched."""
-    wanted: list[tuple[str, str]] = []
-    found: dict[str, Any] = {}
-    if (stage == "data" and run.uses_new) or (stage == "evaluate" and run.measures_held_out):
-        if run.corpus == "own":
-            named = run.parallel.lines or {"file": run.parallel.file}
-            found |= {f"parallel {name}": find_file(run, folder, path) for name, path in named.items()}
-        elif run.corpus != "minilab":
-            wanted += corpora.places(run.corpus, None, _taught(run), "train")
-    for _, corpus, task in run.evaluates():
-        if corpus != "minilab":
-            wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
-    for test in run.tests:
-        found[f"test {test.file}"] = find_file(run, folder, test.file)
-    if stage == "data":
-        field, names, own = "templates", [run.templates], templates.TEMPLATES
-    else:
-        field, names, own = "wordings", run.wordings, templates.wordings()
-    for name in names:
-        path = find_file(run, folder, name)
-        if name not in own and not path.is_file():
-            raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
-        if templates.is_file(name):
-            found[f"prompts {name}"] = path
-    for source, file in dict.fromkeys(wanted):
-        path = folder / source / file
-        found[f"{source}/{file}"] = path if path.is_file() else None
-    if stage == "data" and run.uses_old and run.past.file:
-        found["past"] = find_file(run, folder, run.past.file)
-    return found
-
-
-def to_download(run: Settings, folder: Path, stage: str) -> list[str]:
-    """What a stage reads that is not on this machine yet, in words: published files, and pools drawn from afar."""
-    found = []
-    files = read_files(run, folder, stage) if stage != "tune" else {}
-    for name in [name for name, path in files.items() if path is None]:
-        source, _, file = name.partition("/")
-        place = downloads.location(source, file, run.mirror)
-        if isinstance(place, str) and not (downloads.cache_folder() / source / file).is_file():
-            found.append(f"{name} from {place}")
-    if stage == "data" and run.uses_old and run.past and (run.past.url or run.past.xp3):
-        for place in [run.past.url] if run.past.url else [_xp3(code, run.mirror) for code in run.past.xp3]:
+        Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
+        """
+        run = self.run
+        for source in self.sources.values():
+            source.check()
+        if self.stage == "data" and run.data.past and run.data.past.xp3:
+            corpora.xp3_languages(run.data.past.xp3)
+        here = not self.missing()
+        if run.corpus == "minilab":
+            # it is not written yet, and no sentence of it stands in two of its files
+            self._check_sentences(run.lab.train, run.data.sentences or run.lab.train)
+        elif here:
+            self.tests()
+            if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
+                if run.data.sentences:
+                    self._check_sentences(len(self._whole))
+                self._check_sentences(None, len(self.usable()))
+        if here and self.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
             try:
-                Jsonl(place, cache=downloads.cache_folder() / "past", offline=True)
-            except CorpusError:
-                found.append(f"parts of {place}")
-    return list(dict.fromkeys(found))
+                replay.draw(self.pool()[0], seed=run.seed, **drawn(run))
+            except ValueError as error:
+                raise CorpusError(str(error)) from None
 
+    def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
+        """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
+        data = self.run.data
+        if parallel and data.sentences and data.sentences > parallel:
+            allowed = f"{parallel:,} at most, the sentences of the parallel text"
+            raise Refusal("sentences", data.sentences, allowed)
+        reads = self.run.parallel_codes or self.run.measures_held_out
+        by_sentence = getattr(data, "hold_out", "sentence") == "sentence"
+        if left is not None and reads and by_sentence and data.validation_sentences >= left:
+            allowed = f"below {left:,}, the parallel sentences that are left beside the test texts"
+            raise Refusal("validation_sentences", data.validation_sentences, allowed)
 
-def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
-    """Licence, citation and checksums of the published files that a stage has read, for its manifest."""
-    by_source: dict[str, list[Path]] = {}
-    for name, path in read_files(run, folder, stage).items():
-        source, _, file = name.partition("/")
-        if source in downloads.known():
-            by_source.setdefault(source, []).append(path or downloads.fetch(source, file, **_where(run)))
-    own = [
-        {"file": name, "bytes": path.stat().st_size, "sha256": downloads.checksum(path)}
-        for name, path in read_files(run, folder, stage).items()
-        if path and name.partition("/")[0] not in downloads.known()
-    ]
-    return [downloads.provenance(source, paths) for source, paths in by_source.items()] + own
+    # ------------------------------------------------------------------ what is read
 
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The run's labelled tasks: the named ones, then those of its own tests."""
+        run, own = self.run, self.run.evaluate.tests
+        named = [tasks.load(name, run.home).called(called) for called, name in run.named_tasks.items()]
+        found = named + tasks.own([{**test.model_dump(), "file": test.file} for test in own])
+        for test in own:
+            if test.language not in run.codes:
+                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(run.codes)})")
+        for task in named:
+            if not self._tested(task):
+                allowed = f"a task in one of the run's languages; it has {', '.join(task.languages)}"
+                raise Refusal("tasks", task.name, allowed)
+        return found
 
-def check(run: Settings, folder: Path, past: Path | None) -> None:
-    """Read what is here of all that the run will read, so that what is wrong is said before any work.
+    def _tested(self, task: Task) -> list[str]:
+        return [code for code in self.run.codes if code in task.languages]
 
-    Raises CorpusError, SourceError, PromptError or Refusal.
-    """
-    for objective in run.objective.split("+") if run.uses_new else ():
-        templates.templates(objective, run.plan()["templates"])
-    for wording in run.asked():
-        templates.label_words([], wording)
-    if run.uses_old and run.past.xp3:
-        corpora.xp3_languages(run.past.xp3)
-    here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
-    if run.corpus == "minilab":
-        # it is not written yet, and no sentence of it stands in two of its files
-        _check_sentences(run, run.lab.train, run.sentences or run.lab.train)
-    elif here:
-        all_labelled(run, folder)
-        if run.uses_new or run.measures_held_out:
-            if run.sentences:
-                _check_sentences(run, len(parallel(run.model_copy(update={"sentences": None}), folder)))
-            _check_sentences(run, None, len(usable(run, folder)[0]))
-    if here and run.uses_old and run.past.file and not run.past.stream:
-        rows = 0 if run.uses_new else run.validation_rows
-        try:
-            replay.draw(
-                pool(run, folder, past)[0], run.replay, run.seed, rows, run.replay_stratify, run.replay_sampling
-            )
-        except ValueError as error:
-            raise CorpusError(str(error)) from None
+    def tests(self, every: bool = True) -> "Dataset":
+        """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
+        stand. Without `every` the first `examples` of each language, which are those that the run is tested on."""
+        from datasets import Dataset, concatenate_datasets
 
+        few = None if every else self.run.evaluate.examples
+        parts = [
+            task.read(self.find, [code], self.run.evaluate.test_split)
+            for task in self.tasks
+            for code in self._tested(task)
+        ]
+        if not parts:
+            return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})
+        return concatenate_datasets([part.select(range(min(few or len(part), len(part)))) for part in parts])
 
-def _check_sentences(run: Settings, parallel: int | None, left: int | None = None) -> None:
-    """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
-    if parallel and run.sentences and run.sentences > parallel:
-        raise Refusal("sentences", run.sentences, f"{parallel:,} at most, the sentences of the parallel text")
-    held_out = (run.uses_new or run.measures_held_out) and run.hold_out == "sentence"
-    if left is not None and held_out and run.validation_sentences >= left:
-        raise Refusal(
-            "validation_sentences",
-            run.validation_sentences,
-            f"below {left:,}, the parallel sentences that are left beside the test texts",
-        )
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The labels of every task of the run, in the order in which its prompts name them."""
+        run, found = self.run, {task.name: list(task.labels) for task in self.tasks}
+        if run.evaluate.label_order == "shuffled":
+            drawn = {name: generator(run.seed, run.name, "labels", name) for name in found}
+            found = {name: [labels[i] for i in shuffled(drawn[name], len(labels))] for name, labels in found.items()}
+        return found
 
+    @cached_property
+    def _majority(self) -> dict[str, Source]:
+        """Task -> the file whose labels the majority baseline counts: the training texts of the first of the run's
+        languages that has some in the data folder, else its validation texts; nothing where neither is there."""
+        return {name: self._source(*place) for name, (_, _, place) in self._majority_places.items()}
 
-def find_file(run: Settings, folder: Path, path: str) -> Path:
-    """A user's file: beside the table, from the data folder, from here, or from the kit's folder."""
-    return locate(path, run.home, folder)
+    @cached_property
+    def _majority_places(self) -> dict[str, tuple[str, str, tuple[str, str]]]:
+        found: dict[str, tuple[str, str, tuple[str, str]]] = {}
+        for task in self.tasks if self.run.evaluate.majority_of == "train" else ():
+            for split in ("train", "valid"):
+                for code in self._tested(task):
+                    for place in task.places([code], split) if task.has(split) else ():
+                        source = self._source(*place)
+                        if isinstance(source, MiniLab):
+                            there = split != "train" or code in minilab.KNOWN
+                        else:
+                            there = isinstance(source, Published) and source.here
+                        if there:
+                            found.setdefault(task.name, (split, code, place))
+        return found
 
+    def training_labels(self) -> dict[str, tuple[list[str], str]]:
+        """For every task the labels that the majority baseline counts, and of what they are."""
+        found: dict[str, tuple[list[str], str]] = {}
+        for task in self.tasks:
+            if task.name in self._majority_places:
+                split, code, _ = self._majority_places[task.name]
+                found[task.name] = task.read(self.find, [code], split)["label"][:], f"{split} texts in {code}"
+        for name, rows in self.tests(every=False).to_pandas().groupby("task", sort=False):
+            found.setdefault(name, (list(rows["label"]), "the test texts"))
+        return found
 
-def _taught(run: Settings) -> list[str]:
-    return list(dict.fromkeys([*run.pivots, *run.plan()["taught"]]))
+    @cached_property
+    def _whole(self) -> "Dataset":
+        run, part = self.run, self.run.data.parallel
+        if run.corpus == "own":
+            return corpora.own(self.find, run.paired_codes, part)
+        return corpora.parallel(self.find, run.paired_codes, "train", run.corpus)
 
+    def parallel(self) -> "Dataset":
+        """The parallel text: `sentence_id` and a column per language. With `sentences`, so many drawn uniformly."""
+        found, sentences = self._whole, self.run.data.sentences
+        if not sentences:
+            return found
+        import numpy as np
 
-def _tested(run: Settings, corpus: str) -> list[str]:
-    have = languages.CORPORA[corpus]
-    return [code for group in run.groups.values() for code in group if code in have]
+        from ia_lib.randomness import permuted
 
+        if sentences > len(found):
+            raise CorpusError(f"sentences: found {sentences:,}, but the parallel text has {len(found):,}")
+        drawn = permuted((self.run.seed, "sentences"), np.arange(sentences), len(found))
+        return found.select(sorted(drawn.tolist()))
 
-def _where(run: Settings) -> dict[str, Any]:
-    return {} if run.corpus == "minilab" else {"mirror": run.mirror, "offline": run.offline}
+    @cached_property
+    def _usable(self) -> "tuple[Dataset, int]":
+        found = self.parallel()
+        return corpora.drop_overlap(found, self.tests()) if self.run.data.drop_test_overlap else (found, 0)
+
+    def usable(self) -> "Dataset":
+        """`parallel` without the pairs that occur in test texts, unless the run keeps them."""
+        return self._usable[0]
+
+    @property
+    def dropped(self) -> int:
+        """How many pairs were left out because they occur in test texts."""
+        return self._usable[1]
+
+    def held_out(self) -> "Dataset":
+        """The parallel sentences that no instruction of the run is made from."""
+        from ia_lib.instructions.cross_lingual import split_off
+
+        return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[1]
+
+    def _past_places(self) -> list[tuple[str, str]]:
+        run, past = self.run, self.run.data.past
+        if drawn(run) is None or past.run:
+            return []
+        if past.file:
+            return [("file", past.file)]
+        if past.mixture:
+            found = mixture.places(run.corpus, run.known, past.mixture.shares, past.mixture.split)
+            return found + (self._mixed.places(run.known, "train") if past.mixture.sentiment else [])
+        places = [past.url] if past.url else [str(_xp3(code, run.machine.mirror)) for code in past.xp3]
+        return [("address", place) for place in places]
+
+    @property
+    def _mixed(self) -> Task:
+        """The labelled texts of a mixture."""
+        return tasks.load(f"{self.run.corpus}/sentiment", self.run.home)
+
+    def pool(self) -> "tuple[Dataset, list[dict[str, Any]]]":
+        """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool
+        too large to load, the rows of random parts; empty, if the run draws nothing."""
+        from datasets import concatenate_datasets
+
+        from ia_lib.data.pools import Jsonl
+
+        run, past, asked = self.run, self.run.data.past, drawn(self.run)
+        if asked is None:
+            return corpora.past(None), []
+        if past.run:
+            return corpora.past(self.past), []
+        if past.mixture:
+            texts = self._mixed.read(self.find, run.known, "train") if past.mixture.sentiment else None
+            labels = self._mixed.labels if past.mixture.sentiment else []
+            more = past.mixture.rows, past.mixture.split, past.mixture.xss_negatives
+            parallel = corpora.parallel(self.find, run.known, past.mixture.split, run.corpus)
+            return mixture.mixture(parallel, run.known, past.mixture.shares, *more[::2], texts, labels, run.seed), []
+        rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
+        released = asked.get("sampling") == "released"
+        if past.file:
+            file = self.find("file", past.file)
+            if past.stream and rows != "all":
+                lines = Jsonl(file, past.fields)
+                if released:
+                    return lines.head(rows + replay.BUFFER), []
+                return replay.spaced(replay.reservoir(lines.rows(), rows, run.seed)), []
+            found = corpora.past(file, **past.fields, column=asked["stratify"])
+            return (found if released else replay.spaced(found)), []
+        places = [self.find(*place) for place in self._past_places()]
+        columns = {asked["stratify"]: asked["stratify"]} if asked["stratify"] and past.url else {}
+        more = {"cache": downloads.cache_folder() / "past", "offline": run.machine.offline}
+        files = [Jsonl(place, {**past.fields, **columns}, **more) for place in places]
+        if released:
+            # nearly contiguous rows of the one file, as the released code reads them
+            return files[0].head(rows + replay.BUFFER), [files[0].facts]
+        total = sum(file.size for file in files)
+        parts = [
+            file.sample(run.seed, max(1, round(past.blocks * file.size / total)), rows if len(files) == 1 else 0)
+            for file in files
+        ]
+        facts = [file.facts for file in files]
+        if past.xp3:
+            parts = [
+                part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)
+            ]
+            facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
+        return replay.spaced(concatenate_datasets(parts)), facts
 
 
 def _xp3(code: str, mirror: str | None) -> str | Path:
     return downloads.location("xp3", f"{code}/merged_{code}.jsonl", mirror)
-
-
-def shown(run: Settings, frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` as notebooks and reports may show it: with `share_text: false` every text in it is replaced by its
-    number of words, since whoever it belongs to has not agreed to its being passed on."""
-    if run.share_text:
-        return frame
-    codes = [code for group in run.groups.values() for code in group]
-    hidden = [name for name in frame if name in ("prompt", "answer", "text", "model", *codes)]
-    return frame.assign(**{name: [f"({len(str(text).split())} words)" for text in frame[name]] for name in hidden})

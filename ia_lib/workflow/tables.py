@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from ia_lib.workflow.settings import PARTS, Refusal, Settings, SettingsError
+from ia_lib import recipes
+from ia_lib.recipes.fields import Refusal
+from ia_lib.workflow import settings
+from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
 
-_OURS = ("row", "home", "place")  # fields that are filled in here
 # pydantic's words -> ours, in this order
 _WORDS = {
     "Input should be ": "",
@@ -28,7 +30,6 @@ _WORDS = {
     "a valid list": "a list",
     "greater than or equal to": "at least",
 }
-_FIELDS = [field for field in Settings.model_fields if field not in _OURS]
 
 
 def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
@@ -37,7 +38,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
     Raises SettingsError for anything that is wrong, before any work.
     """
     path = Path(path)
-    if changes is not None and (not isinstance(changes, dict) or {"name", *_OURS} & set(changes)):
+    if changes is not None and (not isinstance(changes, dict) or {"name", *OURS} & set(changes)):
         raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
     table = _read(path)
     for key in table:
@@ -74,9 +75,11 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 f"{where}, field 'name': found {_plain(found)!r}; allowed: a name, as text, in each row"
             )
         for holder, whose in ((entry, f"run {entry['name']!r}"), (defaults, "defaults")):
-            for key in _OURS:
+            for key in OURS:
                 if key in holder:
-                    raise SettingsError(f"{_where(path, holder, key)}, {whose}{_unknown(key, _FIELDS)}")
+                    raise SettingsError(
+                        f"{_where(path, holder, key)}, {whose}{_unknown(key, settings.allowed(settings.kind()))}"
+                    )
             if seeds is not None and "seed" in holder:
                 raise SettingsError(
                     f"{_where(path, holder, 'seed')}, {whose}, field 'seed': found {_plain(holder['seed'])!r}; "
@@ -84,19 +87,34 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 )
         changed = (changes or {}) if entry["name"] == row else {}
         for seed in seeds or [None]:
-            values = {**_plain(defaults), **_plain(entry), "row": entry["name"]}
+            values = {**_shared(_plain(defaults), _plain(entry)), **_plain(entry), "row": entry["name"]}
             if seed is not None:
                 values |= {"seed": seed, "name": f"{entry['name']}-s{seed}"}
             values |= changed
             try:
-                run = Settings.model_validate(values)
+                run = Settings.of(**values)
             except ValidationError as error:
-                raise SettingsError(_explain(error, path, defaults, entry, changed)) from None
+                known = settings.kind(values.get("recipe"))
+                raise SettingsError(_explain(error, known, path, defaults, entry, changed)) from None
+            except SettingsError as error:
+                holder = entry if "recipe" in entry else defaults
+                where = f"{_where(path, holder, 'recipe')}, run {entry['name']!r}"
+                raise SettingsError(f"{where}, field 'recipe': {error}") from None
             place = f"{path}, line {rows.lc.item(i)[0] + 1}"
             run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
             runs.append(_at_seed(run, seed) if seed is not None else run)
     _check_references(runs, path)
     return runs
+
+
+def _shared(defaults: dict, row: dict) -> dict:
+    """The defaults that concern a row: a field that only other recipes have says nothing to it."""
+    recipe = row.get("recipe", defaults.get("recipe"))
+    others = {name for other in recipes.names() for name in settings.allowed(settings.kind(other))}
+    if recipe is not None and recipe not in recipes.names():
+        return defaults
+    own = settings.allowed(settings.kind(recipe))
+    return {name: value for name, value in defaults.items() if name not in others or name in own}
 
 
 def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
@@ -113,7 +131,7 @@ def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
 
 def needs(run: Settings) -> list[str]:
     """The names of the runs that this one builds on."""
-    names = [run.model.run, run.past.run if run.past else None]
+    names = [run.model.run, run.data.past.run if run.data.past else None]
     return [name for name in dict.fromkeys(names) if name]
 
 
@@ -153,9 +171,9 @@ def _at_seed(run: Settings, seed: int) -> Settings:
     update: dict[str, Any] = {}
     if run.model.run:
         update["model"] = run.model.model_copy(update={"run": f"{run.model.run}-s{seed}"})
-    if run.past and run.past.run:
-        update["past"] = run.past.model_copy(update={"run": f"{run.past.run}-s{seed}"})
-    return run.model_copy(update=update)
+    if run.data.past and run.data.past.run:
+        update["past"] = run.data.past.model_copy(update={"run": f"{run.data.past.run}-s{seed}"})
+    return run.changed(**update)
 
 
 def _check_references(runs: list[Settings], path: Path) -> None:
@@ -175,7 +193,7 @@ def _check_references(runs: list[Settings], path: Path) -> None:
                     f"{where}, field '{field}.run': found {needed!r}; allowed: a run above it ({above})"
                 )
             earlier = by_name[needed]
-            if run.past and run.past.run == needed and not earlier.uses_old:
+            if run.data.past and run.data.past.run == needed and not drawn(earlier):
                 raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
             for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
                 # another lab would test on sentences that the earlier run was trained on
@@ -191,71 +209,78 @@ def _check_references(runs: list[Settings], path: Path) -> None:
             raise refused(path, run, error) from None
 
 
+def drawn(run: Settings) -> dict[str, Any] | None:
+    """What a run draws from its past: the keywords of `replay.draw` beside pool and seed; None where nothing is."""
+    return run.method.drawn(run) if hasattr(run.method, "drawn") else None
+
+
 def _check_past(run: Settings, by_name: dict[str, Settings]) -> None:
     """Refuse what a past that is a mixture, or what runs were trained on, will not have."""
-    rows = _past_rows(run, by_name)
-    if rows is not None and (_replayed(run, by_name) < 1 or _replayed(run, by_name) > rows - _beside(run)):
-        beside = f", {_beside(run):,} of them for validation" if _beside(run) else ""
-        raise Refusal("replay", run.replay, f"what the past data has: {rows:,} rows{beside}")
-    first = run
-    while first.past and first.past.run:
-        first = by_name[first.past.run]
-    mixture = run.past.mixture if run.past else None
+    asked = drawn(run)
+    if asked is None:
+        return
+    past, rows, found = run.data.past, _past_rows(run, by_name), _draws(run, by_name)
+    if rows is not None and not 1 <= found <= rows - asked["validation_rows"]:
+        beside = f", {asked['validation_rows']:,} of them for validation" if asked["validation_rows"] else ""
+        field = "replay" if hasattr(run.data, "replay") else "rows"
+        raise Refusal(field, asked["r"], f"what the past data has: {rows:,} rows{beside}")
     splits = ["base", "train"] if run.corpus == "minilab" else ["train", "valid", "test"]
-    if run.uses_old and mixture and mixture.split not in splits:
-        raise Refusal("past.mixture.split", mixture.split, f"a split of the corpus {run.corpus} ({', '.join(splits)})")
-    columns = ["objective", "language"] if first.past and first.past.mixture else ["language"]
-    known = first.past and (first.past.mixture or first.past.xp3)
-    if run.uses_old and run.replay_stratify and known and run.replay_stratify not in columns:
-        raise Refusal("replay_stratify", run.replay_stratify, f"a column of the past data ({', '.join(columns)})")
+    if past.mixture and past.mixture.split not in splits:
+        allowed = f"a split of the corpus {run.corpus} ({', '.join(splits)})"
+        raise Refusal("past.mixture.split", past.mixture.split, allowed)
+    field = "replay_stratify" if hasattr(run.data, "replay_stratify") else "stratify"
+    if asked["stratify"] and past.stream:
+        raise Refusal(field, asked["stratify"], "nothing, with a past that is read as a stream")
+    first = past
+    while first.run:
+        first = by_name[first.run].data.past
+    columns = ["objective", "language"] if first.mixture else ["language"]
+    if asked["stratify"] and (first.mixture or first.xp3) and asked["stratify"] not in columns:
+        raise Refusal(field, asked["stratify"], f"a column of the past data ({', '.join(columns)})")
 
 
 def _past_rows(run: Settings, by_name: dict[str, Settings]) -> int | None:
     """How many rows the past of a run has, None if only its file tells."""
-    if not run.uses_old or run.past is None:
-        return None
-    if run.past.mixture:
-        return run.past.mixture.rows
-    return _replayed(by_name[run.past.run], by_name) if run.past.run else None
+    past = run.data.past
+    if past.mixture:
+        return past.mixture.rows
+    return _draws(by_name[past.run], by_name) if past.run else None
 
 
-def _replayed(run: Settings, by_name: dict[str, Settings]) -> int | None:
+def _draws(run: Settings, by_name: dict[str, Settings]) -> int | None:
     """How many rows of its past a run is trained on, None if only a file tells."""
-    rows = _past_rows(run, by_name)
-    return run.replay if run.replay != "all" else rows if rows is None else rows - _beside(run)
-
-
-def _beside(run: Settings) -> int:
-    """The rows of its past that a run holds out."""
-    return 0 if run.uses_new else run.validation_rows
+    asked, rows = drawn(run), _past_rows(run, by_name)
+    return asked["r"] if asked["r"] != "all" else rows if rows is None else rows - asked["validation_rows"]
 
 
 def _short(value: Any) -> str:
     return repr(value.model_dump()) if isinstance(value, BaseModel) else repr(value)
 
 
-def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, changes: dict) -> str:
+def _explain(
+    error: ValidationError, known: type[Settings], path: Path, defaults: dict, row: dict, changes: dict
+) -> str:
     """The first problem as one sentence."""
     problem = error.errors()[0]
     location = [
         str(part) for part in problem["loc"] if not str(part).startswith(("constrained-", "function-", "literal["))
     ]
     location = [part for part in location if part not in ("int", "str", "float", "list[str]")]
+    location = location[1:] if location[:1] and location[0] in BLOCKS else location
     refusal = problem.get("ctx", {}).get("error")
     if isinstance(refusal, Refusal):
         location += [refusal.field] if refusal.field else []
         text = str(refusal)
     elif problem["type"] == "extra_forbidden":
-        inside: Any = Settings
-        for part in location[:-1]:
-            inside = PARTS.get(part, inside)
-        text = _unknown(location[-1], [f for f in inside.model_fields if f not in _OURS]).removeprefix(
-            f", field {location[-1]!r}: "
-        )
+        inside = _part(known, location[:-1])
+        fields = list(inside.model_fields) if inside is not known else settings.allowed(known)
+        text = _unknown(location[-1], fields).removeprefix(f", field {location[-1]!r}: ")
     elif problem["type"] == "missing":
         text = "found nothing; allowed: a value for it, in the row or in defaults"
     else:
-        allowed = "; or ".join(dict.fromkeys(_allowed(e) for e in error.errors() if e["loc"][:1] == problem["loc"][:1]))
+        allowed = "; or ".join(
+            dict.fromkeys(_allowed(e, known) for e in error.errors() if e["loc"][:1] == problem["loc"][:1])
+        )
         text = f"found {problem['input']!r}; allowed: {allowed}"
     top = location[0] if location else "name"
     field = ".".join(location)
@@ -273,10 +298,20 @@ def _explain(error: ValidationError, path: Path, defaults: dict, row: dict, chan
     return f"{_where(path, holder, key)}, {whose}, field {field!r}: {text}"
 
 
-def _allowed(problem: dict) -> str:
+def _part(known: type[Settings], location: list[str]) -> type[BaseModel]:
+    block = settings.blocks(known).get(location[0]) if location else None
+    return settings.part_of(known.model_fields[block].annotation if block else known, location)
+
+
+def _allowed(problem: dict, known: type[Settings]) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        part = PARTS.get(problem["loc"][-1])
-        return f"some of {', '.join(part.model_fields)} with their values" if part else "fields with their values"
+        location = [str(part) for part in problem["loc"] if part not in BLOCKS]
+        part = _part(known, location)
+        return (
+            f"some of {', '.join(part.model_fields)} with their values"
+            if part is not known
+            else "fields with their values"
+        )
     if problem["type"] == "too_short":
         least = problem["ctx"]["min_length"]
         return "at least one entry" if least == 1 else f"at least {least} entries"

@@ -1,0 +1,199 @@
+"""What each stage does, as functions: a stage's notebook calls them and shows what they return.
+
+Each ends with the stage finished; of a stage that was finished before it only reads what there is. What takes long is
+imported where it is used, so that a stage is made by no more of the kit than it needs.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia_lib.workflow.stages import Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class MadeData:
+    """What a data stage has made."""
+
+    folder: Path
+    examples: "pd.DataFrame"  # examples.parquet
+    report: dict[str, Any]  # report.json
+
+
+def make_data(stage: Stage) -> MadeData:
+    """Make the rows that the run trains on, count and check them, and, for a new model, train its tokenizer."""
+    import pandas as pd
+
+    if not stage.done:
+        _make_data(stage)
+    folder = stage.folder
+    examples = pd.read_parquet(folder / "examples.parquet")
+    return MadeData(folder, examples, json.loads((folder / "report.json").read_text(encoding="utf-8")))
+
+
+def _make_data(stage: Stage) -> None:
+    from datasets import Dataset
+
+    from ia_lib.data import minilab
+    from ia_lib.models import load, new
+    from ia_lib.workflow import checks
+    from ia_lib.workflow.cost import estimate
+
+    run, inputs, table = stage.run, stage.inputs, stage.table
+    examples, facts = run.method.examples(run, inputs)
+    parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
+    if run.model.new:
+        texts = new.tokenizer_texts(facts["pool"], parallel)
+        tokenizer = new.train_tokenizer(texts, run.model.new.vocabulary)
+    else:
+        tokenizer = load.load_tokenizer(*table.tokenizer(run))
+    origin = table.origin(run)
+    encoding = run.encoding(isinstance(origin, str) and load.is_encoder_decoder(*table.tokenizer(run)))
+    report = checks.report(
+        examples,
+        run.streams,
+        parallel,
+        inputs.tests(),
+        inputs.labels,
+        tokenizer,
+        encoding,
+        facts["steps"],
+        sum(facts["rows_of_epoch"].values()),
+        inputs.dropped if inputs.reads_parallel else 0,
+    )
+    if run.corpus == "minilab":
+        report["untranslated_share"] = minilab.untranslated_shares(run.seed)
+    tested = inputs.tests(every=False).to_pandas()["task"].value_counts().to_dict()
+    report["estimated"] = asdict(estimate(run, origin, report, tested))
+    examples.to_parquet(stage.part / "examples.parquet", index=False)
+    (stage.part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    if run.model.new:
+        tokenizer.save_pretrained(stage.part / "tokenizer")
+    stage.finish(drawn_from=facts["provenance"])
+
+
+@dataclass
+class Tuning:
+    """What tuning begins with."""
+
+    device: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
+    validation: list[dict]
+    per_step: int  # rows of a batch
+
+
+def begin_tuning(stage: Stage) -> Tuning:
+    """Load the model that the run begins with, and lay out its batches."""
+    import pandas as pd
+
+    from ia_lib.models import load, new
+    from ia_lib.training import batches
+
+    run, table = stage.run, stage.table
+    device = load.computing_device(run.threads)
+    tokenizer = load.load_tokenizer(*table.tokenizer(run))
+    if run.model.new:
+        sizes = run.model.new.model_dump(exclude={"vocabulary"})
+        model = new.new_model(len(tokenizer), run.seed, **sizes)
+    else:
+        model = load.load_model(*table.model(run))
+    examples = pd.read_parquet(table.stage(run.name, "data").folder / "examples.parquet")
+    rows, validation = batches.lay_out(
+        examples,
+        run.streams,
+        tokenizer,
+        run.encoding(model.config.is_encoder_decoder),
+        run.seed,
+        run.train.length_window,
+        run.train.alternation,
+        run.data.steps,
+    )
+    return Tuning(device, model, tokenizer, rows, validation, run.per_step)
+
+
+@dataclass
+class Tuned:
+    """What tuning has made."""
+
+    folder: Path
+    log: "pd.DataFrame"  # log.jsonl
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    validation: list[dict]
+
+
+def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = None) -> Tuned:
+    """Train the model; `on_log` gets every record of log.jsonl as it is written."""
+    import pandas as pd
+
+    from ia_lib.models import load
+    from ia_lib.training import trainer
+
+    run = stage.run
+    if not stage.done:
+        chosen = run.train.model_dump(exclude={"alternation", "length_window"})
+        model = trainer.tune(
+            begun.model,
+            begun.tokenizer,
+            begun.rows,
+            begun.validation,
+            stage.part,
+            steps=len(begun.rows) // begun.per_step,
+            batch_size=begun.per_step,
+            **chosen,
+            log_steps=run.machine.log_steps,
+            save_steps=run.machine.save_steps,
+            seed=run.seed,
+            on_log=on_log,
+            on_progress=stage.progress,
+        )
+        trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
+        stage.finish(begun.device)
+    log = pd.read_json(stage.folder / "log.jsonl", lines=True)
+    model = load.load_model(*stage.table.tuned_model(run), begun.device)
+    return Tuned(stage.folder, log, model, begun.tokenizer, begun.validation)
+
+
+def _card(stage: Stage) -> str:
+    """The model card of a tuned model."""
+    run = stage.run
+    start = run.model.name or (f"the run {run.model.run}" if run.model.run else "random weights")
+    taught = ", ".join(run.taught) if run.parallel_codes else "none"
+    said = ", ".join(f"{name} {value}" for name in ("objective", "replay", "rows")
+                     if (value := getattr(run.data, name, None)) is not None)  # fmt: skip
+    return (
+        f"# {run.name}\n\nBegan with {start}; recipe {run.recipe} ({said}), seed {run.seed}.\n\n"
+        f"Taught languages: {taught}. Corpus: {run.corpus}.\n\n"
+        "Made for research on teaching languages; check its evaluation before you rely on it.\n"
+    )
+
+
+@dataclass
+class Evaluation:
+    """What evaluation begins with."""
+
+    device: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    texts: "Dataset"  # labelled, of all tasks
+    labels: dict[str, list[str]]
+
+
+def begin_evaluation(stage: Stage) -> Evaluation:
+    """Load the model that the run ends with, and the texts that it is tested on."""
+    from ia_lib.models import load
+
+    run, table, asked = stage.run, stage.table, stage.run.evaluate
+    device = load.computing_device(run.threads)
+    tokenizer = load.load_tokenizer(*table.tokenizer(run))
+    model = load.load_model(*table.tuned_model(run), device, asked.quantisation, asked.score_precision)
+    return Evaluation(device, model, tokenizer, stage.inputs.tests(every=False), stage.inputs.labels)
