@@ -48,10 +48,7 @@ class Inputs:
         if self.stage == "tune":
             return found
 
-        asked = run.wordings if self.stage == "evaluate" else [run.templates]
-        if self.stage == "evaluate" and run.measures_held_out:
-            asked = [*asked, run.templates]
-        found += [self._kits(path) for path in templates.files(asked)]
+        found += self._prompts()
         wanted = [place for task in self.tasks for place in task.places(self._tested(task), run.evaluate.test_split)]
         found += [self._kits(path) for task in self.tasks for path in task.files]
         if self.reads_parallel:
@@ -61,6 +58,19 @@ class Inputs:
         else:
             found += self._majority.values()
         return found + [self._source(*place) for place in dict.fromkeys(wanted)]
+
+    def _prompts(self) -> list[Source]:
+        """The files of templates and wordings. Raises Refusal for a name that is neither the kit's nor a file's."""
+        run, data, asked = self.run, self.run.data, []
+        if self.stage == "data" or run.measures_held_out:
+            asked.append(("templates", data.templates, run.templates, templates.TEMPLATES))
+        if self.stage == "evaluate":
+            names = zip(run.evaluate.wordings, run.wordings, strict=True)
+            asked += [("wordings", name, path, templates.wordings()) for name, path in names]
+        for field, name, path, own in asked:
+            if name not in own and not Path(path).is_file():
+                raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
+        return [self._kits(path) for path in templates.files([path for _, _, path, _ in asked])]
 
     @property
     def reads_parallel(self) -> bool:
