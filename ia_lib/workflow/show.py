@@ -1,0 +1,184 @@
+"""What the notebooks show of a stage's work, made for reading. Texts that are not to be shared are never in it."""
+
+from typing import TYPE_CHECKING
+
+from ia_lib.recipes.fields import Data
+from ia_lib.workflow.stages import Stage
+from ia_lib.workflow.work import Evaluation, Tuned, Tuning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(stage: Stage) -> str:
+    """What the run is about: what its recipe was told, its batch, and where the artefacts go."""
+    settings, known = stage.run, type(stage.run.data).model_fields
+    own = [
+        name for name in known if name not in Data.model_fields and getattr(settings.data, name) != known[name].default
+    ]
+    told = ", ".join(f"{name} {getattr(settings.data, name)}" for name in own) or settings.recipe
+    streams = "; ".join(f"{one.per_step} {one.role} ({one.name})" for one in settings.streams)
+    return (
+        f"run {settings.name}: {told}, seed {settings.seed}\n"
+        f"a batch: {streams or 'none, since the run trains on nothing'}\nartefacts go to {stage.folder}"
+    )
+
+
+def parallel(stage: Stage, rows: int = 5) -> "pd.DataFrame":
+    """The first parallel sentences, after saying how many there are."""
+    inputs = stage.inputs
+    if not inputs.reads_parallel:
+        print("this run reads no parallel text")
+    found = inputs.usable() if inputs.reads_parallel else inputs.tests()
+    dropped = inputs.dropped if inputs.reads_parallel else 0
+    print(f"{len(found):,} sentences; {dropped:,} more were left out because they occur in the test data")
+    return stage.run.shown(found.select(range(min(rows, len(found)))).to_pandas())
+
+
+def counts(examples: "pd.DataFrame") -> "pd.DataFrame":
+    """How many rows of each kind there are in each stream."""
+    return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("rows")
+
+
+def examples(stage: Stage, frame: "pd.DataFrame", role: str, rows: int = 5) -> "pd.DataFrame":
+    """Some rows of a role, with what is known of them."""
+    part = frame[frame["role"] == role].head(rows).dropna(axis="columns", how="all")
+    return stage.run.shown(part.drop(columns=["stream", "role"]))
+
+
+def instructions(stage: Stage, frame: "pd.DataFrame", rows: int = 4) -> str:
+    """Some new rows as texts: the prompt, and in double brackets the answer that the model has to give."""
+    import pandas as pd
+
+    texts = []
+    for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).itertuples():
+        changed = f"noise {row.noise}" if pd.isna(row.negative) else f"negative: {row.negative}"
+        head = f"--- {row.kind}, template {row.template:g}, {changed}, {row.source_language} -> {row.language}"
+        texts.append(f"{head}\n{row.prompt}[[{row.answer}]]\n")
+    return "\n".join(texts)
+
+
+def noise(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """How often each kind of noise was drawn, beside the shares of the paper's code."""
+    import pandas as pd
+
+    from ia_lib.instructions.noise import MIXTURE
+
+    drawn = frame["noise"].value_counts(normalize=True) if "noise" in frame else None
+    return pd.DataFrame({"expected": {"+".join(k): share for k, share in MIXTURE}, "observed": drawn}).round(3)
+
+
+def model(begun: Tuning | Evaluation) -> str:
+    """The model and where it is."""
+    made, size = begun.model, len(begun.tokenizer)
+    return (
+        f"device: {begun.device}; {made.config.model_type} with {made.num_parameters():,} parameters in {made.dtype}, "
+        f"{size:,} tokens in the vocabulary"
+    )
+
+
+def batch(stage: Stage, begun: Tuning, rows: int = 8) -> str:
+    """The first rows of the first batch, decoded from their tokens, the answer in double brackets."""
+    import pandas as pd
+
+    decode = begun.tokenizer.decode
+    frame = pd.DataFrame(
+        {
+            "role": row["role"],
+            "prompt": decode(row["input_ids"][: row["answer_start"]]),
+            "answer": decode(row["input_ids"][row["answer_start"] :]),
+        }
+        for row in begun.rows[:rows]
+    )
+    shown = stage.run.shown(frame).itertuples()
+    return "\n".join(f"{row.role:>4} | {row.prompt}[[{row.answer}]]".replace("\n", "↵") for row in shown)
+
+
+def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> "pd.DataFrame":
+    """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
+    from ia_lib.evaluation import generation
+
+    return stage.run.shown(generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows]))
+
+
+def texts(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
+    """A text of each task and language, after saying how many there are and what the labels are."""
+    from ia_lib.instructions.templates import options
+
+    named = "; ".join(f"{task}: {options(names)}" for task, names in begun.labels.items())
+    print(f"{len(begun.texts):,} texts; {named}")
+    return stage.run.shown(begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6))
+
+
+def prompts(stage: Stage, begun: Evaluation) -> str:
+    """One text of each task under each wording as the model sees it; of its first prompt the tokens, special ones
+    included, and those of each label."""
+    from ia_lib.evaluation import scoring
+
+    lines, more = [], {"chat": stage.run.chat, "encoder_decoder": begun.model.config.is_encoder_decoder}
+    for sample, called, asked, words in _asked(stage, begun):
+        lines.append(f"=== {sample.task}, {sample.language}, wording {called}; true label: {sample.label}")
+        split = scoring.tokens(begun.tokenizer, asked[0], words, **more)
+        for number, text in enumerate(asked, 1):
+            ((before, _), *_) = scoring.tokens(begun.tokenizer, text, words[:1], **more)
+            lines.append(f"\nprompt {number}:\n{begun.tokenizer.convert_tokens_to_string(before)}___")
+        lines.append("\ntokens of prompt 1: " + " ".join(split[0][0]))
+        lines += [f"tokens of {word!r}: {' '.join(own)}" for word, (_, own) in zip(words, split, strict=True)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
+    """The same texts' scores under each rule (nats, but for label_per_char); the highest of a line is the prediction."""
+    import pandas as pd
+
+    from ia_lib.evaluation import choice, scoring
+    from ia_lib.evaluation.rules import RULES
+    from ia_lib.instructions.templates import classification_prompts
+
+    prompt_too, frames = not begun.model.config.is_encoder_decoder, {}
+    for sample, called, asked, words in _asked(stage, begun):
+        empty = classification_prompts(choice.CONTENT_FREE, _question(sample.task), begun.labels[sample.task], called)
+        found = scoring.label_logprobs(
+            begun.model,
+            begun.tokenizer,
+            asked,
+            words,
+            chat=stage.run.chat,
+            max_length=stage.run.evaluate.score_max_length,
+            prompt_logprob=prompt_too,
+            content_free=empty,
+            progress=False,
+        )
+        rules = [rule for rule in RULES if prompt_too or rule not in ("joint", "mean")]
+        lines = {(rule, f"prompt {i + 1}"): row for rule in rules for i, row in enumerate(found.scores(rule))}
+        frames[sample.task, called] = pd.DataFrame(lines, index=begun.labels[sample.task]).T.round(3)
+    return pd.concat(frames) if frames else pd.DataFrame()
+
+
+def predictions(stage: Stage, texts: int = 2) -> "pd.DataFrame":
+    """The predictions of some texts under each prompt, beside the scores of all labels: `texts` of each true label."""
+    import pandas as pd
+
+    from ia_lib.evaluation import measures
+
+    path = stage.folder / "scores.parquet"
+    if not path.is_file():
+        return pd.DataFrame()
+    return stage.run.shown(
+        measures.side_by_side(
+            pd.read_parquet(path), stage.run.evaluate.scoring_rule, stage.inputs.tests(False).to_pandas(), texts
+        )
+    )
+
+
+def _asked(stage: Stage, begun: Evaluation):
+    """One text of each task under each wording: (text, wording, prompts, what the labels are called)."""
+    from ia_lib.instructions.templates import classification_prompts, label_words
+
+    samples = stage.run.shown(begun.texts.to_pandas().drop_duplicates("task"))
+    for sample in samples.itertuples():
+        for wording in stage.run.wordings:
+            names = begun.labels[sample.task]
+            asked = classification_prompts(sample.text, _question(sample.task), names, wording)
+            yield sample, wording, asked, label_words(names, wording)
