@@ -202,11 +202,12 @@ def table(tmp_path) -> Path:
 def finished(tmp_path_factory):
     """The tiny table carried out from its data to its report, by Snakemake and papermill."""
     from ia_lib.workflow.graph import Table
+    from ia_lib.workflow.scheduler import execute
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TABLE)
     made = Table(folder / "tiny.yaml", folder / "outputs")
-    assert made.execute() == []
+    assert execute(made) == []
     return made
 
 

@@ -3,9 +3,9 @@ import re
 import pytest
 
 from ia_lib import recipes
+from ia_lib.paths import root
 from ia_lib.recipes import fields, instructalign
 from ia_lib.workflow import settings, tables
-from ia_lib.paths import root
 
 pytestmark = pytest.mark.quick
 
