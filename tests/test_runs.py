@@ -269,7 +269,8 @@ def test_show(finished):
 @pytest.mark.quick
 def test_a_stage_is_worked_on_by_one_process_alone(table, tmp_path):
     first = Table(table, tmp_path).stage("base", "data").open()
-    code = f"from ia_lib.workflow.graph import Table\nTable({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
+    code = "from ia_lib.workflow.graph import Table\n"
+    code += f"Table({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
     assert "another process is at work on base: data" in answer.stderr
     assert first.part.is_dir()
