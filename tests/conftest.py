@@ -69,9 +69,7 @@ def tokenizer(parallel):
 
 @pytest.fixture(scope="session")
 def model(tokenizer):
-    from ia_lib.workflow.settings import New
-
-    return new_model(New(hidden=16, layers=2, heads=2), len(tokenizer), 1).eval()
+    return new_model(len(tokenizer), 1, hidden=16, layers=2, heads=2).eval()
 
 
 @pytest.fixture(scope="session", params=["bloom", "gpt2", "llama", "gemma3", "qwen3.5"])
