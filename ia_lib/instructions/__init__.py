@@ -4,6 +4,6 @@ In: parallel text and pools of past data, as datasets. Out: prompts and answers;
 the columns `COLUMNS`, to which each stream adds its own.
 """
 
-# What examples.parquet says of every row. `kind`: the objective; `language`: the answer's; `source_id`: the sentence's in
-# the corpus; `split`: train or validation; `epoch` and `position`: the row's place in its stream, from 0.
+# What examples.parquet says of every row. `kind`: the objective; `language`: the answer's; `source_id`: the sentence's
+# in the corpus; `split`: train or validation; `epoch` and `position`: the row's place in its stream, from 0.
 COLUMNS = ["stream", "role", "prompt", "answer", "kind", "language", "source_id", "split", "epoch", "position"]

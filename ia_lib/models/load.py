@@ -1,7 +1,15 @@
 """Models by their name or folder: on which device, in how many bits, and of which kind."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
 
@@ -32,6 +40,11 @@ def load_model(
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM
     model = kind.from_pretrained(source, **options)
     return fuse_gelu(model.to(device) if quantisation == "none" else model)
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or of a Hub name."""
+    return AutoTokenizer.from_pretrained(source, revision=revision)
 
 
 def is_encoder_decoder(source: str, revision: str | None = None) -> bool:

@@ -3,21 +3,15 @@ evaluate stages read beside it. A block dumped is its part of a stage's key. Wha
 work is carried out and not what it makes, so it is in no key. A recipe's own blocks are subclasses with more fields.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ia_lib.data.yaml_files import Refusal
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
-
-
-class Refusal(ValueError):
-    """A value that a rule over several fields refuses."""
-
-    def __init__(self, field: str, found: Any, allowed: str):
-        super().__init__(f"found {found!r}; allowed: {allowed}")
-        self.field = field
 
 
 class Part(BaseModel):

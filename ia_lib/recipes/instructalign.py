@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.recipes import fields
-from ia_lib.recipes.fields import Count, Number, Refusal, Share
+from ia_lib.recipes.fields import Count, Number, Share
 from ia_lib.training.streams import Stream, steps_for
 
 OBJECTIVES = ("tlm", "mt", "xss", "mlm", "word", "span")
@@ -126,7 +127,7 @@ def examples(run, inputs):
     frames = [cross_lingual.make(text, how, steps * data.new_per_step, *held_out)]
     pool, provenance = inputs.pool()
     if asked := drawn(run):
-        frames.append(replay.as_examples(replay.draw(pool, seed=run.seed, **asked), "replay"))
+        frames.append(replay.examples(replay.draw(pool, seed=run.seed, **asked), "replay"))
     facts = {"steps": steps, "rows_of_epoch": {"instructions": epoch}, "provenance": provenance, "pool": pool}
     return pd.concat(frames, ignore_index=True), facts
 

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.recipes import fields, instructalign
-from ia_lib.recipes.fields import Count, Number, Refusal
+from ia_lib.recipes.fields import Count, Number
 from ia_lib.training.streams import Stream, steps_for
 
 # The base of a table of InstructAlign's is trained and scored as that paper has it.
@@ -52,7 +53,7 @@ def examples(run, inputs):
     from ia_lib.instructions import replay
 
     pool, provenance = inputs.pool()
-    frame = replay.as_examples(replay.draw(pool, seed=run.seed, **drawn(run)), "instructions")
+    frame = replay.examples(replay.draw(pool, seed=run.seed, **drawn(run)), "instructions")
     trained = int((frame["split"] == "train").sum())
     steps = run.data.steps or steps_for(run.data.epochs, trained, run.data.per_step)
     return frame, {"steps": steps, "rows_of_epoch": {}, "provenance": provenance, "pool": pool}

@@ -7,10 +7,11 @@ from typing import Any
 
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import TaskError
 from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
-from ia_lib.recipes.fields import New, Refusal, Shared
+from ia_lib.recipes.fields import New, Shared
 from ia_lib.workflow import tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError

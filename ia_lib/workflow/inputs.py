@@ -4,6 +4,7 @@ Every reader gets `find`, which knows the files of the list and no others: what 
 cannot be read either.
 """
 
+import os
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from ia_lib.data import corpora, downloads, minilab
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
-from ia_lib.evaluation.tasks import Task
+from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
 from ia_lib.instructions import mixture, replay, templates
-from ia_lib.paths import params
+from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
-from ia_lib.recipes.fields import Refusal
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
 from ia_lib.workflow.tables import drawn
@@ -49,10 +50,11 @@ class Inputs:
             return found
 
         found += self._prompts()
-        wanted = [place for task in self.tasks for place in task.places(self._tested(task), run.evaluate.test_split)]
-        found += [self._kits(path) for task in self.tasks for path in task.files]
+        split = run.evaluate.test_split
+        wanted = [place for task in self.tasks for place in task.places(self._tested(task), split)]
+        found += [self._kits(path) for task in self.tasks for path in task.files(run.wordings)]
         if self.reads_parallel:
-            wanted += corpora.places(run.corpus, run.paired_codes, "train", run.data.parallel)
+            wanted += self._parallel_places()
         if self.stage == "data":
             wanted += self._past_places()
         else:
@@ -105,8 +107,9 @@ class Inputs:
 
     @cached_property
     def data_folder(self) -> Path:
-        """The folder of real data."""
-        return downloads.data_folder(self.run.machine.data_dir)
+        """The folder of real data: `data_dir`, else the environment variable IA_DATA, else ../shared/data."""
+        folder = Path(self.run.machine.data_dir or os.environ.get("IA_DATA") or "../shared/data").expanduser()
+        return folder if folder.is_absolute() else root() / folder
 
     @cached_property
     def lab(self) -> MiniLab:
@@ -186,21 +189,59 @@ class Inputs:
 
     @cached_property
     def tasks(self) -> list[Task]:
-        """The run's labelled tasks: the named ones, then those of its own tests."""
-        run, own = self.run, self.run.evaluate.tests
-        named = [tasks.load(name, run.home).called(called) for called, name in run.named_tasks.items()]
-        found = named + tasks.own([{**test.model_dump(), "file": test.file} for test in own])
-        for test in own:
+        """The run's tasks: the named ones, those of its own tests, and held-out translation where that is measured."""
+        run, found = self.run, []
+        for called, name in run.named_tasks.items():
+            try:
+                task = tasks.load(name, run.home)
+            except TaskError as error:
+                if name.endswith((".yaml", ".yml")):
+                    raise
+                raise Refusal("tasks", called, f"<task> or <corpus>/<task> ({error})") from None
+            found.append(task.model_copy(update={"name": called}) if "." not in called else task)
+            if not self._tested(task):
+                allowed = f"a task with one of the run's languages; {name} has none of them"
+                raise Refusal("tasks", called, allowed)
+        labels: dict[str, list[str]] = {}
+        places = set()
+        for test in run.evaluate.tests:
             if test.language not in run.codes:
                 raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(run.codes)})")
-        for task in named:
-            if not self._tested(task):
-                allowed = f"a task in one of the run's languages; it has {', '.join(task.languages)}"
-                raise Refusal("tasks", task.name, allowed)
-        return found
+            if len(set(test.labels)) < len(test.labels):
+                raise Refusal("tests", test.labels, "each label once")
+            if labels.setdefault(test.task, test.labels) != test.labels:
+                raise Refusal("tests", test.labels, f"the same labels in all tests of {test.task}")
+            if not test.id and (test.task, test.language) in places:
+                allowed = "an id column, since another file has texts of that task and language"
+                raise Refusal("tests", test.file, allowed)
+            places.add((test.task, test.language))
+            found.append(tasks.own(**test.model_dump()))
+        if run.evaluate.label_order == "shuffled":
+            found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
+        return [*found, *([tasks.load("held_out")] if run.measures_held_out else [])]
+
+    def _shuffled(self, task: Choose) -> Choose:
+        order = shuffled(generator(self.run.seed, self.run.name, "labels", task.name), len(task.labels))
+        return task.model_copy(update={"labels": [task.labels[i] for i in order]})
+
+    @property
+    def choices(self) -> list[Choose]:
+        """Those of the tasks that have labels."""
+        return [task for task in self.tasks if isinstance(task, Choose)]
+
+    @property
+    def translations(self) -> list[Translate]:
+        """Those of the tasks that are of parallel text."""
+        return [task for task in self.tasks if isinstance(task, Translate)]
 
     def _tested(self, task: Task) -> list[str]:
-        return [code for code in self.run.codes if code in task.languages]
+        return task.has(self.run.codes if isinstance(task, Choose) else self.run.paired_codes)
+
+    def pairs(self, task: Translate) -> "Dataset":
+        """The parallel text of a task: `sentence_id` and a column per language."""
+        if task.data.held_out:
+            return self.held_out()
+        return task.read(self.find, self._tested(task), self.run.evaluate.test_split)
 
     def tests(self, every: bool = True) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
@@ -210,7 +251,7 @@ class Inputs:
         few = None if every else self.run.evaluate.examples
         parts = [
             task.read(self.find, [code], self.run.evaluate.test_split)
-            for task in self.tasks
+            for task in self.choices
             for code in self._tested(task)
         ]
         if not parts:
@@ -220,11 +261,7 @@ class Inputs:
     @property
     def labels(self) -> dict[str, list[str]]:
         """The labels of every task of the run, in the order in which its prompts name them."""
-        run, found = self.run, {task.name: list(task.labels) for task in self.tasks}
-        if run.evaluate.label_order == "shuffled":
-            drawn = {name: generator(run.seed, run.name, "labels", name) for name in found}
-            found = {name: [labels[i] for i in shuffled(drawn[name], len(labels))] for name, labels in found.items()}
-        return found
+        return {task.name: list(task.labels) for task in self.choices}
 
     @cached_property
     def _majority(self) -> dict[str, Source]:
@@ -235,10 +272,10 @@ class Inputs:
     @cached_property
     def _majority_places(self) -> dict[str, tuple[str, str, tuple[str, str]]]:
         found: dict[str, tuple[str, str, tuple[str, str]]] = {}
-        for task in self.tasks if self.run.evaluate.majority_of == "train" else ():
+        for task in self.choices if self.run.evaluate.majority_of == "train" else ():
             for split in ("train", "valid"):
                 for code in self._tested(task):
-                    for place in task.places([code], split) if task.has(split) else ():
+                    for place in task.places([code], split) if split in task.splits else ():
                         source = self._source(*place)
                         if isinstance(source, MiniLab):
                             there = split != "train" or code in minilab.KNOWN
@@ -251,7 +288,7 @@ class Inputs:
     def training_labels(self) -> dict[str, tuple[list[str], str]]:
         """For every task the labels that the majority baseline counts, and of what they are."""
         found: dict[str, tuple[list[str], str]] = {}
-        for task in self.tasks:
+        for task in self.choices:
             if task.name in self._majority_places:
                 split, code, _ = self._majority_places[task.name]
                 found[task.name] = task.read(self.find, [code], split)["label"][:], f"{split} texts in {code}"
@@ -263,8 +300,23 @@ class Inputs:
     def _whole(self) -> "Dataset":
         run, part = self.run, self.run.data.parallel
         if run.corpus == "own":
-            return corpora.own(self.find, run.paired_codes, part)
+            paths = {place: self.find(*place) for place in self._parallel_places()}
+            if part.lines:
+                return corpora.parallel_lines({code: paths["file", part.lines[code]] for code in run.paired_codes})
+            columns = {code: part.columns.get(code, code) for code in run.paired_codes}
+            return corpora.parallel_file(paths["file", part.file], columns, part.id)
         return corpora.parallel(self.find, run.paired_codes, "train", run.corpus)
+
+    def _parallel_places(self) -> list[tuple[str, str]]:
+        run, part = self.run, self.run.data.parallel
+        if run.corpus != "own":
+            return corpora.places(run.corpus, run.paired_codes, "train")
+        if part.file:
+            return [("file", part.file)]
+        for code in run.paired_codes:
+            if code not in part.lines:
+                raise CorpusError(f"parallel.lines: there is no file for the language {code!r}; name one")
+        return [("file", part.lines[code]) for code in run.paired_codes]
 
     def parallel(self) -> "Dataset":
         """The parallel text: `sentence_id` and a column per language. With `sentences`, so many drawn uniformly."""
@@ -307,7 +359,7 @@ class Inputs:
         if past.file:
             return [("file", past.file)]
         if past.mixture:
-            found = mixture.places(run.corpus, run.known, past.mixture.shares, past.mixture.split)
+            found = mixture.places(past.mixture.shares, run.known, past.mixture.split, run.corpus)
             return found + (self._mixed.places(run.known, "train") if past.mixture.sentiment else [])
         places = [past.url] if past.url else [str(_xp3(code, run.machine.mirror)) for code in past.xp3]
         return [("address", place) for place in places]
@@ -332,9 +384,19 @@ class Inputs:
         if past.mixture:
             texts = self._mixed.read(self.find, run.known, "train") if past.mixture.sentiment else None
             labels = self._mixed.labels if past.mixture.sentiment else []
-            more = past.mixture.rows, past.mixture.split, past.mixture.xss_negatives
-            parallel = corpora.parallel(self.find, run.known, past.mixture.split, run.corpus)
-            return mixture.mixture(parallel, run.known, past.mixture.shares, *more[::2], texts, labels, run.seed), []
+            made = mixture.mixture(
+                self.find,
+                run.known,
+                past.mixture.shares,
+                past.mixture.rows,
+                run.seed,
+                split=past.mixture.split,
+                xss_negatives=past.mixture.xss_negatives,
+                corpus=run.corpus,
+                texts=texts,
+                labels=labels,
+            )
+            return made, []
         rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
         released = asked.get("sampling") == "released"
         if past.file:

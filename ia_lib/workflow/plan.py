@@ -63,10 +63,11 @@ def _what(stage: Stage) -> str:
         length = f"{run.data.steps:,} steps" if run.data.steps else f"{epochs:g} epochs"
         return f"{length} of {run.per_step} rows"
     if stage.name == "evaluate":
-        tests = [task.name for task in stage.inputs.tasks]
-        number = len({code for task in stage.inputs.tasks for code in run.codes if code in task.languages})
+        tests = stage.inputs.choices
+        number = len({code for task in tests for code in task.has(run.codes)})
+        names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in stage.inputs.translations]
         where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
-        return f"{', '.join(dict.fromkeys(tests)) or 'held-out sentences'}{where}"
+        return ", ".join(filter(None, [", ".join(dict.fromkeys(names[0])) + where, *names[1]]))
     return ""
 
 

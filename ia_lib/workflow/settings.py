@@ -13,10 +13,10 @@ from pydantic import BaseModel, Field, create_model, model_validator
 
 from ia_lib import recipes
 from ia_lib.data import languages
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.instructions import templates
 from ia_lib.paths import locate
 from ia_lib.recipes import FIDELITY, fields
-from ia_lib.recipes.fields import Refusal
 
 if TYPE_CHECKING:
     import pandas as pd

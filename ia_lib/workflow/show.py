@@ -1,5 +1,6 @@
 """What the notebooks show of a stage's work, made for reading. Texts that are not to be shared are never in it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ia_lib.recipes.fields import Data
@@ -116,8 +117,9 @@ def prompts(stage: Stage, begun: Evaluation) -> str:
     from ia_lib.evaluation import scoring
 
     lines, more = [], {"chat": stage.run.chat, "encoder_decoder": begun.model.config.is_encoder_decoder}
-    for sample, called, asked, words in _asked(stage, begun):
-        lines.append(f"=== {sample.task}, {sample.language}, wording {called}; true label: {sample.label}")
+    for sample, task, wording, asked, words in _asked(stage, begun):
+        called = Path(wording).stem if isinstance(wording, str) else "the task's own"
+        lines.append(f"=== {task.name}, {sample.language}, wording {called}; true label: {sample.label}")
         split = scoring.tokens(begun.tokenizer, asked[0], words, **more)
         for number, text in enumerate(asked, 1):
             ((before, _), *_) = scoring.tokens(begun.tokenizer, text, words[:1], **more)
@@ -129,7 +131,7 @@ def prompts(stage: Stage, begun: Evaluation) -> str:
 
 
 def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
-    """The same texts' scores under each rule (nats, but for label_per_char); the highest of a line is the prediction."""
+    """The same texts' scores under each rule, in nats (label_per_char: a character); of a line the highest wins."""
     import pandas as pd
 
     from ia_lib.evaluation import choice, scoring
@@ -137,8 +139,8 @@ def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
     from ia_lib.instructions.templates import classification_prompts
 
     prompt_too, frames = not begun.model.config.is_encoder_decoder, {}
-    for sample, called, asked, words in _asked(stage, begun):
-        empty = classification_prompts(choice.CONTENT_FREE, _question(sample.task), begun.labels[sample.task], called)
+    for number, (_, task, wording, asked, words) in enumerate(_asked(stage, begun)):
+        empty = classification_prompts(choice.CONTENT_FREE, task.question, task.labels, wording)
         found = scoring.label_logprobs(
             begun.model,
             begun.tokenizer,
@@ -152,7 +154,8 @@ def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
         )
         rules = [rule for rule in RULES if prompt_too or rule not in ("joint", "mean")]
         lines = {(rule, f"prompt {i + 1}"): row for rule in rules for i, row in enumerate(found.scores(rule))}
-        frames[sample.task, called] = pd.DataFrame(lines, index=begun.labels[sample.task]).T.round(3)
+        called = wording if isinstance(wording, str) else number
+        frames[task.name, called] = pd.DataFrame(lines, index=task.labels).T.round(3)
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
@@ -173,12 +176,12 @@ def predictions(stage: Stage, texts: int = 2) -> "pd.DataFrame":
 
 
 def _asked(stage: Stage, begun: Evaluation):
-    """One text of each task under each wording: (text, wording, prompts, what the labels are called)."""
+    """One text of each task under each wording: (text, its task, the wording, prompts, what the labels are called)."""
     from ia_lib.instructions.templates import classification_prompts, label_words
 
-    samples = stage.run.shown(begun.texts.to_pandas().drop_duplicates("task"))
-    for sample in samples.itertuples():
-        for wording in stage.run.wordings:
-            names = begun.labels[sample.task]
-            asked = classification_prompts(sample.text, _question(sample.task), names, wording)
-            yield sample, wording, asked, label_words(names, wording)
+    tasks = {task.name: task for task in stage.inputs.choices}
+    for sample in stage.run.shown(begun.texts.to_pandas().drop_duplicates("task")).itertuples():
+        task = tasks[sample.task]
+        for wording in task.asked(stage.run.wordings):
+            asked = classification_prompts(sample.text, task.question, task.labels, wording)
+            yield sample, task, wording, asked, label_words(task.labels, wording)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from ia_lib import recipes
-from ia_lib.recipes.fields import Refusal
+from ia_lib.data.yaml_files import Refusal
 from ia_lib.workflow import settings
 from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
 
