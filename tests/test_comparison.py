@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from ia_lib.data.corpora import LABELS
-from ia_lib.evaluation import comparison, measures, scoring
+from ia_lib.evaluation import comparison, measures
 from ia_lib.evaluation.resampling import mcnemar
+from ia_lib.evaluation.rules import RULES, rules
 
 pytestmark = pytest.mark.quick
 NAMES = LABELS["sentiment"]
@@ -31,10 +32,15 @@ def scores(right: dict[str, float], seed: int = 1, tokens=(1, 1, 1), texts=slice
 
 BASE = scores({"eng": 0.8, "sun": 0.4, "jav": 0.4})
 TUNED = scores({"eng": 0.8, "sun": 0.7, "jav": 0.6}, seed=2)
+RUNS = {"base": measures.choices(BASE), "tlm": measures.choices(TUNED)}
+
+
+def measured(answers, base=None):
+    return measures.of_rows(measures.measures(answers, GROUPS, base))
 
 
 def test_models_are_compared_text_by_text():
-    found = comparison.models({"base": BASE, "tlm": TUNED}, [("tlm", "base")], GROUPS)
+    found = comparison.models(RUNS, [("tlm", "base")], GROUPS)
     line = found[(found["language"] == "sun") & (found["prompt"] == "1")].iloc[0]
     right = [
         table[(table["language"] == "sun") & (table["prompt"] == 1)].set_index("example").eval("gold == predicted")
@@ -49,27 +55,27 @@ def test_models_are_compared_text_by_text():
     assert groups["mcnemar_p"].isna().all()
     # adjusted among the two groups alone
     assert groups.loc["L2", "p_holm"] == pytest.approx(2 * groups.loc["L2", "p"])
-    back = comparison.models({"base": BASE, "tlm": TUNED}, [("base", "tlm")], GROUPS)
+    back = comparison.models(RUNS, [("base", "tlm")], GROUPS)
     np.testing.assert_allclose(back["difference"], -found["difference"])
     np.testing.assert_allclose(back["low"], -found["high"])
 
 
 def test_pairs_are_narrower_than_two_models_apart():
-    found = comparison.models({"base": BASE, "tlm": TUNED}, [("tlm", "base")], GROUPS)
-    one, two = (measures.metrics(table, GROUPS, {}) for table in (TUNED, BASE))
+    found = comparison.models(RUNS, [("tlm", "base")], GROUPS)
+    one, two = measured(RUNS["tlm"]), measured(RUNS["base"])
     apart = np.hypot(one["high"] - one["low"], two["high"] - two["low"])
     assert ((found["high"] - found["low"]) < 0.9 * apart).all()
 
 
 def test_other_examples_are_not_paired():
-    runs = {"base": BASE, "half": scores({"eng": 0.8, "sun": 0.7, "jav": 0.6}, texts=slice(60))}
+    runs = RUNS | {"half": measures.choices(scores({"eng": 0.8, "sun": 0.7, "jav": 0.6}, texts=slice(60)))}
     found = comparison.models(runs, [("half", "base")], GROUPS)
     assert (found["verdict"] == "not paired").all()
     assert found["difference"].isna().all()
 
 
 def test_languages_are_compared_on_the_sentences_both_have():
-    table = pd.concat([scores({"sun": 0.8}), scores({"jav": 0.4}, texts=slice(20, 120))])
+    table = measures.choices(pd.concat([scores({"sun": 0.8}), scores({"jav": 0.4}, texts=slice(20, 120))]))
     found = comparison.languages(table, [("sun", "jav"), ("jav", "sun")])
     assert (found["examples"] == 100).all()
     average = found[found["prompt"] == "all"].set_index("first")
@@ -82,8 +88,9 @@ def test_languages_are_compared_on_the_sentences_both_have():
 
 
 def test_headline_numbers():
-    lines = measures.metrics(TUNED, GROUPS, {}, base=BASE)
-    table = pd.concat([lines.assign(row="tlm"), measures.metrics(BASE, GROUPS, {}).assign(row="base")])
+    table = pd.concat(
+        [measured(RUNS["tlm"], RUNS["base"]).assign(row="tlm"), measured(RUNS["base"]).assign(row="base")]
+    )
     found = comparison.headline(table)
     assert found["row"].tolist() == ["tlm", "tlm"]
     found = found.set_index("quantity")
@@ -93,14 +100,18 @@ def test_headline_numbers():
     assert found.loc["gain", "p_holm"] == pytest.approx(2 * found.loc["gain", "difference_p"])
 
 
+def by_rule(table):
+    return {rule: measures.choices(table, rule) for rule in rules(table)}
+
+
 def test_rules_side_by_side_say_what_depends_on_them():
     # a positive text's label is long: divided by its tokens its log-probability wins wherever it is not far behind
     runs = {name: table.assign(label_tokens=table["label"].map({"positive": 8}).fillna(1)) for name, table in TABLES}
-    found = comparison.rules(runs, GROUPS, {"sentiment": "negative"}, {"tlm": "base"})
-    assert found["rule"].unique().tolist() == list(scoring.RULES)
-    by_rule = found[(found["language"] == "all") & (found["run"] == "tlm")].set_index(["rule", "group"])["weighted_f1"]
+    found = comparison.rules({name: by_rule(table) for name, table in runs.items()}, GROUPS, {"tlm": "base"})
+    assert found["rule"].unique().tolist() == list(RULES)
+    values = found[(found["language"] == "all") & (found["run"] == "tlm")].set_index(["rule", "group"])["value"]
     # with one prompt for all labels the paper's joint probability is the label's own
-    assert by_rule["joint"].tolist() == by_rule["label_sum"].tolist()
+    assert values["joint"].tolist() == values["label_sum"].tolist()
     says = comparison.conclusions(found)
     says = says[(says["language"] == "all") & (says["group"] == "L2")].set_index(["run", "claim"])
     line = says.loc["tlm", "against chance"]
@@ -109,7 +120,7 @@ def test_rules_side_by_side_say_what_depends_on_them():
     assert line["label_mean"] == "within"
     assert "within under label_mean" in line["says"]
     assert says.loc[("all", "highest score"), "label_sum"] == "tlm"
-    lengths = comparison.label_lengths(runs["tlm"]).set_index("label")
+    lengths = comparison.label_lengths(runs["tlm"], by_rule(runs["tlm"])).set_index("label")
     assert lengths["tokens"].to_dict() == {"negative": 1, "neutral": 1, "positive": 8}
     assert lengths.loc["positive", "label_mean"] > 95 > lengths.loc["positive", "label_sum"]
     assert lengths["gold"].sum() == pytest.approx(100)
@@ -119,10 +130,10 @@ TABLES = (("base", BASE), ("tlm", TUNED))
 
 
 def test_without_the_prompts_log_probability_fewer_rules():
-    runs = {"tlm": TUNED.drop(columns="prompt_logprob"), "base": BASE}
-    found = comparison.rules(runs, GROUPS, {})
+    runs = {"tlm": by_rule(TUNED.drop(columns="prompt_logprob")), "base": by_rule(BASE)}
+    found = comparison.rules(runs, GROUPS)
     assert found["rule"].unique().tolist() == ["label_sum", "label_mean", "label_per_char", "calibrated"]
-    runs = {"tlm": TUNED, "base": BASE.drop(columns="content_free_logprob")}
-    assert "calibrated" not in comparison.rules(runs, GROUPS, {})["rule"].unique()
+    runs = {"tlm": by_rule(TUNED), "base": by_rule(BASE.drop(columns="content_free_logprob"))}
+    assert "calibrated" not in comparison.rules(runs, GROUPS)["rule"].unique()
     says = comparison.conclusions(found)
     assert set(says["claim"]) == {"against chance", "highest score"}

@@ -1,24 +1,29 @@
-"""What chance does to scores: resamples, intervals and tests, on arrays of label numbers. Knows no task and no table.
+"""What chance does to scores: resamples, intervals and tests. Knows no task and no data frame.
 
-Every text has random numbers of its own, which depend on the seed and its id alone. So the same text is drawn equally
-often in every prompt, language and model, and whatever is compared is compared in pairs, also where two languages share
-a part of their texts; texts with different ids are independent.
+Every example brings a vector of counts, and a score is a function of their sum: a text with one label its place in the
+confusion matrix, a translation how many n-grams it shares with the true text, an answer its loss and its tokens. So one
+bootstrap does for all: examples are drawn anew, and what they count is added up.
+
+Every example has random numbers of its own, which depend on the seed and its id alone. So the same text is drawn
+equally often in every prompt, language and model, and whatever is compared is compared in pairs, also where two
+languages share a part of their texts; texts with different ids are independent.
 
 To resample texts is to say nothing about texts unlike them: of 300 right answers every resample is 100% right. So each
-cell gets one text more, which is answered wrongly for the lower limit of its interval and rightly for the upper one. It
-counts for little where a model is sometimes right; near 0 and 100% it gives what is left open, some 3 texts in N (and
-keeps 95% intervals at 95% there: see the tests).
+cell gets one example more, which is answered wrongly for the lower limit of its interval and rightly for the upper one
+(`METRICS` says for which scores). It counts for little where a model is sometimes right; near 0 and 100% it gives what
+is left open, some 3 texts in N (and keeps 95% intervals at 95% there: see the tests).
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isqrt, nan
 from typing import Any
 
 import numpy as np
-from scipy import optimize, stats
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from scipy import stats
 
 from ia_lib.randomness import permuted, uniforms
 
@@ -28,94 +33,231 @@ _POISSON = stats.poisson.cdf(np.arange(15), 1)
 _TINY = 1e-12  # instead of dividing by nothing
 
 
+def confusions(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
+    """[draws, labels * labels]: how often each label is true where each is predicted, of predictions [N, draws]; `gold`
+    is [N, 1] or of the same shape."""
+    draws = predicted.shape[1]
+    cells = np.arange(draws) * labels**2 + gold * labels + predicted
+    return np.bincount(cells.ravel(), minlength=draws * labels**2).reshape(draws, labels**2)
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """Accuracy in percent of confusions [..., labels * labels], as in all that follows."""
+    _, _, right = _by_label(counts)
+    return 100 * right.sum(-1) / np.maximum(counts.sum(-1), _TINY)
+
+
+def weighted_f1(counts: np.ndarray) -> np.ndarray:
+    """F1 in percent, weighted by how often each label is true; a label never predicted scores 0."""
+    gold, said, right = _by_label(counts)
+    return 100 * (_share(2 * right, gold + said) * gold).sum(-1) / np.maximum(gold.sum(-1), _TINY)
+
+
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """The mean over labels, as scikit-learn has it: over those that are true or predicted somewhere."""
+    gold, said, right = _by_label(counts)
+    return _mean(_share(2 * right, gold + said), gold + said)
+
+
+def macro_precision(counts: np.ndarray) -> np.ndarray:
+    gold, said, right = _by_label(counts)
+    return _mean(_share(right, said), gold + said)
+
+
+def macro_recall(counts: np.ndarray) -> np.ndarray:
+    gold, said, right = _by_label(counts)
+    return _mean(_share(right, gold), gold + said)
+
+
+def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
+    """As macro recall, but over the labels that are true somewhere: the recall of another says nothing."""
+    gold, _, right = _by_label(counts)
+    return _mean(_share(right, gold), gold)
+
+
+def chrf(counts: np.ndarray) -> np.ndarray:
+    """chrF2 (0 to 100) of sacrebleu's statistics [..., 3 * orders]: for each length of n-grams how many of them the
+    translations have, the true texts, and both."""
+    said, true, both = np.moveaxis(counts.reshape(*counts.shape[:-1], -1, 3), -1, 0)
+    there = (said > 0) & (true > 0)
+    precision, recall = (_mean(_share(both, side), there) for side in (said, true))
+    return _share(5 * precision * recall, 4 * precision + recall)
+
+
+def ratio(counts: np.ndarray) -> np.ndarray:
+    """The first of two counts [..., 2] by the second."""
+    return _share(counts[..., 0], counts[..., 1])
+
+
+def _by_label(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each label is true, is predicted, and is both: [..., labels] each."""
+    labels = isqrt(counts.shape[-1])
+    table = counts.reshape(*counts.shape[:-1], labels, labels)
+    return table.sum(-1), table.sum(-2), np.diagonal(table, axis1=-2, axis2=-1)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return part / np.maximum(whole, _TINY)
+
+
+def _mean(values: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The mean, in percent, over the labels or orders that are there."""
+    there = there > 0
+    return 100 * (values * there).sum(-1) / np.maximum(there.sum(-1), 1)
+
+
+def _wrong_or_right(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A text more with the labels in their shares: answered wrongly, with each other label alike, or rightly."""
+    labels = isqrt(len(mean))
+    share, right = mean.reshape(labels, labels).sum(1, keepdims=True), np.eye(labels)
+    return (share * (1 - right) / max(1, labels - 1)).ravel(), (share * right).ravel()
+
+
+def _one_asked(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A question more, answered wrongly or rightly."""
+    return mean * [0, 1], mean[[1, 1]]
+
+
+def _nothing(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return 0 * mean, 0 * mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of sums of counts [..., C], and the example that is added at worst and at best: counts [C] each, from the
+    examples' mean counts [C]. `highest` is the highest value there can be."""
+
+    score: Callable[[np.ndarray], np.ndarray]
+    added: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    highest: float = 100.0
+
+
+METRICS = {
+    **{f.__name__: Metric(f, _wrong_or_right)
+       for f in (weighted_f1, accuracy, macro_f1, macro_precision, macro_recall, balanced_accuracy)},
+    # how many questions are right, of how many
+    "similarity": Metric(lambda counts: 100 * ratio(counts), _one_asked),
+    # To scores of single examples that lie between all wrong and all right nothing is added: one translation without a
+    # right n-gram, or answer of an endless loss, would say more than all others (tests: 12 sentences are too few for
+    # 95%, from 25 on it holds). What they count: sacrebleu's statistics of a sentence; nats lost and tokens.
+    "chrF": Metric(chrf, _nothing),
+    "answer loss": Metric(ratio, _nothing, inf),
+}  # fmt: skip
+# Those of labels; the first is the headline.
+LABEL_METRICS = tuple(METRICS)[:6]
+
+
 class Examples:
-    """N texts with their true labels as numbers below `labels`, and what is drawn for them.
+    """N examples by their ids, each once, and what is drawn for them; all arrays are in their order. Those of one `key`
+    are the same."""
 
-    `names` are the texts' ids, each once; all arrays are in their order.
-    """
+    def __init__(self, ids: Sequence[str], seed: int):
+        self.ids, self.seed = list(ids), seed
+        self._numbers = np.array([_number(name) for name in ids], dtype=np.uint64)
 
-    def __init__(self, names: Sequence[str], gold: np.ndarray, labels: int, seed: int):
-        self.gold, self.labels, self.seed = np.asarray(gold), labels, seed
-        self._ids = np.array([_number(name) for name in names], dtype=np.uint64)
+    @property
+    def key(self) -> Hashable:
+        return self.seed, *self.ids
 
     def _uniforms(self, what: str) -> np.ndarray:
-        return uniforms((self.seed, what), self._ids, RESAMPLES)
+        return uniforms((self.seed, what), self._numbers, RESAMPLES)
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """[N, RESAMPLES]: how often each text stands in each resample."""
+        """[N, RESAMPLES]: how often each example stands in each resample."""
         return np.searchsorted(_POISSON, self._uniforms("bootstrap"), side="right").astype(np.float32)
 
     @cached_property
     def one_more(self) -> np.ndarray:
-        """[RESAMPLES, 1, 1]: how often the added text stands in each resample, in every cell alike."""
+        """[RESAMPLES, 1]: how often the added example stands in each resample, in every cell alike."""
         u = uniforms((self.seed, "one more"), np.zeros(1), RESAMPLES)
-        return np.searchsorted(_POISSON, u[0], side="right")[:, None, None]
+        return np.searchsorted(_POISSON, u[0], side="right")[:, None]
+
+
+class Labelled(Examples):
+    """N texts with their true labels `gold`, as numbers of `names`."""
+
+    def __init__(self, ids: Sequence[str], seed: int, gold: Sequence[int], names: Sequence[str]):
+        super().__init__(ids, seed)
+        self.gold, self.names = np.asarray(gold), tuple(names)
+
+    @property
+    def key(self) -> Hashable:
+        return *super().key, *self.gold, *self.names
 
     @cached_property
     def chance(self) -> dict[str, np.ndarray]:
         """Scores [RESAMPLES] of uniformly random guesses. A text is guessed alike wherever it occurs: who knows nothing
         may still answer a sentence in the same way under every prompt and in every language."""
-        guessed = (self._uniforms("guess") * self.labels).astype(np.int64)
-        return _scored(confusion(self.gold[:, None], guessed, self.labels))
+        guessed = (self._uniforms("guess") * len(self.names)).astype(np.int64)
+        return self._scored(guessed)
 
     @cached_property
     def constant(self) -> dict[str, np.ndarray]:
         """Scores [labels] of each label as the only answer."""
-        answers = np.tile(np.arange(self.labels), (len(self.gold), 1))
-        return _scored(confusion(self.gold[:, None], answers, self.labels))
+        return self._scored(np.tile(np.arange(len(self.names)), (len(self.gold), 1)))
+
+    def _scored(self, answers: np.ndarray) -> dict[str, np.ndarray]:
+        counts = confusions(self.gold[:, None], answers, len(self.names))
+        return {name: METRICS[name].score(counts) for name in LABEL_METRICS}
 
     @cached_property
     def dealt(self) -> np.ndarray:
         """[N, RESAMPLES]: the true labels dealt out to the texts anew."""
-        return self.gold[np.argsort(self._uniforms("shuffle"), axis=0)]
+        return self.gold.astype(np.int16)[np.argsort(self._uniforms("shuffle"), axis=0)]
 
 
 class Answers:
-    """The predictions [N] of one model for N texts, as numbers of labels, and what follows from them alone.
+    """One model's answers to N examples, which count `counts` [N, C], and their scores by `metrics`. `baseline` is a
+    score that costs nothing, and `baseline_is` says what has it."""
 
-    `majority` is the number of the label that the majority baseline answers with, None if there is no such baseline.
-    """
-
-    def __init__(self, examples: Examples, predicted: np.ndarray, names: Sequence[str], majority: int | None = None):
-        self.examples, self.predicted, self.majority = examples, predicted, majority
-        self.names = names  # of the labels
-        self.counts = Counter(names[i] for i in predicted)
+    def __init__(
+        self,
+        examples: Examples,
+        counts: np.ndarray,
+        metrics: Sequence[str],
+        baseline: float = nan,
+        baseline_is: str = "",
+    ):
+        self.examples, self.counts, self.metrics = examples, counts, tuple(metrics)
+        self.baseline, self.baseline_is = baseline, baseline_is
 
     @cached_property
     def points(self) -> dict[str, float]:
-        """Every metric in percent, by scikit-learn."""
-        gold, predicted = self.examples.gold, self.predicted
-        precision, recall, f1, support = precision_recall_fscore_support(gold, predicted, zero_division=0)
-        found = {
-            "accuracy": accuracy_score(gold, predicted),
-            "weighted_f1": np.average(f1, weights=support),
-            "macro_f1": f1.mean(),
-            "macro_precision": precision.mean(),
-            "macro_recall": recall.mean(),
-            # the recall of a label that no text has says nothing
-            "balanced_accuracy": recall[support > 0].mean(),
-        }
-        return {name: 100 * float(value) for name, value in found.items()}
+        return {name: float(METRICS[name].score(self.counts.sum(0))) for name in self.metrics}
 
     @cached_property
     def draws(self) -> dict[str, np.ndarray]:
-        """The metrics of `RESAMPLED` over resampled texts: [2, RESAMPLES] each, for the lower and the upper limit."""
-        gold, labels = self.examples.gold, self.examples.labels
-        cells = np.eye(labels**2, dtype=np.float32)[gold * labels + self.predicted]
-        # whole numbers far below 2**24: exact, in whatever order they are added up
-        counts = (self.examples.weights.T @ cells).astype(float).reshape(-1, labels, labels)
-        share = np.bincount(gold, minlength=labels)[:, None] / len(gold)
-        wrong, right = share * (1 - np.eye(labels)) / max(1, labels - 1), share * np.eye(labels)
-        low, high = (_scored(counts + self.examples.one_more * added) for added in (wrong, right))
-        return {name: np.stack([low[name], high[name]]) for name in RESAMPLED}
+        """The scores over resampled examples: [2, RESAMPLES] each, for the lower and the upper limit."""
+        # of whole numbers far below 2**24 exact, in whatever order they are added up
+        drawn = (self.examples.weights.T @ self.counts).astype(float)
+        worst, best = METRICS[self.metrics[0]].added(self.counts.mean(0, dtype=float))
+        sides = [drawn + self.examples.one_more * added for added in (worst, best)]
+        return {name: np.stack([METRICS[name].score(side) for side in sides]) for name in self.metrics}
+
+
+class Choices(Answers):
+    """Labels as answers: `predicted` [N], as numbers of the examples' label names. `majority` is the number of the
+    label that the majority baseline answers with, None if there is no such baseline."""
+
+    def __init__(
+        self,
+        examples: Labelled,
+        predicted: np.ndarray,
+        majority: int | None = None,
+        metrics: Sequence[str] = LABEL_METRICS,
+    ):
+        labels = len(examples.names)
+        super().__init__(examples, np.eye(labels**2, dtype=np.float32)[examples.gold * labels + predicted], metrics)
+        self.predicted, self.majority = predicted, majority
+        self.said = Counter(examples.names[i] for i in predicted)
 
     @cached_property
     def blind(self) -> np.ndarray:
         """[RESAMPLES]: weighted F1 when the true labels are dealt out anew: what a model gets that gives each answer as
         often, but does not read the text."""
-        gold, given = (np.bincount(x, minlength=self.examples.labels) for x in (self.examples.gold, self.predicted))
-        value = 200 * gold / np.maximum(gold + given, 1) / len(self.predicted)
+        gold, said = (np.bincount(x, minlength=len(self.examples.names)) for x in (self.examples.gold, self.predicted))
+        value = 200 * gold / np.maximum(gold + said, 1) / len(self.predicted)
         return np.where(self.examples.dealt == self.predicted[:, None], value[self.predicted][:, None], 0).sum(0)
 
 
@@ -140,44 +282,6 @@ class Average:
     def draws(self, metric: str) -> np.ndarray:
         """[seeds, 2, RESAMPLES], for the lower and the upper limit."""
         return self.by_seed(lambda cell: cell.draws[metric])
-
-
-def confusion(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
-    """[draws, gold, predicted]: counts of predictions [N, draws]; `gold` is [N, 1] or of the same shape."""
-    draws = predicted.shape[1]
-    cells = np.arange(draws) * labels**2 + gold * labels + predicted
-    return np.bincount(cells.ravel(), minlength=draws * labels**2).reshape(draws, labels, labels)
-
-
-def accuracy(counts: np.ndarray) -> np.ndarray:
-    """Accuracy in percent of confusion matrices [..., gold, predicted]."""
-    return 100 * np.trace(counts, axis1=-2, axis2=-1) / np.maximum(counts.sum((-2, -1)), _TINY)
-
-
-def weighted_f1(counts: np.ndarray) -> np.ndarray:
-    """Weighted F1 in percent of confusion matrices [..., gold, predicted]; a label never predicted scores 0."""
-    gold = counts.sum(-1)
-    return 100 * (_f1(counts) * gold).sum(-1) / np.maximum(gold.sum(-1), _TINY)
-
-
-def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Macro F1 in percent of confusion matrices [..., gold, predicted], over the labels that are true or predicted
-    somewhere, as scikit-learn has it."""
-    there = counts.sum(-1) + counts.sum(-2) > 0
-    return 100 * _f1(counts).sum(-1) / np.maximum(there.sum(-1), 1)
-
-
-def _scored(counts: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: value(counts) for name, value in RESAMPLED.items()}
-
-
-def _f1(counts: np.ndarray) -> np.ndarray:
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    return 2 * right / np.maximum(counts.sum(-1) + counts.sum(-2), _TINY)
-
-
-# The metrics that are resampled, and those of random guesses and constant answers.
-RESAMPLED = {"accuracy": accuracy, "weighted_f1": weighted_f1, "macro_f1": macro_f1}
 
 
 def over_seeds(points: np.ndarray, draws: np.ndarray) -> np.ndarray:
@@ -209,6 +313,8 @@ def p_value(difference: float, low: float, high: float, seeds: int = 1) -> float
     sides, leaves out 0. It is read off the normal distribution, or Student's t for several seeds, because counting
     resamples cannot give the small values that the correction of a large family needs."""
     spread = _spread(seeds)
+    if high == low:
+        return float(difference == 0)
     return float(2 * spread.sf(abs(difference) / (high - low) * 2 * spread.ppf(0.975)))
 
 
@@ -242,22 +348,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     steps = given[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(steps))
     return adjusted
-
-
-def smallest_difference(examples: int, disagree: float, power: float = 0.8, level: float = 0.05) -> float:
-    """The smallest difference in accuracy (points) that McNemar's test finds with this power at this level (two-sided).
-
-    `disagree` is the percentage of the texts that exactly one of the two sides has right; the difference cannot be
-    larger than that, and where even that would not be found, the answer is infinite.
-    """
-    share = disagree / 100
-    at_level, at_power = stats.norm.ppf(1 - level / 2), stats.norm.ppf(power)
-
-    def missing(difference: float) -> float:
-        found = at_level * np.sqrt(share) + at_power * np.sqrt(max(0.0, share - difference**2))
-        return found - difference * np.sqrt(examples)
-
-    return 100 * float(optimize.brentq(missing, 0, share)) if share and missing(share) < 0 else np.inf
 
 
 def _number(name: str) -> int:

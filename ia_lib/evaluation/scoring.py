@@ -28,37 +28,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ia_lib.evaluation.prefix_cache import ScoringError, Text, check, run
+from ia_lib.evaluation.rules import apply_rule
 from ia_lib.models.encoding import in_chat
-
-RULES = ("label_sum", "label_mean", "label_per_char", "calibrated", "joint", "mean")
-
-
-def apply_rule(
-    rule: str,
-    label_logprob,
-    label_tokens,
-    label_chars,
-    prompt_tokens=None,
-    prompt_logprob=None,
-    content_free_logprob=None,
-):
-    """The scores of labels under a rule (see `LabelScores.scores`), from arrays or columns of one shape."""
-    if rule not in RULES:
-        raise ValueError(f"rule: found {rule!r}; allowed: {', '.join(RULES)}")
-    if rule == "label_sum":
-        return label_logprob
-    if rule == "label_mean":
-        return label_logprob / label_tokens
-    if rule == "label_per_char":
-        return label_logprob / label_chars
-    if rule == "calibrated":
-        if content_free_logprob is None:
-            raise ValueError("rule: found 'calibrated', but no content-free prompt was scored; give content_free")
-        return label_logprob - content_free_logprob
-    if prompt_logprob is None:
-        raise ValueError(f"rule: found {rule!r}, but prompts were not scored; allowed: score with prompt_logprob=True")
-    whole = prompt_logprob + label_logprob
-    return whole if rule == "joint" else whole / (prompt_tokens + label_tokens - 1)
 
 
 @dataclass(frozen=True)
@@ -76,17 +47,8 @@ class LabelScores:
     content_free_logprob: np.ndarray | None = None
 
     def scores(self, rule: str = "label_sum") -> np.ndarray:
-        """[N, L]; the highest of a row is the prediction.
-
-        - `label_sum`: the label's log-probability given the prompt; `label_mean` divides it by the label's tokens and
-          `label_per_char` by its characters
-        - `calibrated`: `label_sum` minus that behind the content-free prompt (needs `content_free`)
-        - `joint`: log-probability of prompt and label (InstructAlign, section 4: the same choice where all labels cut
-          the prompt into the same tokens), and `mean`: its mean over all predicted tokens, which are all but the first
-          (the released code); both need `prompt_logprob`
-
-        Raises ValueError for any other rule and for what a rule lacks.
-        """
+        """[N, L], under a rule of `rules`; the highest of a row is the prediction. `calibrated` needs `content_free`,
+        `joint` and `mean` need `prompt_logprob`. Raises ValueError as `rules.apply_rule` does."""
         return apply_rule(
             rule,
             self.label_logprob,
