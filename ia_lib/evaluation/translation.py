@@ -112,9 +112,9 @@ def _similarity(model, tokenizer, task, parallel, plan, encoding, source, target
     texts, chat = [row["prompt"] for row in rows], encoding.get("chat", False)
     scores = label_logprobs(model, tokenizer, texts, ["yes", "no"], chat=chat, progress=False)
     said = np.where(scores.scores().argmax(1) == 0, "yes", "no")
-    counts = {row["sentence_id"]: [0.0, 0.0] for row in rows}
+    counts = {row["source_id"]: [0.0, 0.0] for row in rows}
     for row, answer in zip(rows, said, strict=True):
-        right, times = counts[row["sentence_id"]]
-        counts[row["sentence_id"]] = [right + (answer == row["answer"]), times + 1]
+        right, times = counts[row["source_id"]]
+        counts[row["source_id"]] = [right + (answer == row["answer"]), times + 1]
     coin = {"baseline": 50.0, "baseline_is": "a coin"}
     return [{"metric": "similarity", "example": example, "counts": c, **coin} for example, c in counts.items()]

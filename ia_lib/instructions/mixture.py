@@ -64,6 +64,6 @@ def mixture(
             answer, language = row["label"], row["language"]
         else:
             row = next(streams[chosen])
-            prompt, answer, language = row["prompt"], row["answer"], row["target_language"]
+            prompt, answer, language = row["prompt"], row["answer"], row["language"]
         result.append({"prompt": prompt, "answer": answer, "objective": chosen, "language": language})
     return Dataset.from_list(result)

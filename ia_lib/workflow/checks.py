@@ -88,7 +88,9 @@ def _unchanged(new: "pd.DataFrame", parallel: "Dataset") -> dict[str, float]:
     """Of the rows that ask for a text out of its noisy form, the share in which the noise has changed nothing, by the
     text's language. Such a prompt holds its answer, once more than the context does."""
     rows = new[new["kind"].isin(["tlm", "mlm", "word", "span"])]
-    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])} if len(rows) else {}
+    if rows.empty:
+        return {}
+    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])}
     seen: dict[str, list[bool]] = {}
     for code, part in rows.groupby("source_language", sort=False):
         contexts = parallel[code][:]

@@ -25,6 +25,8 @@ from ia_lib.workflow.tables import drawn
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ia_lib.instructions.cross_lingual import Plan
+
 
 class Inputs:
     """The inputs of a stage of `run`. `outputs` is the table's folder; `past` the examples of the run whose past is
@@ -345,6 +347,14 @@ class Inputs:
     def dropped(self) -> int:
         """How many pairs were left out because they occur in test texts."""
         return self._usable[1]
+
+    def plan(self) -> "Plan":
+        """Languages and templates of what is translated, to and from the pivots."""
+        from ia_lib.instructions.cross_lingual import Plan
+
+        run = self.run
+        taught = [code for code in run.paired_codes if code not in run.pivots]
+        return Plan("mt", run.pivots, taught, run.seed, templates=run.templates, names=run.languages)
 
     def held_out(self) -> "Dataset":
         """The parallel sentences that no instruction of the run is made from."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ia_lib.recipes.fields import Data
 from ia_lib.workflow.stages import Stage
-from ia_lib.workflow.work import Evaluation, Tuned, Tuning
+from ia_lib.workflow.work import Evaluated, Evaluation, Tuned, Tuning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,20 +159,40 @@ def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
+def measures(done: Evaluated) -> "pd.DataFrame":
+    """The headline scores of labels in every language and group, averaged over prompts, beside their baselines."""
+    frame = done.measures
+    frame = frame[(frame["kind"] == "choose") & (frame["metric"] == "weighted_f1") & (frame["prompt"] == "all")]
+    columns = "task group language examples value low high chance majority one_label within_chance"
+    return frame[columns.split()].rename(columns={"value": "weighted F1 (%)"}).round(1)
+
+
+def translations(done: Evaluated) -> "pd.DataFrame":
+    """What was measured on parallel text, a line for each direction, beside what costs nothing."""
+    frame = done.measures[(done.measures["kind"] == "translate") & (done.measures["language"] != "all")]
+    columns = "task metric source language value low high baseline baseline_is examples"
+    return frame[frame["source"] != "all"][columns.split()].round(2)
+
+
 def predictions(stage: Stage, texts: int = 2) -> "pd.DataFrame":
     """The predictions of some texts under each prompt, beside the scores of all labels: `texts` of each true label."""
     import pandas as pd
 
     from ia_lib.evaluation import measures
+    from ia_lib.evaluation.rules import rule_scores
 
-    path = stage.folder / "scores.parquet"
+    path, rule = stage.folder / "scores.parquet", stage.run.evaluate.scoring_rule
     if not path.is_file():
         return pd.DataFrame()
-    return stage.run.shown(
-        measures.side_by_side(
-            pd.read_parquet(path), stage.run.evaluate.scoring_rule, stage.inputs.tests(False).to_pandas(), texts
-        )
-    )
+    scores = pd.read_parquet(path)
+    key = [name for name in ("dataset", "task", "language", "example", "prompt") if name in scores]
+    said = measures.predictions(scores, rule).set_index(key)[["predicted", "gold"]]
+    wide = scores.assign(score=rule_scores(scores, rule)).pivot(index=key, columns="label", values="score").round(2)
+    known = stage.run.shown(stage.inputs.tests(every=False).to_pandas())
+    known[["dataset", "task"]] = [measures.dataset_and_task(task) for task in known["task"]]
+    wide = wide.join(said).join(known.set_index(key[:-1])["text"]).reset_index()
+    few = wide.drop_duplicates(key[:-1]).groupby(["task", "gold"], sort=False).head(texts)[key[:-1]]
+    return few.merge(wide, on=key[:-1]).set_index(key)
 
 
 def _asked(stage: Stage, begun: Evaluation):

@@ -197,3 +197,82 @@ def begin_evaluation(stage: Stage) -> Evaluation:
     tokenizer = load.load_tokenizer(*table.tokenizer(run))
     model = load.load_model(*table.tuned_model(run), device, asked.quantisation, asked.score_precision)
     return Evaluation(device, model, tokenizer, stage.inputs.tests(every=False), stage.inputs.labels)
+
+
+@dataclass
+class Evaluated:
+    """What evaluation has made."""
+
+    folder: Path
+    measures: "pd.DataFrame"  # measures.csv
+
+
+def evaluate(stage: Stage, begun: Evaluation) -> Evaluated:
+    """Let the model answer all tasks, each by its kind, and measure the answers."""
+    from ia_lib.data.files import own_csv
+
+    if not stage.done:
+        _evaluate(stage, begun)
+    return Evaluated(stage.folder, own_csv(stage.folder / "measures.csv"))
+
+
+def _evaluate(stage: Stage, begun: Evaluation) -> None:
+    import pandas as pd
+
+    from ia_lib.evaluation import choice, measures, translation
+
+    run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
+    scores = choice.score(
+        begun.model,
+        begun.tokenizer,
+        begun.texts,
+        inputs.choices,
+        run.wordings,
+        chat=run.chat,
+        prompt_logprob=asked.scores_prompts,
+        max_length=asked.score_max_length,
+        batch_tokens=run.machine.batch_tokens,
+        # finished parts, so that a killed evaluation goes on where it was
+        cache=stage.folder.with_name(".scores"),
+        progress=stage.progress,
+    )
+    encoding = run.encoding(begun.model.config.is_encoder_decoder)
+    translated = [
+        translation.translate(begun.model, begun.tokenizer, task, inputs.pairs(task), inputs.plan(), encoding)
+        for task in inputs.translations
+    ]
+    predictions, counts = (pd.concat(frames) for frames in zip(*translated, strict=True)) if translated else (None,) * 2
+    measures.save(
+        stage.part,
+        scores,
+        predictions,
+        counts,
+        inputs.training_labels(),
+        run.shown(begun.texts.to_pandas()),
+        run.groups,
+        run.seed,
+        asked.scoring_rule,
+        asked.majority_of,
+    )
+    stage.finish(begun.device)
+
+
+@dataclass
+class Reported:
+    """What the report stage has made."""
+
+    folder: Path
+    results: "pd.DataFrame"  # results.csv
+
+
+def write_report(stage: Stage) -> Reported:
+    """Put all evaluated runs of the table side by side in results.csv, figures and one page."""
+    from ia_lib.data.files import own_csv
+    from ia_lib.report import page
+
+    if not stage.done:
+        evaluated = {needed.run.name: needed.folder for needed in stage.needs}
+        missing = [run.name for run in stage.table.runs if run.name not in evaluated]
+        page.write(stage.part, stage.table.path.stem, list(evaluated.values()), missing)
+        stage.finish()
+    return Reported(stage.folder, own_csv(stage.folder / "results.csv"))
