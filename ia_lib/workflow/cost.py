@@ -51,8 +51,8 @@ def estimate(
     run: Settings, source: str | New, report: dict | None = None, tested: Mapping[str, int] | None = None
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
-    data stage's report, if that is finished. `tested` has for every task of the run's own `tests` how many texts are
-    scored; without it those cannot be told."""
+    data stage's report, if that is finished. `tested` has for tasks how many texts are scored; without it those of the
+    run's own `tests` cannot be told."""
     steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
@@ -116,21 +116,21 @@ def _counted(folder: str) -> int:
 
 
 def _texts(run: Settings, tested: Mapping[str, int] | None) -> int | None:
-    """Texts times prompts, by the sizes that the papers state and, of the run's own tests, by `tested`; None where
-    that is missing."""
-    asked, sizes = run.evaluate, _sizes()
-    own = {test.task for test in asked.tests}
-    if not own <= set(tested or {}):
+    """Texts times prompts: as `tested` counts them, else by the sizes that the papers state; None where neither says
+    it, as of the run's own tests."""
+    asked, counted, total = run.evaluate, tested or {}, 0
+    if not {test.task for test in asked.tests} <= set(counted):
         return None
-    total = sum(tested[task] for task in own)
-    for name in run.named_tasks.values():
+    for called, name in run.named_tasks.items():
         corpus, _, task = name.rpartition("/")
-        if corpus == "minilab":
-            total += min(run.lab.test, asked.examples or run.lab.test) * len(run.codes)
+        if called in counted:
+            sizes = []
+        elif corpus == "minilab":
+            sizes = [run.lab.test] * len(run.codes)
         else:
-            found = [n for (c, t, code), n in sizes.items() if (c, t) == (corpus, task) and code in run.codes]
-            total += sum(min(n, asked.examples or n) for n in found)
-    return total * 3 * len(asked.wordings)
+            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in run.codes]
+        total += sum(min(size, asked.examples or size) for size in sizes)
+    return (total + sum(counted.values())) * 3 * len(asked.wordings)
 
 
 @cache

@@ -178,17 +178,14 @@ class Table:
         if name == "data":
             if run.data.past and run.data.past.run and tables.drawn(run):
                 needs.append(self.stage(run.data.past.run, "data"))
-            owner = self._owner(run)
-            if owner.model.new and owner is not run:
-                needs.append(self.stage(owner.name, "data"))
         else:
             if run.trains:
                 needs.append(self.stage(run.name, "data" if name == "tune" else "tune"))
             if start and start.trains and (name == "tune" or not run.trains):
                 needs.append(self.stage(start.name, "tune"))
-            owner = self._owner(run)
-            if owner.model.new and owner is not run:
-                needs.append(self.stage(owner.name, "data"))  # its tokenizer
+        owner = self._owner(run)
+        if owner.model.new and (name != "data" or owner is not run):
+            needs.append(self.stage(owner.name, "data"))  # whose tokenizer it is
         return list({str(stage): stage for stage in needs}.values())
 
     def _make(self, run: Settings, name: str) -> Stage:

@@ -54,7 +54,8 @@ class Inputs:
         found += self._prompts()
         split = run.evaluate.test_split
         wanted = [place for task in self.tasks for place in task.places(self._tested(task), split)]
-        found += [self._kits(path) for task in self.tasks for path in task.files(run.wordings)]
+        wordings = run.wordings if self.stage == "evaluate" else ()
+        found += [self._kits(path) for task in self.tasks for path in task.files(wordings)]
         if self.reads_parallel:
             wanted += self._parallel_places()
         if self.stage == "data":
@@ -146,7 +147,8 @@ class Inputs:
         for name, source in self.sources.items():
             if said := source.provenance():
                 known = found.setdefault(said.get("source", name), said)
-                known["files"] = known["files"] if known is said else [*known["files"], *said["files"]]
+                if known is not said:
+                    known["files"] += said["files"]
         return list(found.values())
 
     def check(self) -> None:

@@ -252,12 +252,10 @@ def _inside(annotation: Any) -> list[type]:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """A row whose fields may stand in their blocks, without them."""
+    """A row whose fields may stand in their blocks, without them; what stands outside counts."""
     inside = {name: values[name] for name in BLOCKS if isinstance(values.get(name), dict)}
-    found = {name: value for name, value in values.items() if name not in inside}
-    for part in inside.values():
-        found |= part
-    return found
+    found = {name: value for part in inside.values() for name, value in part.items()}
+    return found | {name: value for name, value in values.items() if name not in inside}
 
 
 def _filled(values: dict[str, Any], known: type[Settings]) -> dict[str, Any]:

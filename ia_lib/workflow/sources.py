@@ -86,7 +86,8 @@ class Published:
         return downloads.provenance(self.source, [self.path()])
 
     def path(self) -> Path:
-        return downloads.find(self.source, self.file, self.data, mirror=self.mirror, offline=self.offline)
+        find = downloads.finder(self.data, mirror=self.mirror, offline=self.offline)
+        return find(self.source, self.file)
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,15 @@ class MiniLab:
 Source = File | Published | Folder | HubModel | Address | MiniLab
 
 
-@cache
 def _checksums(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): downloads.checksum(path) for path in files}
+    known = {path: path.stat() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): _checksum(path, state.st_size, state.st_mtime_ns)
+        for path, state in known.items()
+    }
+
+
+@cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    return downloads.checksum(path)
