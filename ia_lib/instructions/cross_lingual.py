@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count, islice
+from itertools import combinations, count, islice
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def codes(self) -> list[str]:
-        return [*self.pivots, *(code for code in self.taught if code not in self.pivots)]
+        return list(dict.fromkeys([*self.pivots, *self.taught]))
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -72,8 +72,8 @@ class Plan:
 
 def directions(pivots: Sequence[str], taught: Sequence[str]) -> list[tuple[str, str]]:
     """All directed pairs (source, target) that have a pivot on one side at least, each once."""
-    codes = [*pivots, *(code for code in taught if code not in pivots)]
-    pairs = [(a, b) for i, a in enumerate(codes) for b in codes[i + 1 :] if a in pivots or b in pivots]
+    codes = dict.fromkeys([*pivots, *taught])
+    pairs = [(a, b) for a, b in combinations(codes, 2) if a in pivots or b in pivots]
     return [pair for a, b in pairs for pair in ((a, b), (b, a))]
 
 
@@ -91,12 +91,12 @@ def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1
     yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
 
-def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterator[dict]:
-    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`.
+def stream(parallel: Dataset, rows: int | None, plan: Plan, workers: int = 1) -> Iterator[dict]:
+    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`; with None they never end.
 
     Raises ValueError if there is nothing to make them from.
     """
-    if not rows:
+    if rows == 0:
         return
     if not len(parallel) * len(plan.pairs):
         raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
@@ -130,9 +130,8 @@ class _Maker:
         self.parallel, self.plan = parallel.with_format("arrow"), plan
         self.size = len(parallel)
         # a small corpus is held in memory; of a larger one each block reads its own sentences
-        small = self.size <= _SMALL
         names = (*plan.codes, "sentence_id")
-        self.columns = {name: parallel[name][:] for name in names} if small else None
+        self.columns = {name: parallel[name][:] for name in names} if self.size <= _SMALL else None
         self.alone = {name: self.parallel.select_columns([name]) for name in names}
         self.neighbours: dict[str, _Neighbours] = {}
         self.known: dict[tuple[str, str], set[tuple[str, str]]] = {}
@@ -184,21 +183,19 @@ class _Maker:
         self, chosen: str, source: str, target: str, texts: tuple[str, str], rng
     ) -> tuple[dict, str | None, str | None]:
         """What the template's slots are filled with, the kind of noise, and what negative there is."""
-        plan = self.plan
-        (source_text, target_text), noise = texts, None
+        plan, (source_text, target_text), noise = self.plan, texts, None
         source_name, target_name = self.names[source], self.names[target]
-        if chosen in ("tlm", "word", "span"):
-            if chosen == "tlm":
-                noisy, noise = self._noisy(target_text, rng)
-            else:
-                mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
-                noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+        if chosen in ("tlm", "mlm"):
+            noisy, noise = self._noisy(target_text, rng)
+        elif chosen in ("word", "span"):
+            mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
+            noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+        if chosen == "mlm":
+            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
+        if noise:
             names = (source_name, target_name) if plan.tlm_names == "swapped" else (target_name, source_name)
             slots = {"INPUT_TEXT": noisy, "INPUT_LANG": names[0], "CONTEXT_LANG": names[1]}
             return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise, None
-        if chosen == "mlm":
-            noisy, noise = self._noisy(target_text, rng)
-            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
         answer, negative = {}, None
         if chosen == "xss":
             same = rng.random() < 0.5
@@ -383,9 +380,8 @@ def make(
                 f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
             )
         held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
-        endless = (row for epoch in count() for row in instructions(parallel, plan, epoch))
         parts = {
-            "train": islice((row for row in endless if row["sample"] not in held), rows),
+            "train": islice((row for row in stream(parallel, None, plan) if row["sample"] not in held), rows),
             "validation": (row for row in instructions(parallel, plan) if row["sample"] in held),
         }
     own = ["source_language", "template", "noise", "negative", "sample"]

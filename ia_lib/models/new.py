@@ -1,12 +1,7 @@
 """A model of one's own from nothing: its tokenizer, trained on text, and an untrained BLOOM."""
 
-from typing import TYPE_CHECKING
-
 from ia_lib.data import languages
 from ia_lib.instructions import templates
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def train_tokenizer(texts: list[str], vocabulary: int):
@@ -30,9 +25,9 @@ def train_tokenizer(texts: list[str], vocabulary: int):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def tokenizer_texts(pool: "Dataset", parallel: "Dataset") -> list[str]:
-    """What the tokenizer is trained on: the past data, the words of all templates, and the parallel text in all its
-    languages, because a multilingual model's tokenizer has seen the languages that the model itself does not know."""
+def tokenizer_texts(pool, parallel) -> list[str]:
+    """What the tokenizer is trained on: the past data (a dataset), the words of all templates, and the parallel text
+    in all its languages, because a multilingual model's tokenizer has seen those that the model does not know."""
     words = " ".join(
         [*(t for kind in templates.ANSWER_SLOTS for t in templates.templates(kind)), *languages.NAMES.values()]
     )

@@ -91,14 +91,13 @@ def interleave(
         if stream.passes and not rows and steps * stream.per_step:
             raise ValueError(f"{name}: {stream.per_step} rows a step are asked for, but there are none to read")
         # one key for the first such stream, whatever it is called; further ones must not have the same order
-        key = "replay order" if stream is first else f"{name} order"
+        key = "replay order" if stream is first else f"order of {name}"
         orders[name] = endless(rows, seed, key) if stream.passes else iter(range(rows))
-    places = [
-        (Fraction(2 * k + 1, 2 * stream.per_step), stream.role == "new", number, k)
-        for number, stream in enumerate(streams)
-        for k in range(stream.per_step)
-    ]
-    turns = [(streams[number], k) for *_, number, k in sorted(places)]
+    # sorting leaves what has the same place in the order of the list
+    turns = sorted(
+        ((stream, k) for stream in streams for k in range(stream.per_step)),
+        key=lambda turn: (Fraction(2 * turn[1] + 1, turn[0].per_step), turn[0].role == "new"),
+    )
     read: list[tuple[str, int]] = []
     for begin in range(0, steps, window):
         size = min(window, steps - begin)

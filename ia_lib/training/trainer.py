@@ -8,15 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer_callback import ExportableState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training.batches import Collator, weigh
@@ -91,7 +84,6 @@ class _Log(TrainerCallback, ExportableState):
 
     def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
         self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
-        self.last_step, self.last_time = 0, time.monotonic()
         self.losses, self.losses_from = 0.0, 0  # the sum of the losses of the steps behind that one
 
     def state(self):
@@ -103,8 +95,8 @@ class _Log(TrainerCallback, ExportableState):
         self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
         # what a killed run logged after its last checkpoint will be logged again
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in lines))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress:
