@@ -43,9 +43,10 @@ class Explorer:
         for name in dict.fromkeys([run, other]):
             row = made.run(name)
             self.device = load.computing_device(row.threads)
-            model = load.load_model(*made.tuned_model(row), self.device)
-            self.models[name] = model, load.load_tokenizer(*made.tokenizer(row))
-            self.scores[name] = pd.read_parquet(made.stage(row.name, "evaluate").folder / "scores.parquet")
+            done = made.stage(row.name, "evaluate")
+            model = load.load_model(*done.inputs.tuned_model, self.device)
+            self.models[name] = model, load.load_tokenizer(*done.inputs.tokenizer)
+            self.scores[name] = pd.read_parquet(done.folder / "scores.parquet")
         self.first, self.tokenizer = run, self.models[run][1]
         data, tune = (made.stage(self.run.name, name) for name in ("data", "tune"))
         self.parallel, self.rows = data.inputs.usable(), work.begin_tuning(tune).rows

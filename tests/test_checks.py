@@ -93,7 +93,9 @@ def test_own_tests_count_in_the_estimate(settings):
     (task,) = {test.task for test in run.evaluate.tests}
     without, found = (estimate(run, "bigscience/bloomz-560m", None, counts) for counts in (None, {task: 70, "x": 9}))
     assert without.texts is None
-    assert found.texts == 3 * len(run.evaluate.wordings) * 70 + (estimate(settings, "bigscience/bloomz-560m").texts or 0)
+    assert found.texts == 3 * len(run.evaluate.wordings) * 70 + (
+        estimate(settings, "bigscience/bloomz-560m").texts or 0
+    )
     assert found.hours["T4"] > without.hours["T4"]
 
 

@@ -285,9 +285,10 @@ def test_a_key_knows_the_model_that_the_chain_began_with(table, tmp_path):
         table.write_text(text + rows + "  - {name: tlm, objective: tlm, replay: 0, past: null}\n")
         made = Table(table, tmp_path)
         keys |= {made.stage(run, stage).key for run, stage in (("base", "evaluate"), ("tlm", "data"), ("tlm", "tune"))}
-        assert made.tokenizer(made.run("tlm")) == made.model(made.run("tlm")) == made.tuned_model(made.run("base"))
+        first, then = (made.stage(run, "evaluate").inputs for run in ("base", "tlm"))
+        assert then.tokenizer == then.model == first.tuned_model
     assert len(keys) == 9
-    assert made.model(made.run("tlm")) == ("a/b", "x")
+    assert then.model == ("a/b", "x")
 
 
 @pytest.mark.quick

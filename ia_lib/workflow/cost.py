@@ -48,11 +48,15 @@ class Estimate:
 
 
 def estimate(
-    run: Settings, source: str | New, report: dict | None = None, tested: Mapping[str, int] | None = None
+    run: Settings,
+    source: str | New,
+    report: dict | None = None,
+    tested: Mapping[str, int] | None = None,
+    texts: int | None = None,
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
-    data stage's report, if that is finished. `tested` has for tasks how many texts are scored; without it those of the
-    run's own `tests` cannot be told."""
+    data stage's report, if that is finished. `tested` has for every task of the run's own `tests` how many texts are
+    scored, without which those cannot be told; or `texts` says how many there are in all."""
     steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
@@ -62,7 +66,8 @@ def estimate(
     }
     per_step = sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
     tokens = round(steps * per_step)
-    texts, parameters = _texts(run, tested), _parameters(source)
+    texts, parameters = _texts(run, tested) if texts is None else texts, _parameters(source)
+    texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
@@ -116,21 +121,21 @@ def _counted(folder: str) -> int:
 
 
 def _texts(run: Settings, tested: Mapping[str, int] | None) -> int | None:
-    """Texts times prompts: as `tested` counts them, else by the sizes that the papers state; None where neither says
-    it, as of the run's own tests."""
-    asked, counted, total = run.evaluate, tested or {}, 0
-    if not {test.task for test in asked.tests} <= set(counted):
+    """How many texts are scored, by the sizes that the papers state and, of the run's own tests, by `tested`; None
+    where that is missing."""
+    asked = run.evaluate
+    own = {test.task for test in asked.tests}
+    if not own <= set(tested or {}):
         return None
-    for called, name in run.named_tasks.items():
+    total = sum(tested[task] for task in own)
+    for name in run.named_tasks.values():
         corpus, _, task = name.rpartition("/")
-        if called in counted:
-            sizes = []
-        elif corpus == "minilab":
+        if corpus == "minilab":
             sizes = [run.lab.test] * len(run.codes)
         else:
             sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in run.codes]
         total += sum(min(size, asked.examples or size) for size in sizes)
-    return (total + sum(counted.values())) * 3 * len(asked.wordings)
+    return total
 
 
 @cache

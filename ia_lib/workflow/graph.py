@@ -1,6 +1,5 @@
 """The graph of a table's stages: what each needs, its key, and what of all that is finished."""
 
-import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import TaskError
 from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
-from ia_lib.recipes.fields import New, Shared
+from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.sources import HubModel
-from ia_lib.workflow.stages import JOB, STAGE_VERSION, Stage, digest, execute
+from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest
 
 STAGES = ("data", "tune", "evaluate")
 
@@ -74,11 +73,12 @@ class Table:
             needs = [stage for stage in needs if stage.done]
         # a run that reproduces published numbers, if there is one, since the report then reads those
         run = next((run for run in self.runs if run.reproduces), self.runs[0])
-        inputs = Inputs(run, "report", self.folder, None, self._owner(run))
+        inputs = Inputs([run], "report", self.folder)
         names = [run.name for run in self.runs]  # it names the runs that are missing, too
         parts = {"stage": "report", "version": STAGE_VERSION["report"], "runs": names, "sources": inputs.identities()}
         key = digest({**parts, "inputs": [stage.key for stage in needs]})
-        return Stage("report", None, inputs, self, self.folder / "report", key, needs)
+        without = [name for name in names if name not in {stage.run.name for stage in needs}]
+        return Stage("report", None, inputs, self.path, self.outputs, self.folder / "report", key, needs, None, without)
 
     def missing(self, stage: Stage) -> list[Stage]:
         """What has to be finished before the stage can begin, in order."""
@@ -135,37 +135,9 @@ class Table:
                 found.setdefault(what, stage.run)
         return found
 
-    def tokenizer(self, run: Settings) -> tuple[str, str | None]:
-        """Where the run's tokenizer comes from, as (folder or Hub name, revision)."""
-        owner = self._owner(run)
-        if owner.model.new:
-            return str(self.stage(owner.name, "data").folder / "tokenizer"), None
-        return self._outside(owner)
-
-    def model(self, run: Settings) -> tuple[str, str | None]:
-        """Where the model that the run begins with comes from, as (folder or Hub name, revision); not for a new one."""
-        return self.tuned_model(self.by_name[run.model.run]) if run.model.run else self._outside(run)
-
-    def tuned_model(self, run: Settings) -> tuple[str, str | None]:
-        """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
-        return (str(self.stage(run.name, "tune").folder / "model"), None) if run.trains else self.model(run)
-
-    def origin(self, run: Settings) -> str | New:
-        """The model at the beginning of the run's chain: its name or folder, or what a new one looks like."""
-        owner = self._owner(run)
-        return owner.model.new or self._outside(owner)[0]
-
-    def _owner(self, run: Settings) -> Settings:
-        """The run at the beginning of the chain, whose model is new or comes from outside."""
-        while run.model.run:
-            run = self.by_name[run.model.run]
-        return run
-
-    def _outside(self, owner: Settings) -> tuple[str, str | None]:
-        source = self.stage(owner.name, "evaluate").inputs.outside
-        return (source.name, source.commit or source.revision) if isinstance(source, HubModel) else (
-            str(source.folder), None
-        )  # fmt: skip
+    def _chain(self, run: Settings) -> list[Settings]:
+        """The run, the run whose model it begins with, and so on."""
+        return [run, *(self._chain(self.by_name[run.model.run]) if run.model.run else [])]
 
     def _collect(self, run: Settings, wanted: list[str]) -> None:
         for name in tables.needs(run):
@@ -183,21 +155,19 @@ class Table:
                 needs.append(self.stage(run.name, "data" if name == "tune" else "tune"))
             if start and start.trains and (name == "tune" or not run.trains):
                 needs.append(self.stage(start.name, "tune"))
-        owner = self._owner(run)
+        owner = self._chain(run)[-1]
         if owner.model.new and (name != "data" or owner is not run):
             needs.append(self.stage(owner.name, "data"))  # whose tokenizer it is
         return list({str(stage): stage for stage in needs}.values())
 
     def _make(self, run: Settings, name: str) -> Stage:
-        past = run.data.past
-        replayed = self.stage(past.run, "data").folder / "examples.parquet" if past and past.run else None
-        inputs, needs = Inputs(run, name, self.folder, replayed, self._owner(run)), self._needs(run, name)
+        inputs, needs = Inputs(self._chain(run), name, self.folder), self._needs(run, name)
         block = "train" if name == "tune" else name
         shared = run.model_dump(mode="json", include=set(Shared.model_fields))
         settings = {"shared": shared, block: getattr(run, block).model_dump(mode="json")}
         if name == "evaluate" and run.measures_held_out:
             settings["data"] = run.data.model_dump(mode="json")
-        if past and "data" in settings:
+        if run.data.past and "data" in settings:
             # what a run or file is called is no setting: what it holds is in the keys of inputs and sources
             settings["data"]["past"] |= {"run": None, "file": None}
         if run.model.new and name != "evaluate":
@@ -208,7 +178,8 @@ class Table:
             raise self._said(run, error) from None
         parts = {"stage": name, "version": STAGE_VERSION[name], "settings": settings, "sources": identities}
         key = digest({**parts, "inputs": [stage.key for stage in needs]})
-        return Stage(name, run, inputs, self, self.folder / run.name / name, key, needs)
+        asked = self.changed.get(run.name)
+        return Stage(name, run, inputs, self.path, self.outputs, self.folder / run.name / name, key, needs, asked)
 
     def _said(self, run: Settings, error: Exception) -> Exception:
         """An error about what a run reads, with where the run stands; any other stays what it is."""
@@ -217,35 +188,3 @@ class Table:
         if isinstance(error, CorpusError | SourceError | PromptError | TaskError):
             return SettingsError(f"{run.place}, run {run.name!r}: {error}")
         return error
-
-
-def open_stage(
-    stage: str,
-    table: str,
-    run: str | None = None,
-    outputs_dir: str = "outputs",
-    changes: dict[str, Any] | None = None,
-) -> Stage:
-    """What a notebook begins with: the stage, ready for work, with the stages before it finished.
-
-    Missing earlier stages are made first (by papermill, without changes to this notebook). `changes` overrides fields
-    of the table's rows for this run; its artefacts then go to a run folder of their own, named after the changes.
-    """
-    made = Table(table, outputs_dir)
-    if stage == "report":
-        if JOB not in os.environ:
-            from ia_lib.workflow import scheduler
-
-            for line in scheduler.make(made, [s for s in made.stages() if not s.done], report=False):
-                print(line)
-        return made.report(finished_only=True).open()
-    settings = made.run(run)
-    if changes:
-        settings = made.add(settings, changes)
-    if stage != "evaluate" and not settings.trains:
-        raise SettingsError(f"{made.path}, run {run!r}: it trains on nothing, so it has no {stage}; allowed: evaluate")
-    wanted = made.stage(settings.name, stage)
-    for needed in made.missing(wanted) if JOB not in os.environ else []:
-        print(f"first {needed}, which is {needed.status} ...", flush=True)
-        execute(needed)
-    return wanted.open()

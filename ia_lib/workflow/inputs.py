@@ -18,6 +18,7 @@ from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
 from ia_lib.instructions import mixture, replay, templates
 from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
+from ia_lib.recipes.fields import New
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
 from ia_lib.workflow.tables import drawn
@@ -29,11 +30,51 @@ if TYPE_CHECKING:
 
 
 class Inputs:
-    """The inputs of a stage of `run`. `outputs` is the table's folder; `past` the examples of the run whose past is
-    replayed, if it is a run's; `begins` the run at the beginning of the chain of models."""
+    """The inputs of a stage of a run. `chain` is the run, the run whose model it begins with, and so on; `outputs` the
+    table's folder, in which each run has its own."""
 
-    def __init__(self, run: Settings, stage: str, outputs: Path, past: Path | None, begins: Settings):
-        self.run, self.stage, self.outputs, self.past, self.begins = run, stage, outputs, past, begins
+    def __init__(self, chain: list[Settings], stage: str, outputs: Path):
+        self.chain, self.stage, self.outputs = chain, stage, outputs
+        self.run, self.begins = chain[0], chain[-1]
+
+    @property
+    def origin(self) -> str | New:
+        """The model at the beginning of the chain: its name or folder, or what a new one looks like."""
+        return self.begins.model.new or self._outside[0]
+
+    @property
+    def tokenizer(self) -> tuple[str, str | None]:
+        """Where the tokenizer comes from, as (folder or Hub name, revision)."""
+        return (str(self._made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
+
+    @property
+    def model(self) -> tuple[str, str | None]:
+        """Where the model that the run begins with comes from, as (folder or Hub name, revision); not for a new one."""
+        return self._tuned(self.chain[1:])
+
+    @property
+    def tuned_model(self) -> tuple[str, str | None]:
+        """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
+        return self._tuned(self.chain)
+
+    @property
+    def examples(self) -> Path:
+        """The file of the rows that the run trains on."""
+        return self._made(self.run, "data") / "examples.parquet"
+
+    def _made(self, run: Settings | str, stage: str) -> Path:
+        return self.outputs / (run if isinstance(run, str) else run.name) / stage
+
+    def _tuned(self, chain: list[Settings]) -> tuple[str, str | None]:
+        trained = next((run for run in chain if run.trains), None)
+        return (str(self._made(trained, "tune") / "model"), None) if trained else self._outside
+
+    @property
+    def _outside(self) -> tuple[str, str | None]:
+        place = self.outside
+        return (
+            (place.name, place.commit or place.revision) if isinstance(place, HubModel) else (str(place.folder), None)
+        )
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -392,7 +433,7 @@ class Inputs:
         if asked is None:
             return corpora.past(None), []
         if past.run:
-            return corpora.past(self.past), []
+            return _trained_on(self._made(past.run, "data") / "examples.parquet"), []
         if past.mixture:
             texts = self._mixed.read(self.find, run.known, "train") if past.mixture.sentiment else None
             labels = self._mixed.labels if past.mixture.sentiment else []
@@ -439,6 +480,17 @@ class Inputs:
             ]
             facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
         return replay.spaced(concatenate_datasets(parts)), facts
+
+
+def _trained_on(examples: Path) -> "Dataset":
+    """What a run drew from its own past to train on, as a pool."""
+    import pandas as pd
+    from datasets import Dataset
+
+    frame = pd.read_parquet(examples)
+    frame = frame[frame["pool_row"].notna() & (frame["split"] == "train")].rename(columns={"kind": "objective"})
+    columns = [name for name in ("objective", "language") if frame[name].fillna("").ne("").any()]
+    return Dataset.from_dict({name: frame[name].tolist() for name in ("prompt", "answer", *columns)})
 
 
 def _xp3(code: str, mirror: str | None) -> str | Path:

@@ -32,7 +32,7 @@ def _estimated(table: "Table", run) -> str:
     data, stage = table.folder / run.name / "data" / "report.json", table.stage(run.name, "evaluate")
     report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
     tested = Counter(stage.inputs.tests(every=False)["task"]) if run.evaluate.tests else None
-    found = estimate(run, table.origin(run), report, tested)
+    found = estimate(run, stage.inputs.origin, report, tested)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"

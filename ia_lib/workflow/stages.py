@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -27,9 +27,6 @@ from ia_lib.data.downloads import checksum
 from ia_lib.paths import root
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
-
-if TYPE_CHECKING:
-    from ia_lib.workflow.graph import Table
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
@@ -52,10 +49,13 @@ class Stage:
     name: str
     run: Settings | None  # None for the report, which is the table's
     inputs: Inputs
-    table: "Table"
+    table: Path  # the table's file
+    outputs: Path  # the folder of all tables' outputs
     folder: Path
     key: str  # what the finished artefacts must have been made from
     needs: list["Stage"] = field(default_factory=list)
+    asked: tuple[str, dict[str, Any]] | None = None  # the run that this one was made of, and what was changed
+    without: list[str] = field(default_factory=list)  # of a report, the runs that are not in it
     _started: float = field(default_factory=time.time)
     _spent: float = 0.0  # seconds of earlier tries that were cut off and are gone on from
 
@@ -108,7 +108,7 @@ class Stage:
     def marker(self) -> Path:
         """The file that tells Snakemake that the stage is finished; its name carries the key, not its time."""
         run = f"{self.run.name}." if self.run else ""
-        return self.table.folder / ".jobs" / f"{run}{self.name}.{self.key[:16]}"
+        return self.inputs.outputs / ".jobs" / f"{run}{self.name}.{self.key[:16]}"
 
     @property
     def code_changed(self) -> bool:
@@ -167,7 +167,7 @@ class Stage:
             files = {name: value for name, value in files.items() if name.split("/")[0] not in _SCAFFOLDING}
             manifest = {
                 "stage": self.name,
-                "table": self.table.path.name,
+                "table": self.table.name,
                 "row": self.run.row if self.run else None,
                 "origin": self.origin,
                 "run": self.run.name if self.run else None,
@@ -250,10 +250,10 @@ def execute(stage: Stage) -> None:
     running, failed = stage.notebook("running"), stage.notebook("failed")
     running.parent.mkdir(parents=True, exist_ok=True)
     # paths inside the project are given from its folder, where the kernel starts
-    paths = {"table": stage.table.path.resolve(), "outputs_dir": stage.table.outputs}
+    paths = {"table": stage.table.resolve(), "outputs_dir": stage.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
     if stage.run:
-        name, changes = stage.table.changed.get(stage.run.name, (stage.run.name, {}))
+        name, changes = stage.asked or (stage.run.name, {})
         parameters |= {"run": name, "changes": changes}
     environment = dict(os.environ)
     os.environ[JOB] = str(stage)

@@ -46,16 +46,15 @@ def _make_data(stage: Stage) -> None:
     from ia_lib.workflow import checks
     from ia_lib.workflow.cost import estimate
 
-    run, inputs, table = stage.run, stage.inputs, stage.table
+    run, inputs = stage.run, stage.inputs
     examples, facts = run.method.examples(run, inputs)
     parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
     if run.model.new:
         texts = new.tokenizer_texts(facts["pool"], parallel)
         tokenizer = new.train_tokenizer(texts, run.model.new.vocabulary)
     else:
-        tokenizer = load.load_tokenizer(*table.tokenizer(run))
-    origin = table.origin(run)
-    encoding = run.encoding(isinstance(origin, str) and load.is_encoder_decoder(*table.tokenizer(run)))
+        tokenizer = load.load_tokenizer(*inputs.tokenizer)
+    encoding = run.encoding(isinstance(inputs.origin, str) and load.is_encoder_decoder(*inputs.tokenizer))
     report = checks.report(
         examples,
         run.streams,
@@ -70,8 +69,7 @@ def _make_data(stage: Stage) -> None:
     )
     if run.corpus == "minilab":
         report["untranslated_share"] = minilab.untranslated_shares(run.seed)
-    tested = inputs.tests(every=False).to_pandas()["task"].value_counts().to_dict()
-    report["estimated"] = asdict(estimate(run, origin, report, tested))
+    report["estimated"] = asdict(estimate(run, inputs.origin, report, texts=len(inputs.tests(every=False))))
     examples.to_parquet(stage.part / "examples.parquet", index=False)
     (stage.part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     if run.model.new:
@@ -98,15 +96,15 @@ def begin_tuning(stage: Stage) -> Tuning:
     from ia_lib.models import load, new
     from ia_lib.training import batches
 
-    run, table = stage.run, stage.table
+    run, inputs = stage.run, stage.inputs
     device = load.computing_device(run.threads)
-    tokenizer = load.load_tokenizer(*table.tokenizer(run))
+    tokenizer = load.load_tokenizer(*inputs.tokenizer)
     if run.model.new:
         sizes = run.model.new.model_dump(exclude={"vocabulary"})
         model = new.new_model(len(tokenizer), run.seed, **sizes)
     else:
-        model = load.load_model(*table.model(run))
-    examples = pd.read_parquet(table.stage(run.name, "data").folder / "examples.parquet")
+        model = load.load_model(*inputs.model)
+    examples = pd.read_parquet(inputs.examples)
     rows, validation = batches.lay_out(
         examples,
         run.streams,
@@ -159,7 +157,7 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
         trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
         stage.finish(begun.device)
     log = pd.read_json(stage.folder / "log.jsonl", lines=True)
-    model = load.load_model(*stage.table.tuned_model(run), begun.device)
+    model = load.load_model(*stage.inputs.tuned_model, begun.device)
     return Tuned(stage.folder, log, model, begun.tokenizer, begun.validation)
 
 
@@ -192,11 +190,11 @@ def begin_evaluation(stage: Stage) -> Evaluation:
     """Load the model that the run ends with, and the texts that it is tested on."""
     from ia_lib.models import load
 
-    run, table, asked = stage.run, stage.table, stage.run.evaluate
+    run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
     device = load.computing_device(run.threads)
-    tokenizer = load.load_tokenizer(*table.tokenizer(run))
-    model = load.load_model(*table.tuned_model(run), device, asked.quantisation, asked.score_precision)
-    return Evaluation(device, model, tokenizer, stage.inputs.tests(every=False), stage.inputs.labels)
+    tokenizer = load.load_tokenizer(*inputs.tokenizer)
+    model = load.load_model(*inputs.tuned_model, device, asked.quantisation, asked.score_precision)
+    return Evaluation(device, model, tokenizer, inputs.tests(every=False), inputs.labels)
 
 
 @dataclass
@@ -271,8 +269,6 @@ def write_report(stage: Stage) -> Reported:
     from ia_lib.report import page
 
     if not stage.done:
-        evaluated = {needed.run.name: needed.folder for needed in stage.needs}
-        missing = [run.name for run in stage.table.runs if run.name not in evaluated]
-        page.write(stage.part, stage.table.path.stem, list(evaluated.values()), missing)
+        page.write(stage.part, stage.table.stem, [needed.folder for needed in stage.needs], stage.without)
         stage.finish()
     return Reported(stage.folder, own_csv(stage.folder / "results.csv"))
