@@ -5,7 +5,8 @@ All of it rests on the weighted F1 of `measures.measures`: the same draws on bot
 the same texts. `Answers` are those of `measures.choices`, one run's or a list with one per seed.
 """
 
-import numpy as np
+from collections import Counter
+
 import pandas as pd
 
 from ia_lib.evaluation import measures
@@ -123,13 +124,12 @@ def label_lengths(scores: pd.DataFrame, by_rule: dict[str, Answered]) -> pd.Data
     by = scores.groupby(["dataset", "task", "label"], sort=False)
     found = pd.DataFrame({"tokens": by["label_tokens"].mean(), "characters": by["label_chars"].first()})
     for column, answers in {"gold": next(iter(by_rule.values())), **by_rule}.items():
-        counts = pd.Series(0.0, found.index)
+        counts: Counter = Counter()
         for (dataset, task, *_), cell in answers.items():
-            numbers = np.bincount(
-                cell.examples.gold if column == "gold" else cell.predicted, minlength=len(cell.examples.names)
-            )
-            counts[[(dataset, task, name) for name in cell.examples.names]] += numbers
-        found[column] = 100 * counts / counts.groupby(["dataset", "task"]).transform("sum")
+            said = (cell.examples.names[i] for i in (cell.examples.gold if column == "gold" else cell.predicted))
+            counts.update((dataset, task, name) for name in said)
+        share = pd.Series([counts[label] for label in found.index], found.index)
+        found[column] = 100 * share / share.groupby(["dataset", "task"]).transform("sum")
     return found.reset_index()
 
 

@@ -146,7 +146,7 @@ def choices(
         if often is not None and often not in names:
             raise ValueError(f"majority: found {often!r} for {task}; allowed: {', '.join(names)}")
         number = {label: i for i, label in enumerate(names)}
-        gold, said = (part[column].map(number).to_numpy() for column in ("gold", "predicted"))
+        gold, said = (np.array([number[label] for label in part[column]]) for column in ("gold", "predicted"))
         texts = labelled(tuple(part["example"]), seed, tuple(gold), names)
         answers = Choices(texts, said, number.get(often), metrics)
         cells[dataset, task, "choose", answers.metrics[0], language, "", prompt] = answers

@@ -224,7 +224,8 @@ class Answers:
 
     @cached_property
     def points(self) -> dict[str, float]:
-        return {name: float(METRICS[name].score(self.counts.sum(0))) for name in self.metrics}
+        total = self.counts.sum(0, dtype=float)
+        return {name: float(METRICS[name].score(total)) for name in self.metrics}
 
     @cached_property
     def draws(self) -> dict[str, np.ndarray]:

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from html import escape
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pandas as pd
@@ -13,20 +16,21 @@ import plotly.io as pio
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from nbconvert import HTMLExporter
 
-from ia_lib.data import minilab
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
-from ia_lib.evaluation.scoring import RULES
+from ia_lib.evaluation.rules import RULES
 from ia_lib.report import audit, figures, results
+from ia_lib.report.results import STAGES, Run
 
 GENERATED_TEXT = (
     "The mini lab is generated text and not native language: sentences from a small grammar, put into ten languages "
     "word by word through a lexicon, with Indonesian words where the lexicon has none. It shows whether the method "
     "does what it says; it says nothing about the real languages."
 )
-
+# The parts of a run's settings that belong to one stage.
+_BLOCKS = ("data", "train", "evaluate", "machine")
 # The look of an executed notebook as a page.
-_PAGE = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+_LOOK = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto;
 padding: 1.5rem } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: .5rem .8rem }
 table { border-collapse: collapse; font-size: .85rem } td, th { padding: .2rem .6rem; border-bottom: 1px solid #8885;
@@ -34,120 +38,107 @@ text-align: left } .prompt { color: #767676; font-size: .8rem } .anchor-link { d
 .output_wrapper, .jp-OutputArea { overflow-x: auto }</style>"""
 
 
-def draw(table: pd.DataFrame) -> dict[str, go.Figure]:
-    """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base."""
-    drawn = {}
-    tasks = _by_task(table)
-    for task, part in tasks.items():
-        found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
-        if (part["difference"].notna() & (part["replay"].astype(str) != "all")).any():
-            found["difference"] = figures.difference_to_base(part)
-        if len(tasks) > 1:
-            for figure in found.values():
-                figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
-            found = {f"{name}-{task.replace('/', '-')}": figure for name, figure in found.items()}
-        drawn |= found
-    return drawn
+def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.DataFrame:
+    """Write the report of the table `name` from the evaluate folders of its runs; returns the results.
 
-
-def write(
-    folder: Path,
-    name: str,
-    evaluated: list[tuple],
-    missing: list[str],
-    manifests: dict[str, dict],
-    origins: dict[str, str],
-) -> pd.DataFrame:
-    """Write `results.csv`, `rules.csv` and `conclusions.csv` (the same answers under every scoring rule), `pairs.csv`
-    (rows and languages compared), `heldout.csv`, `audit.csv` (if runs reproduce published cells), the executed
-    notebooks and figures as pages (and .png where a Chromium is found) and `index.html`; returns the results.
-
-    `missing` names runs of the table without results; `manifests` maps "run: stage" to its manifest.
+    Written are `results.csv` (every measure), `pairs.csv` (rows and languages compared), `rules.csv` and
+    `conclusions.csv` (the same answers under every scoring rule), `published.csv` (if runs reproduce published cells),
+    the executed notebooks and the figures as pages (figures also as .png where a Chromium is found) and `index.html`.
+    `missing` names the runs of the table without results.
     """
-    table = results.table(evaluated, origins)
-    found = results.held_out(evaluated)
-    compared = results.beside_published(table, evaluated)
-    by_rule, audit, lengths = results.rules(evaluated)
-    pairs = results.pairs(evaluated)
-    written = {"heldout": found, "published": compared, "rules": by_rule, "conclusions": audit, "pairs": pairs}
-    for file, frame in {"results": table, **{name: frame for name, frame in written.items() if len(frame)}}.items():
-        frame.round(4).to_csv(folder / f"{file}.csv", index=False)
-    drawn = draw(table)
+    runs = [Run(run) for run in runs]
+    every, pairs = results.every(runs), _named(results.pairs(runs))
+    compared = results.beside_published(every, runs)
+    by_rule, claims, lengths = (
+        _named(found) if isinstance(found, pd.DataFrame) else found for found in results.rules(runs)
+    )
+    written = {"results": every, "published": compared, "rules": by_rule, "conclusions": claims, "pairs": pairs}
+    for file, frame in written.items():
+        if len(frame) or file == "results":
+            frame.drop(columns="name", errors="ignore").round(4).to_csv(folder / f"{file}.csv", index=False)
     (folder / "figures").mkdir(exist_ok=True)
+    drawn, plotly = draw(every), None
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory")
-    pictures = write_pictures(drawn, folder / "figures")
-    page = Environment(
+        plotly = next(path.name for path in (folder / "figures").glob("plotly*.js"))
+    shown = _named(of_rows(every))
+    single = shown[(shown["dataset"] != "all") & (shown["task"] != "all")]
+    groups, languages = (
+        single[single["prompt"].eq("all") & single["language"].eq("all").eq(one)] for one in (True, False)
+    )
+    page = {
+        "asked": ("what was run", _asked(single)),
+        "groups": ("results", _by_name(groups, lambda part: (part, _cells(part, "group")))),
+        "headline": ("kept and gained", _named(results.headline(every)).to_dict("records")),
+        "pairs": ("row against row", _pairs(pairs)),
+        "figures": (
+            "figures",
+            {title: pio.to_html(f, full_html=False, include_plotlyjs=False) for title, f in drawn.items()},
+        ),
+        "published": ("published against ours", _by_published(compared)),
+        "rules": ("scoring rules", claims.to_dict("records")),
+        "errors": ("errors", results.errors(runs)),
+        "held-out": ("held-out sentences", results.held_out(every).to_dict("records")),
+        "languages": ("every language", _by_name(languages, lambda part: (part, _cells(part, "language")))),
+        "settings": ("settings", _settings(runs)),
+        "costs": ("costs", _costs(runs)),
+        "notebooks": ("notebooks", _notebooks(runs, folder / "notebooks", plotly)),
+        "cite": ("how to cite", _made_with(runs)),
+    }
+    template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(),
         trim_blocks=True,
         lstrip_blocks=True,
     ).get_template("page.html")
-    runs = [run for run, _ in evaluated]
-    audited, wrong = audit.to_dict("records"), results.errors(evaluated)
-    against, compared_cells = results.headline(table).to_dict("records"), _by_table(compared)
-    shown = of_rows(table)
-    several = shown[["dataset", "task"]].drop_duplicates().shape[0] > 1
-    sections = {
-        "asked": ("what was run", True),
-        "groups": ("results", len(table)),
-        "headline": ("kept and gained", against),
-        "pairs": ("row against row", len(pairs)),
-        "figures": ("figures", drawn),
-        "published": ("published against ours", compared_cells),
-        "rules": ("scoring rules", audited),
-        "errors": ("errors", wrong),
-        "held-out": ("held-out sentences", len(found)),
-        "languages": ("every language", len(table)),
-        "settings": ("settings", True),
-        "costs": ("costs", True),
-        "notebooks": ("notebooks", evaluated),
-        "cite": ("how to cite", True),
-    }
-    text = page.render(
+    text = template.render(
         name=name,
-        sections=[(anchor, title) for anchor, (title, there) in sections.items() if there],
-        generated=GENERATED_TEXT if any(run.corpus == "minilab" for run in runs) else None,
-        groups=GROUPS,
-        languages={
-            group: list(dict.fromkeys(run.languages.get(c) or NAMES[c] for run in runs for c in run.groups[group]))
-            for group in GROUPS
-        },
-        tasks=[_task(task, part) for task, part in _by_task(shown).items()],
-        asked=_asked(runs, table),
-        missing_groups=[group for group in GROUPS if len(table) and not (table["group"] == group).any()],
-        several_tasks=several,
-        pairs=_pairs(pairs),
-        pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
-        scoring_rules=list(dict.fromkeys(run.scoring_rule for run in runs)),
-        headline=against,
-        rules=audited,
-        rule_names=[rule for rule in RULES if rule in audit],
-        rules_missing=[rule for rule in RULES if rule not in audit],
-        by_rule=_by_rule(by_rule),
-        lengths=lengths,
-        published=compared_cells,
-        errors=wrong,
-        notebooks=_notebooks(evaluated, folder / "notebooks", _plotly_file(folder / "figures") if drawn else None),
-        held_out=found.to_dict("records"),
-        chance_cells=_chance_cells(shown) if len(table) else {"within": 0},
-        one_label=_one_label(shown) if len(table) else [],
+        sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
+        **{anchor.replace("-", "_"): found for anchor, (_, found) in page.items()},
+        generated=any(run.settings["corpus"] == "minilab" for run in runs) and GENERATED_TEXT,
+        group_names=GROUPS,
+        titles=[f"{title} ({group})" for group, title in GROUPS.items()],
+        tested={g: list(dict.fromkeys(run.language(c) for run in runs for c in run.groups[g])) for g in GROUPS},
+        missing_groups=[group for group in GROUPS if len(shown) and group not in set(shown["group"])],
         missing=missing,
-        untranslated=_untranslated(runs),
-        settings=_different_settings(runs),
-        figures={
-            title: pio.to_html(figure, full_html=False, include_plotlyjs=False) for title, figure in drawn.items()
-        },
-        plotly_code=f"figures/{_plotly_file(folder / 'figures')}" if drawn else None,
-        pictures=pictures,
+        several_tasks=shown["name"].nunique() > 1,
+        within_chance=_within_chance(groups),
+        one_label=_one_label(languages),
+        scoring_rules=list(dict.fromkeys(run.rule for run in runs)),
+        pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
+        rule_names=[rule for rule in RULES if rule in claims],
+        rules_missing=[rule for rule in RULES if rule not in claims],
+        by_rule=[
+            (*key, part.set_index("rule").to_dict("index"))
+            for key, part in (by_rule.groupby(["run", "name", "group"], sort=False) if len(by_rule) else ())
+        ],
+        lengths=lengths,
+        language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},
+        untranslated=next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {}),
+        plotly=plotly,
+        pictures=write_pictures(drawn, folder / "figures"),
         figure_titles={title: figure.layout.title.text for title, figure in drawn.items()},
-        costs=_costs(manifests, evaluated),
-        made_with=_made_with(manifests),
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
-    return table
+    return every
+
+
+def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
+    """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
+    base. `every` has the lines of results.csv."""
+    shown = _named(of_rows(every))
+    tasks = _by_name(shown[(shown["dataset"] != "all") & (shown["task"] != "all")], lambda part: part)
+    drawn = {}
+    for task, part in tasks.items():
+        found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
+        if (part["difference"].notna() & (part["replay"].astype(str) != "all")).any():
+            found["difference"] = figures.difference_to_base(part)
+        for title, figure in found.items():
+            if len(tasks) > 1:
+                figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
+            drawn[f"{title}-{task.replace('/', '-')}" if len(tasks) > 1 else title] = figure
+    return drawn
 
 
 def find_chromium() -> str | None:
@@ -175,218 +166,142 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
     return [file.name for file in files]
 
 
-def _by_task(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The lines of each task of each data set, without averages over data sets."""
-    if table.empty:
-        return {}
-    names = table["dataset"].fillna("").str.cat(table["task"], sep="/").str.lstrip("/")
-    alone = (table["dataset"] != "all") & (table["task"] != "all")
-    return dict(iter(table[alone].groupby(names[alone], sort=False)))
+def _named(lines: pd.DataFrame) -> pd.DataFrame:
+    """With `name`, the data set and task of a line in one."""
+    pairs = zip(lines["dataset"], lines["task"], strict=True) if len(lines) else ()
+    return lines.assign(name=[f"{d}/{task}" if isinstance(d, str) and d else task for d, task in pairs])
 
 
-def _task(task: str, table: pd.DataFrame) -> dict:
-    """What the page shows of one task: its group averages, their baselines, and every language."""
-    return {
-        "name": task,
-        "summary": _summary(table),
-        "majority_of": " / ".join(table["majority_of"].dropna().unique()),
-        "seeds": int(table["seeds"].max()),
-        "baselines": table[(table["language"] == "all")].groupby("group")[["chance", "majority"]].mean(),
-        "languages": _language_table(table),
-    }
+def _by_name(lines: pd.DataFrame, made: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
+    """What `made` makes of the lines of each task of each data set."""
+    return {name: made(part) for name, part in (lines.groupby("name", sort=False) if len(lines) else ())}
 
 
-def _summary(table: pd.DataFrame) -> list[dict]:
-    """Per run its cells by group, for the first table of the page."""
-    frame = table[(table["language"] == "all") & (table["prompt"] == "all")]
-    rows = []
-    for run, part in frame.groupby("run", sort=False):
-        cells = {line["group"]: line for line in part.to_dict("records")}
-        rows.append(
-            {"run": run, "objective": part["objective"].iloc[0], "replay": part["replay"].iloc[0], "cells": cells}
-        )
-    return rows
+def _cells(lines: pd.DataFrame, column: str) -> list[tuple[str, dict[str, dict]]]:
+    """Per run its lines by their group or language."""
+    parts = lines.groupby("run", sort=False)
+    return [(run, {line[column]: line for line in part.to_dict("records")}) for run, part in parts]
 
 
-def _name(line: dict) -> str:
-    """A line's data set and task in one."""
-    return "/".join(str(part) for part in (line.get("dataset"), line.get("task")) if part and part == part)
+def _asked(lines: pd.DataFrame) -> list[tuple[str, str, int]]:
+    """Per task its texts, in words, and its number of prompts."""
+    found = []
+    for name, part in _by_name(lines[lines["prompt"] != "all"], lambda part: part).items():
+        sizes = part.groupby("language_name", sort=False)["examples"].max()
+        texts = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
+        where = f"each of {len(sizes)} languages" if len(sizes) > 1 else sizes.index[0]
+        found.append((name, f"{texts} texts in {where}", part["prompt"].nunique()))
+    return found
 
 
-def _chance_cells(table: pd.DataFrame) -> dict:
-    frame = table[(table["language"] == "all") & (table["prompt"] == "all") & (table["dataset"] != "all")]
-    frame = frame[frame["task"] != "all"]
-    within = frame[frame["within_chance"]].to_dict("records")
-    alone = frame[["dataset", "task"]].drop_duplicates().shape[0] == 1
-    names = [f"{line['run']} {line['group']}{'' if alone else f' on {_name(line)}'}" for line in within]
-    return {"within": len(within), "all": len(frame), "names": names}
+def _within_chance(groups: pd.DataFrame) -> tuple[int, list[str]]:
+    """How many group averages there are, and which are within chance."""
+    several = groups["name"].nunique() > 1
+    within = groups[groups["within_chance"].astype(bool)].to_dict("records")
+    return len(groups), [f"{x['run']} {x['group']}{' on ' + x['name'] if several else ''}" for x in within]
 
 
-def _one_label(table: pd.DataFrame) -> list[str]:
+def _one_label(languages: pd.DataFrame) -> list[str]:
     """Per row the languages in which nearly all predictions are one label under some prompt."""
-    frame = table[(table["language"] != "all") & (table["prompt"] == "all") & (table["one_label_cells"] > 0)]
-    alone = table[["dataset", "task"]].drop_duplicates().shape[0] == 1
-    found: dict[str, list[str]] = {}
-    for line in frame.to_dict("records"):
-        place = f"{line['run']}{'' if alone else f' on {_name(line)}'}"
+    several, found = languages["name"].nunique() > 1, {}
+    for line in languages[languages["one_label_cells"] > 0].to_dict("records"):
         under = f" ({line['one_label_cells']} of {line['cells']})" if line["one_label_cells"] < line["cells"] else ""
+        place = f"{line['run']}{' on ' + line['name'] if several else ''}"
         found.setdefault(place, []).append(line["language_name"] + under)
     return [f"{place}: {', '.join(names)}" for place, names in found.items()]
 
 
-def _asked(runs: list, table: pd.DataFrame) -> list[dict]:
-    """What was asked: per task its texts, languages and prompts."""
-    lines = []
-    for task, part in _by_task(table).items():
-        own = part[(part["language"] != "all") & (part["prompt"] != "all")]
-        sizes = own.groupby("language_name", sort=False)["examples"].max()
-        texts = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
-        lines.append(
-            {
-                "task": task,
-                "texts": f"{texts} texts in "
-                + (f"each of {len(sizes)} languages" if len(sizes) > 1 else sizes.index[0]),
-                "prompts": own["prompt"].nunique(),
-            }
-        )
-    return lines
-
-
 def _pairs(pairs: pd.DataFrame) -> dict[str, list[dict]]:
-    """The comparisons by their kind, with their task's name."""
+    """The comparisons by their kind, without averages over data sets."""
     if pairs.empty:
         return {}
     pairs = pairs[(pairs["dataset"] != "all") & (pairs["task"] != "all")].dropna(subset="difference")
+    return {kind: part.to_dict("records") for kind, part in pairs.groupby("kind", sort=False)}
+
+
+def _by_published(compared: pd.DataFrame) -> dict[str, tuple[dict, list[dict]]]:
+    """Of every published table how many cells agree, differ and were not run, and the cells that were."""
+    parts = compared.groupby(compared["paper"] + ", " + compared["table"], sort=False) if len(compared) else ()
     return {
-        kind: [{**line, "name": _name(line)} for line in part.to_dict("records")]
-        for kind, part in pairs.groupby("kind", sort=False)
+        name: (part["verdict"].value_counts().to_dict(), part[part["verdict"] != audit.NOT_RUN].to_dict("records"))
+        for name, part in parts
     }
 
 
-def _by_rule(found: pd.DataFrame) -> list[dict]:
-    """Group averages of every row, one line each, under every rule."""
-    if found.empty:
-        return []
-    lines = []
-    for (run, dataset, task, group), part in found.groupby(["run", "dataset", "task", "group"], sort=False):
-        name = _name({"dataset": dataset, "task": task})
-        lines.append(
-            {"run": run, "task": name, "group": group, "cells": {c["rule"]: c for c in part.to_dict("records")}}
-        )
-    return lines
-
-
-def _made_with(manifests: dict[str, dict]) -> list[dict]:
-    """The distinct versions and commits that the stages were made with, and which stages."""
-    found: list[dict] = []
-    for stage, manifest in manifests.items():
-        facts = {"versions": manifest["versions"], "commit": manifest["git_commit"]}
-        same = next((one for one in found if {k: one[k] for k in facts} == facts), None)
-        if same is None:
-            found.append({**facts, "stages": [stage]})
-        else:
-            same["stages"].append(stage)
-    return found
-
-
-def _untranslated(runs: list) -> dict[str, float]:
-    """Each language's share of running words that have no entry in the mini lab's lexicon, in percent."""
-    if not any(run.corpus == "minilab" for run in runs):
-        return {}
-    return {NAMES[code]: 100 * share for code, share in minilab.untranslated_shares(runs[0].seed).items()}
-
-
-def _different_settings(runs: list) -> dict:
-    """The fields in which the table's rows differ, and those that are the same in all of them."""
-    dumps = [run.model_dump(mode="json") for run in runs]
-    fields = [f for f in dumps[0] if f not in ("name", "row") and len({json.dumps(d[f]) for d in dumps}) > 1]
-    rows = [(run.name, [_short(dump[field]) for field in fields]) for run, dump in zip(runs, dumps, strict=True)]
-    same = {
-        f: _short(dumps[0][f]) for f in dumps[0] if f not in ("name", "row", *fields) and dumps[0][f] not in (None, [])
-    }
-    return {"fields": fields, "rows": rows, "same": same}
+def _settings(runs: list[Run]) -> dict:
+    """The fields in which the runs differ, with every run's values, and those that are the same in all of them."""
+    flat = []
+    for run in runs:
+        fields = {k: v for k, v in run.settings.items() if k not in ("name", "row", *_BLOCKS)}
+        for block in _BLOCKS:
+            # two stages may have a field of one name
+            fields |= {f"{block}.{k}" if k in fields else k: v for k, v in run.settings.get(block, {}).items()}
+        flat.append(fields)
+    names = list(dict.fromkeys(field for fields in flat for field in fields))
+    differ = [f for f in names if len({json.dumps(fields.get(f), sort_keys=True) for fields in flat}) > 1]
+    rows = [(run.name, [_short(fields.get(f)) for f in differ]) for run, fields in zip(runs, flat, strict=True)]
+    same = {f: _short(flat[0][f]) for f in names if f not in differ and flat[0][f] not in (None, [])}
+    return {"fields": differ, "rows": rows, "same": same}
 
 
 def _short(value) -> str:
     if isinstance(value, dict):
-        return ", ".join(
-            f"{k} {_short(v)}"
+        said = {
+            k: v
             for k, v in value.items()
             if v is not None and (k, v) not in (("prompt", "prompt"), ("answer", "answer"))
-        )
+        }
+        return ", ".join(f"{k} {_short(v)}" for k, v in said.items())
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _language_table(table: pd.DataFrame) -> dict:
-    frame = table[(table["language"] != "all") & (table["prompt"] == "all")]
-    codes = list(dict.fromkeys(zip(frame["language"], frame["language_name"], frame["group"], strict=True)))
-    rows = []
-    for run, part in frame.groupby("run", sort=False):
-        by_code = {line["language"]: line for line in part.to_dict("records")}
-        rows.append((run, [by_code.get(code) for code, _, _ in codes]))
-    return {"languages": codes, "rows": rows}
+def _costs(runs: list[Run]) -> list[dict]:
+    """Time, memory and tokens of every stage; tokens as estimated for training and as counted for scoring."""
+    lines = []
+    for run in runs:
+        tokens = {"tune": run.data.get("estimated", {}).get("tokens")}
+        if len(run.scores):
+            # the prompt is read once for all its labels
+            keys = [c for c in ("dataset", "task", "language", "example", "prompt") if c in run.scores]
+            read = run.scores.groupby(keys)["prompt_tokens"].max().sum()
+            tokens["evaluate"] = int(read + run.scores["label_tokens"].sum())
+        for stage, manifest in run.stages.items():
+            facts = {name: manifest[name] for name in ("seconds", "peak_memory_mb", "device", "end")}
+            lines.append({"stage": f"{run.name}: {stage}", "tokens": tokens.get(stage), **facts})
+    return lines
 
 
-def _by_table(compared: pd.DataFrame) -> dict[str, dict]:
-    """Of every published table how many cells agree, differ and were not run, and the cells that were."""
-    if compared.empty:
-        return {}
-    names = compared["paper"] + ", " + compared["table"]
-    return {
-        name: {
-            "counts": part["verdict"].value_counts().to_dict(),
-            "cells": part[part["verdict"] != audit.NOT_RUN].to_dict("records"),
-        }
-        for name, part in compared.groupby(names, sort=False)
-    }
+def _made_with(runs: list[Run]) -> list[dict]:
+    """The distinct versions and commits that the stages were made with, and which stages."""
+    found: dict[str, dict] = {}
+    for run in runs:
+        for stage, manifest in run.stages.items():
+            facts = {"versions": manifest["versions"], "commit": manifest["git_commit"]}
+            same = found.setdefault(json.dumps(facts, sort_keys=True), {**facts, "stages": []})
+            same["stages"].append(f"{run.name}: {stage}")
+    return list(found.values())
 
 
-def _notebooks(evaluated: list[tuple], folder: Path, plotly: str | None) -> dict[str, dict[str, str]]:
+def _notebooks(runs: list[Run], folder: Path, plotly: str | None) -> dict[str, dict[str, str]]:
     """Write the executed notebooks as pages that need no internet; returns run -> stage -> the page's file name."""
     found: dict[str, dict[str, str]] = {}
     folder.mkdir(exist_ok=True)
     exporter = HTMLExporter(template_name="basic")
-    for run, made in evaluated:
-        for stage in ("data", "tune", "evaluate"):
-            path = made.parent / f"{stage}.ipynb"
-            if not path.is_file():
-                continue
-            notebook = nbformat.read(path, as_version=4)
-            for cell in notebook.cells:
-                for output in cell.get("outputs", []):
-                    for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
-                        output.get("data", {}).pop(kind, None)
-                    if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
-                        drawn = {"data": drawn["data"], "layout": drawn["layout"]}
-                        output["data"]["text/html"] = pio.to_html(drawn, full_html=False, include_plotlyjs=False)
-            body, _ = exporter.from_notebook_node(notebook)
-            title = escape(f"{run.name}: {stage}")
-            script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
-            head = f'<head><meta charset="utf-8"><title>{title}</title>{script}{_PAGE}</head>'
-            text = f'<!doctype html><html lang="en">{head}<body>{body}</body></html>'
-            (folder / f"{run.name}-{stage}.html").write_text(text, encoding="utf-8")
-            found.setdefault(run.name, {})[stage] = f"{run.name}-{stage}.html"
+    for run, stage in product(runs, STAGES):
+        path = run.folder.parent / f"{stage}.ipynb"
+        if not path.is_file():
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+            for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
+                output.get("data", {}).pop(kind, None)
+            if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
+                drawn = {"data": drawn["data"], "layout": drawn["layout"]}
+                output["data"]["text/html"] = pio.to_html(drawn, full_html=False, include_plotlyjs=False)
+        body, _ = exporter.from_notebook_node(notebook)
+        script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
+        head = f'<head><meta charset="utf-8"><title>{escape(run.name)}: {stage}</title>{script}{_LOOK}</head>'
+        text = f'<!doctype html><html lang="en">{head}<body>{body}</body></html>'
+        (folder / f"{run.name}-{stage}.html").write_text(text, encoding="utf-8")
+        found.setdefault(run.name, {})[stage] = f"{run.name}-{stage}.html"
     return found
-
-
-def _costs(manifests: dict[str, dict], evaluated: list[tuple]) -> list[dict]:
-    """Time, memory and tokens of every stage; tokens as estimated for training and as counted for scoring."""
-    tokens = {}
-    for run, folder in evaluated:
-        estimate = folder.parent / "data" / "report.json"
-        if estimate.is_file():
-            known = json.loads(estimate.read_text(encoding="utf-8"))
-            tokens[f"{run.name}: tune"] = known.get("estimated", {}).get("tokens")
-        scores = pd.read_parquet(folder / "scores.parquet")
-        # the prompt is read once for all its labels
-        read = scores.groupby([c for c in ("dataset", "task", "language", "example", "prompt") if c in scores])
-        tokens[f"{run.name}: evaluate"] = int(read["prompt_tokens"].max().sum() + scores["label_tokens"].sum())
-    return [
-        {"stage": name, "tokens": tokens.get(name)}
-        | {k: manifest[k] for k in ("seconds", "peak_memory_mb", "device", "end")}
-        for name, manifest in manifests.items()
-    ]
-
-
-def _plotly_file(folder: Path) -> str:
-    return next(path.name for path in folder.glob("plotly*.js"))

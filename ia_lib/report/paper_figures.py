@@ -1,5 +1,5 @@
-"""The figures of the papers, from their numbers and from ours alike: functions from a table of scores, in the shape of
-`published.scores` and `published.ours`, to a plotly figure. Sources in one table are drawn side by side."""
+"""The figures of the papers, from their numbers and from ours alike: functions from scores, in the shape of
+`published.scores` and `published.ours`, to a plotly figure. Sources in one frame are drawn side by side."""
 
 import re
 import textwrap
@@ -11,10 +11,7 @@ from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.report import published
-from ia_lib.report.figures import _GREY as GREY
-from ia_lib.report.figures import CHANCE, COLOURS, MAJORITY
-from ia_lib.report.figures import _group_title as group_title
-from ia_lib.report.figures import _style as style
+from ia_lib.report.figures import CHANCE, COLOURS, GREY, MAJORITY, bars, group_title, style
 
 # Objectives look the same in every figure: name, colour, symbol, dash.
 _OBJECTIVES = {
@@ -103,7 +100,7 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
                 name=f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"])),
                 x=line["tick"],
                 y=line["value"],
-                error_y=_bars(line, "value", "low", "high"),
+                error_y=bars(line, "value", "low", "high"),
                 mode="lines+markers",
                 line={"color": GREY if plain else colour, "dash": dash},
                 marker={"symbol": "x" if plain else symbol, "size": 9},
@@ -137,7 +134,7 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
                 name=f"{model} {name}",
                 x=[f"{int(r):,}" for r in line["amount"]],
                 y=line["difference"],
-                error_y=_bars(line, "difference", "difference_low", "difference_high"),
+                error_y=bars(line, "difference", "difference_low", "difference_high"),
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
                 marker={"symbol": symbol, "size": 9},
@@ -230,7 +227,7 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
     return _finish(figure, "Weighted F1 by language", panels, height=260 + 30 * sum(rows) + 60 * (len(rows) - 1))
 
 
-def objective_bars(scores: pd.DataFrame) -> go.Figure:
+def objectivebars(scores: pd.DataFrame) -> go.Figure:
     """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
     table = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
@@ -244,7 +241,7 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
                 name=name,
                 x=part["row"],
                 y=part["difference"],
-                error_y=_bars(part, "difference", "difference_low", "difference_high"),
+                error_y=bars(part, "difference", "difference_low", "difference_high"),
                 marker_color=COLOURS[i % len(COLOURS)],
                 marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
                 text=None if part["difference_low"].notna().any() else part["difference"].map("{:+.1f}".format),
@@ -342,14 +339,6 @@ def _baselines(figure: go.Figure, part: pd.DataFrame, place: dict) -> None:
             named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {label} {known[name]:.0f}")
     text = "; ".join(named) or "chance and majority: not all test labels are here"
     figure.add_annotation(text=text, font_size=11, showarrow=False, x=0.5, xref="x domain", y=3, **place)
-
-
-def _bars(part: pd.DataFrame, value: str, low: str, high: str) -> dict | None:
-    """Error bars of a line, if it has intervals."""
-    if part[[low, high]].isna().all(axis=None):
-        return None
-    ends = {"array": part[high] - part[value], "arrayminus": part[value] - part[low]}
-    return {"type": "data", "thickness": 1, **ends}
 
 
 def _objective(name: str) -> tuple[str, str, str, str]:

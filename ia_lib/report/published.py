@@ -127,40 +127,26 @@ def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd
 
 
 def ours(results: pd.DataFrame) -> pd.DataFrame:
-    """The lines of results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds those over
-    all of them.
-
-    `results` needs the column `model` (name of the model that the run's chain of models began with) beside those of
-    `results.table`; a task is `nusax/sentiment`, or `sentiment` with the column `dataset`. An empty table means that
-    nothing was run.
+    """The label scores in results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds those
+    over all of them. `results` is what `results.every` gives; an empty one means that nothing was run.
 
     Raises ValueError for a column that is not there.
     """
     if results.empty:
         return pd.DataFrame(columns=SCORE_KEYS + SCORE_NUMBERS).astype(dict.fromkeys(SCORE_NUMBERS, float))
-    for name in ("run", *ROW, "task", "group", "language", "prompt", "weighted_f1", "low", "high"):
+    for name in ("run", *ROW, "dataset", "task", "group", "language", "prompt", "metric", "value", "low", "high"):
         if name not in results:
             raise ValueError(f"results: there is no column {name!r}; found: {', '.join(map(str, results.columns))}")
-    results = of_rows(results)
-    frame = results[(results["prompt"].astype(str) == "all") & (results["language"] != "all")].copy()
-    split = frame["task"].str.rpartition("/")
-    frame["dataset"], frame["task"] = frame.get("dataset", split[0]), split[2]
-    frame["row"] = frame.get("row", frame["run"])
+    frame = of_rows(results, metric=None)
+    frame = frame[frame["metric"].isin(["weighted_f1", "accuracy"]) & (frame["prompt"].astype(str) == "all")]
+    frame = frame[(frame["language"] != "all")].assign(source=OURS, row=frame.get("row", frame["run"]))
+    sizes = frame[frame["metric"] == "weighted_f1"][["source", "row", *SCORE_KEYS[2:-1], "examples"]]
+    frame = pd.concat([frame, sizes.rename(columns={"examples": "value"}).assign(metric="test")])
+    frame["dataset"] = frame["dataset"].astype(object).fillna("")
     frame["model"] = frame["model"].astype(str).str.rpartition("/")[2]
     frame["objective"] = frame["objective"].map(_in_order)
     frame["replay"] = frame["replay"].astype(str).mask(frame["objective"] == "none", "")
-    given = frame.columns
-    blank = dict.fromkeys(["low", "high", "difference", "difference_low", "difference_high"], np.nan)
-    kinds = {
-        "weighted_f1": {"value": "weighted_f1", "chance": "chance", "majority": "majority"},
-        "accuracy": {"value": "accuracy", "chance": "chance_accuracy", "majority": "majority_accuracy", **blank},
-        "test": {"value": "examples", "chance": np.nan, "majority": np.nan, **blank},
-    }
-    parts = []
-    for metric, columns in kinds.items():
-        found = {name: frame[column] if column in given else np.nan for name, column in columns.items()}
-        parts.append(frame.assign(source=OURS, metric=metric, **found))
-    frame = pd.concat(parts).reindex(columns=SCORE_KEYS + SCORE_NUMBERS).dropna(subset="value")
+    frame = frame.reindex(columns=SCORE_KEYS + SCORE_NUMBERS).dropna(subset="value")
     ends = {name: "min" if name.endswith("low") else "max" for name in SCORE_NUMBERS if name.endswith(("low", "high"))}
     return frame.groupby(SCORE_KEYS, sort=False, as_index=False).agg(dict.fromkeys(SCORE_NUMBERS, "mean") | ends)
 

@@ -1,48 +1,150 @@
-"""The results of a table's runs together: one table of scores, over seeds too, comparisons in pairs, the same answers
-under every scoring rule, and the papers' cells beside ours.
+"""The results of a table's runs together, read from their artefacts: every measure, over seeds too, comparisons in
+pairs, the same answers under every scoring rule, and the published cells beside ours."""
 
-`evaluated` is in all of it a list of (settings, folder of the evaluate stage), one per run with results.
-"""
-
+import json
+from collections.abc import Iterable
+from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation import comparison, measures
+from ia_lib.evaluation.comparison import PLACE
+from ia_lib.evaluation.measures import HEADLINE, Answered, of_rows
+from ia_lib.evaluation.resampling import LABEL_METRICS
+from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
-_PLACE = ["dataset", "task", "group"]
+STAGES = ("data", "tune", "evaluate")
 
 
-def table(evaluated: list[tuple], origins: dict[str, str]) -> pd.DataFrame:
-    """One line per run, task, language and prompt (as in `measures.metrics`), with the difference to the run's base.
+class Run:
+    """A run, as the folder of its evaluate stage and those beside it tell it."""
 
-    `origins` names the model that each run's chain began with. A run's base is the run whose model it began with
-    (`began_with` is its row); the difference has a paired 95% interval over the same examples, and is empty for a base.
-    A row with several seeds has lines over all of them, too: there `run` is the row's name, `seed` is "all", and
-    intervals hold over texts and seeds.
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.stages = {
+            stage: _json(self.folder.parent / stage / "manifest.json")
+            for stage in STAGES
+            if stage == "evaluate" or (self.folder.parent / stage / "manifest.json").is_file()
+        }
+        self.manifest = self.stages["evaluate"]
+        settings = self.settings = self.manifest["settings"]
+        self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
+        self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
+        self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]
+        self.objective = settings["data"].get("objective", settings["recipe"])
+        self.replay = settings["data"].get("replay", "")
+        self._answers: dict[tuple, Answered] = {}
+
+    @property
+    def began_with(self) -> str:
+        """What model it began with: a row of the table, a model's name, or "new"."""
+        model = self.settings["model"]
+        if self.base and self.name != self.row:
+            return self.base.removesuffix(f"-s{self.seed}")
+        return self.base or model["name"] or "new"
+
+    def language(self, code: str) -> str:
+        return self.settings["languages"].get(code) or NAMES.get(code, code)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        return self._read("scores.parquet")
+
+    @cached_property
+    def data(self) -> dict:
+        """The report of its data stage; empty without one."""
+        path = self.folder.parent / "data" / "report.json"
+        return _json(path) if path.is_file() else {}
+
+    @cached_property
+    def majority(self) -> dict[str, dict]:
+        """`majority_label` and `majority_of`, each (data set, task) -> value, as measures.csv has them."""
+        known = own_csv(self.folder / "measures.csv").fillna({"dataset": ""})
+        known = known.dropna(subset="majority_of").groupby(["dataset", "task"])
+        return {name: known[name].first().to_dict() for name in ("majority_label", "majority_of")}
+
+    @cached_property
+    def rules(self) -> list[str]:
+        return rules_of(self.scores) if len(self.scores) else []
+
+    def answers(self, kind: str, rule: str | None = None, seed: int | None = None) -> Answered:
+        """What `choices` or `counted` of `measures` make of its answers of a kind, under a rule (default: the run's),
+        drawn with a seed (default: the run's); empty if it has none."""
+        key = kind, rule or self.rule, seed or self.seed
+        if key not in self._answers:
+            if kind == "translate":
+                counts = self._read("counts.parquet")
+                found = measures.counted(counts, key[2]) if len(counts) else {}
+            elif len(self.scores):
+                majority = self.majority["majority_label"]
+                majority = "test" if self.settings["evaluate"]["majority_of"] == "test" else majority
+                metrics = LABEL_METRICS if key[1] == self.rule else [HEADLINE]
+                found = measures.choices(self.scores, key[1], key[2], majority, metrics)
+            else:
+                found = {}
+            self._answers[key] = found
+        return self._answers[key]
+
+    def _read(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.folder / name) if (self.folder / name).is_file() else pd.DataFrame()
+
+
+def every(runs: list[Run]) -> pd.DataFrame:
+    """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
+    began_with, objective, replay`, with `group_name` and `language_name`.
+
+    A run's base is the run whose model it began with; the difference to it has a paired 95% interval over the same
+    examples, and is empty for a base. A row with several seeds has lines over all of them, too: there `run` is the
+    row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
-    scores = _scores(evaluated)
-    evaluated = [(run, folder) for run, folder in evaluated if run.name in scores]
-    frames = [_lines([one], scores, origins) for one in evaluated]
-    for seeds in _by_row(evaluated).values():
-        # what is compared with a base is taken together where the base has results, too
-        seeds = [(run, folder) for run, folder in seeds if not run.model.run or run.model.run in scores] or seeds
-        frames += [_lines(seeds, scores, origins)] if len(seeds) > 1 else []
-    empty = pd.DataFrame(columns=["run", "row", "dataset", "task", "group", "group_name", "language", "prompt"])
-    return pd.concat(frames, ignore_index=True) if frames else empty
+    frames = []
+    for kind in ("choose", "translate"):
+        there = {run.name: run for run in runs if run.answers(kind)}
+        frames += [_lines(kind, [run], there) for run in there.values()]
+        for seeds in _by_row(there.values()).values():
+            # what is compared with a base is taken together where the base has results, too
+            seeds = [run for run in seeds if not run.base or run.base in there] or seeds
+            frames += [_lines(kind, seeds, there)] if len(seeds) > 1 else []
+    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay"]
+    columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
+    return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
 
-def held_out(evaluated: list[tuple]) -> pd.DataFrame:
-    """The lines of all runs' heldout.csv (see `heldout.measure`), with their run."""
-    frames = [
-        own_csv(folder / "heldout.csv").assign(run=run.name)
-        for run, folder in evaluated
-        if (folder / "heldout.csv").is_file()
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+def _lines(kind: str, seeds: list[Run], runs: dict[str, Run]) -> pd.DataFrame:
+    """The lines of `every` for one run, or for all seeds of a row."""
+    run, bases = seeds[0], [runs.get(one.base) for one in seeds]
+    for one, base in zip(seeds, bases, strict=True):
+        if base and kind == "choose" and run.rule not in base.rules:
+            print(f"{one.name}: not compared with {one.base}, which was not scored for {run.rule}")
+    comparable = all(base and (kind != "choose" or run.rule in base.rules) for base in bases)
+    sides = ([one.answers(kind, run.rule, run.seed) for one in side] for side in (seeds, bases if comparable else []))
+    found = measures.measures(next(sides), run.groups, next(sides), majority_of=run.majority["majority_of"])
+    several = len(seeds) > 1
+    facts = {"run": run.row if several else run.name, "row": run.row, "seed": "all" if several else run.seed}
+    facts |= {"model": run.manifest["origin"], "began_with": run.began_with}
+    facts |= {"objective": run.objective, "replay": run.replay, "group_name": found["group"].map(GROUPS)}
+    return found.assign(**facts, language_name=[run.language(code) for code in found["language"]])
+
+
+def groups(results: pd.DataFrame) -> pd.DataFrame:
+    """The headline of every group, for the eye: its lines in results.csv with few columns, rounded."""
+    lines = of_rows(results)
+    columns = "dataset task run group group_name value low high chance majority difference difference_low"
+    columns += " difference_high within_chance"
+    return lines.loc[lines["language"] == "all", columns.split()].round(1)
+
+
+def held_out(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of held-out sentences, for the eye: every direction and metric, then what averages several."""
+    lines = results[(results["kind"] == "translate") & ((results["source"] != "all") | (results["cells"] > 1))]
+    columns = "run metric source language group group_name value low high difference difference_low difference_high"
+    columns += " baseline baseline_is examples"
+    return lines[columns.split()].round(2).reset_index(drop=True)
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:
@@ -52,13 +154,12 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
     constant answer to guessing is no gain. What share was kept is said of known languages alone, and of what was above
     chance before and after.
     """
-    results = measures.of_rows(results)
+    results = of_rows(results)
     if results.empty or results["difference"].isna().all():
         return pd.DataFrame()
     lines = comparison.headline(results)
-    key = ["row", *_PLACE]
-    group = results[(results["language"] == "all") & (results["prompt"] == "all")].set_index(key)
-    here = group.loc[pd.MultiIndex.from_frame(lines[key])]
+    key = ["row", *PLACE]
+    here = results[results["language"] == "all"].set_index(key).loc[pd.MultiIndex.from_frame(lines[key])]
     above_before = lines["base"].to_numpy() > here["chance_high"].to_numpy()
     above_after = ~here["within_chance"].to_numpy(dtype=bool)
     lines["verdict"] = lines["verdict"].where(above_before | above_after, "neither above chance")
@@ -66,134 +167,116 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
     return lines
 
 
-def pairs(evaluated: list[tuple]) -> pd.DataFrame:
+def pairs(runs: list[Run]) -> pd.DataFrame:
     """Every two rows of the table on the same texts, per group of languages, and within each row every language against
     the first one, where they have the same sentences (`comparison.models`, `comparison.languages`): columns of those
     behind `kind` ("rows" or "languages of <row>") and `rule`. Rows are compared that have the same languages in the
     same groups and the same seeds. p values are adjusted within each kind."""
-    every, frames = _scores(evaluated), []
-    shared = _shared_rules(every)
-    for rows in _parts(evaluated, every):
-        tables = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
-        numbers = {row: [run.seed for run, _ in seeds] for row, seeds in rows.items()}
-        first = next(iter(rows.values()))[0][0]
-        rule = first.scoring_rule if first.scoring_rule in shared else "label_sum"
-        if alike := [(a, b) for a, b in combinations(tables, 2) if numbers[a] == numbers[b]]:
-            found = comparison.models(tables, alike, first.groups, first.seed, rule=rule, single=False)
+    frames = []
+    shared = shared_rules(runs)
+    for rows in _parts(runs):
+        first = next(iter(rows.values()))[0]
+        rule = first.rule if first.rule in shared else "label_sum"
+        answers = {row: [run.answers("choose", rule, first.seed) for run in seeds] for row, seeds in rows.items()}
+        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+        if alike := [(a, b) for a, b in combinations(answers, 2) if numbers[a] == numbers[b]]:
+            found = comparison.models(answers, alike, first.groups, single=False)
             frames.append(found.assign(kind="rows", rule=rule))
         codes = [code for group in first.groups.values() for code in group]
-        for row, seeds in tables.items():
-            here = [code for code in codes if (seeds[0]["language"] == code).any()]
+        for row, seeds in answers.items():
+            tested = {language for *_, language, _, _ in seeds[0]}
+            here = [code for code in codes if code in tested]
             asked = [(code, here[0]) for code in here[1:]]
-            asked = [pair for pair in asked if all(comparison.parallel(table, *pair) for table in seeds)]
+            asked = [pair for pair in asked if all(comparison.parallel(one, *pair) for one in seeds)]
             if asked:
-                found = comparison.languages(seeds, asked, first.seed, rule=rule)
+                found = comparison.languages(seeds, asked)
                 frames.append(found[found["prompt"] == "all"].assign(kind=f"languages of {row}", rule=rule))
     found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return found[["kind", "rule", *(n for n in found if n not in ("kind", "rule"))]] if len(found) else found
 
 
-def rules(evaluated: list[tuple]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
+def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
     """The same answers under each scoring rule that all scores allow: group averages, one line per row and rule
     (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
     is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
     how often each is the answer. All empty where there are fewer than two rules."""
-    every = _scores(evaluated)
-    if len(_shared_rules(every)) < 2:
+    shared = shared_rules(runs)
+    if len(shared) < 2:
         return pd.DataFrame(), pd.DataFrame(), {}
-    rows_of_runs, tables, claims, lengths = {run.name: run.row for run, _ in evaluated}, [], [], {}
-    for rows in _parts(evaluated, every):
-        scores = {row: [every[run.name] for run, _ in seeds] for row, seeds in rows.items()}
-        numbers = {row: [run.seed for run, _ in seeds] for row, seeds in rows.items()}
-        bases = {row: rows_of_runs.get(seeds[0][0].model.run) for row, seeds in rows.items()}
+    rows_of_runs, by_rule, claims, lengths = {run.name: run.row for run in runs}, [], [], {}
+    for rows in _parts(runs):
+        first = next(iter(rows.values()))[0]
+        answers = {
+            row: {rule: [run.answers("choose", rule, first.seed) for run in seeds] for rule in shared_rules(seeds)}
+            for row, seeds in rows.items()
+        }
+        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+        bases = {row: rows_of_runs.get(seeds[0].base) for row, seeds in rows.items()}
         bases = {row: base for row, base in bases.items() if numbers.get(base) == numbers[row]}
-        first = next(iter(rows.values()))[0][0]
-        found = comparison.rules(scores, first.groups, {}, bases, first.seed)
+        found = comparison.rules(answers, first.groups, bases)
         found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
         said = comparison.conclusions(found)
         # which of several runs is the best says nothing where none is above chance
-        told = found[~found["within_chance"]].groupby(_PLACE).size()
-        settled = pd.MultiIndex.from_frame(said[_PLACE]).isin(told.index)
-        tables.append(found)
+        told = found[~found["within_chance"]].groupby(PLACE).size()
+        settled = pd.MultiIndex.from_frame(said[PLACE]).isin(told.index)
+        by_rule.append(found)
         claims.append(said[(said["claim"] != "highest score") | settled])
-        lengths |= {row: comparison.label_lengths(part[0]).round(1).to_dict("records") for row, part in scores.items()}
-    return pd.concat(tables, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
+        for row, (one, *_) in rows.items():
+            read = {rule: seeds[0] for rule, seeds in answers[row].items()}
+            lengths[row] = comparison.label_lengths(one.scores, read).round(1).to_dict("records")
+    return pd.concat(by_rule, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
 
 
-def beside_published(results: pd.DataFrame, evaluated: list[tuple]) -> pd.DataFrame:
-    """Every cell of the papers beside ours (`audit.compare`), if some run says that it reproduces cells; rows that
-    do not are left out."""
-    claimed = {run.row for run, _ in evaluated if run.reproduces}
+def beside_published(results: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
+    """Every published cell beside ours (`audit.compare`), if some run says that it reproduces cells; rows that do not
+    are left out."""
+    claimed = {run.row for run in runs if run.settings["reproduces"]}
     if results.empty or not claimed:
         return pd.DataFrame()
-    return audit.compare(measures.of_rows(results[results["row"].isin(claimed)]))
+    return audit.compare(results[results["row"].isin(claimed)])
 
 
-def errors(evaluated: list[tuple]) -> dict[str, list[dict]]:
+def errors(runs: list[Run]) -> dict[str, list[dict]]:
     """Per run the wrong predictions that it was most certain of."""
     found = {}
-    for run, folder in evaluated:
-        if (folder / "errors.csv").is_file():
-            lines = own_csv(folder / "errors.csv").fillna({"dataset": ""})
-            names = [run.languages.get(code) or NAMES.get(code, code) for code in lines["language"]]
-            found[run.name] = lines.assign(name=names).to_dict("records")
+    for run in runs:
+        if (run.folder / "errors.csv").is_file():
+            lines = own_csv(run.folder / "errors.csv").fillna({"dataset": ""})
+            found[run.name] = lines.assign(name=list(map(run.language, lines["language"]))).to_dict("records")
     return found
 
 
-def _scores(evaluated: list[tuple]) -> dict[str, pd.DataFrame]:
-    found = {run.name: pd.read_parquet(folder / "scores.parquet") for run, folder in evaluated}
-    return {name: scores for name, scores in found.items() if len(scores)}
+def losses(folder: Path) -> pd.DataFrame:
+    """The lines of log.jsonl of all runs in a table's folder of outputs, with `run` and `objective`."""
+    frames = []
+    for path in sorted(Path(folder).glob("*/tune/log.jsonl")):
+        settings = _json(path.with_name("manifest.json"))["settings"]
+        objective = settings["data"].get("objective", settings["recipe"])
+        frames.append(pd.read_json(path, lines=True).assign(run=path.parts[-3], objective=objective))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _shared_rules(scores: dict[str, pd.DataFrame]) -> set[str]:
-    return set.intersection(*(set(measures.rules(table)) for table in scores.values())) if scores else set()
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _parts(evaluated: list[tuple], scores: dict[str, pd.DataFrame]) -> list[dict[str, list[tuple]]]:
-    """Rows with scores, by their names with their seeds; those with the same languages in the same groups together."""
-    parts: dict[str, dict[str, list[tuple]]] = {}
-    for row, seeds in _by_row([one for one in evaluated if one[0].name in scores]).items():
-        parts.setdefault(str(seeds[0][0].groups), {})[row] = seeds
+def shared_rules(runs: Iterable[Run]) -> list[str]:
+    """The rules that the scores of all these runs allow."""
+    runs = [run for run in runs if run.rules]
+    return [rule for rule in runs[0].rules if all(rule in run.rules for run in runs)] if runs else []
+
+
+def _by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.row, []).append(run)
+    return found
+
+
+def _parts(runs: list[Run]) -> list[dict[str, list[Run]]]:
+    """Rows with label scores, by their names with their seeds; those with the same languages in the same groups
+    together."""
+    parts: dict[str, dict[str, list[Run]]] = {}
+    for row, seeds in _by_row(run for run in runs if run.rules).items():
+        parts.setdefault(str(seeds[0].groups), {})[row] = seeds
     return list(parts.values())
-
-
-def _by_row(evaluated: list[tuple]) -> dict[str, list[tuple]]:
-    found: dict[str, list[tuple]] = {}
-    for run, folder in evaluated:
-        found.setdefault(run.row, []).append((run, folder))
-    return found
-
-
-def _lines(seeds: list[tuple], scores: dict[str, pd.DataFrame], origins: dict[str, str]) -> pd.DataFrame:
-    """The lines of `table` for one run, or for all seeds of a row."""
-    run, folder = seeds[0]
-    known = own_csv(folder / "metrics.csv").fillna({"dataset": ""})
-    known = known[(known["dataset"] != "all") & (known["task"] != "all")]
-    labels = known.groupby(["dataset", "task"])["majority_label"].first().to_dict()
-    counted = known.groupby(["dataset", "task"])["majority_of"].first().to_dict()
-    bases = [scores.get(one.model.run) for one, _ in seeds]
-    for (one, _), base in zip(seeds, bases, strict=True):
-        if base is not None and run.scoring_rule not in measures.rules(base):
-            print(f"{one.name}: not compared with {one.model.run}, which was not scored for {run.scoring_rule}")
-    if any(base is None or run.scoring_rule not in measures.rules(base) for base in bases):
-        bases = None
-    frame = measures.metrics(
-        [scores[one.name] for one, _ in seeds],
-        run.groups,
-        "test" if run.majority_of == "test" else labels,
-        run.seed,
-        bases,
-        rule=run.scoring_rule,
-    )
-    frame["majority_of"] = [counted.get(key) for key in zip(frame["dataset"], frame["task"], strict=True)]
-    frame.insert(3, "group_name", frame["group"].map(GROUPS))
-    frame.insert(5, "language_name", [run.languages.get(code) or NAMES.get(code, code) for code in frame["language"]])
-    several = len(seeds) > 1
-    began = run.model.run or run.model.name or "new"
-    began = began.removesuffix(f"-s{run.seed}") if run.name != run.row and run.model.run else began
-    facts = {"run": run.row if several else run.name, "row": run.row, "seed": "all" if several else run.seed}
-    facts |= {"model": origins.get(run.name, ""), "began_with": began}
-    facts |= {"objective": run.objective, "replay": run.replay}
-    for position, (name, value) in enumerate(facts.items()):
-        frame.insert(position, name, value)
-    return frame
