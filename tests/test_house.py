@@ -23,11 +23,11 @@ MAY_READ = {
     "models": {"data", "instructions", *LEAVES},
     "training": {"models", "instructions", "data", *LEAVES},
     "evaluation": {"models.encoding", "models.load", "instructions", "data", *LEAVES},
-    "recipes": {"instructions", "training.streams", "data", "workflow.settings", *LEAVES},
-    "workflow": {"recipes", "evaluation", "training", "models", "instructions", "data", *LEAVES},
+    "recipes": {"instructions", "training.streams", "data", *LEAVES},
+    "workflow": {"recipes", "evaluation", "training", "models", "instructions", "data", "report.page", *LEAVES},
     "report": {
         *("evaluation.measures", "evaluation.comparison", "evaluation.resampling", "evaluation.rules"),
-        *("data.languages", "data.files", "paths"),
+        *("data.languages", "data.files", *LEAVES),
     },
 }
 TOP = {"explore", "runs"}  # may read everything, and nothing reads them
