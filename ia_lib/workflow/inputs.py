@@ -202,6 +202,8 @@ class Inputs:
             source.check()
         if self.stage == "data" and run.data.past and run.data.past.xp3:
             corpora.xp3_languages(run.data.past.xp3)
+        if self.stage == "tune":
+            return
         here = not self.missing()
         if run.corpus == "minilab":
             # it is not written yet, and no sentence of it stands in two of its files
