@@ -14,6 +14,7 @@ from datasets import Dataset
 from ia_lib.data import languages
 from ia_lib.evaluation import choice, measures, scoring
 from ia_lib.evaluation.generation import answers
+from ia_lib.evaluation.rules import RULES
 from ia_lib.instructions import cross_lingual, templates
 from ia_lib.models import load
 from ia_lib.models.encoding import encode
@@ -165,7 +166,7 @@ def label_scores(
         scores = scoring.label_logprobs(
             model, tokenizer, [prompt], words, prompt_logprob=whole, content_free=empty, progress=False
         )
-        rules = [rule for rule in scoring.RULES if whole or rule not in ("joint", "mean")]
+        rules = [rule for rule in RULES if whole or rule not in ("joint", "mean")]
         table = pd.DataFrame({rule: scores.scores(rule)[0] for rule in rules}, index=words)
         rows = "".join(
             f"<tr><th>{rule}</th>"

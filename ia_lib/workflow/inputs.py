@@ -86,11 +86,10 @@ class Inputs:
         return {source.name: source for source in self._listed()}
 
     def _listed(self) -> list[Source]:
-        run, found = self.run, []
-        if self.begins.model.name:
-            found.append(self.outside)
+        run, outside = self.run, [self.outside] if self.begins.model.name else []
         if self.stage == "tune":
-            return found
+            return outside
+        found: list[Source] = []
 
         found += self._prompts()
         split = run.evaluate.test_split
@@ -103,7 +102,7 @@ class Inputs:
             wanted += self._past_places()
         else:
             found += self._majority.values()
-        return found + [self._source(*place) for place in dict.fromkeys(wanted)]
+        return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
 
     def _prompts(self) -> list[Source]:
         """The files of templates and wordings. Raises Refusal for a name that is neither the kit's nor a file's."""
@@ -204,6 +203,10 @@ class Inputs:
             corpora.xp3_languages(run.data.past.xp3)
         if self.stage == "tune":
             return
+        # reads the files, and so finds what is wrong in them
+        templates.templates("mt", run.templates)
+        for wording in run.wordings if self.stage == "evaluate" else ():
+            templates.label_words([], wording)
         here = not self.missing()
         if run.corpus == "minilab":
             # it is not written yet, and no sentence of it stands in two of its files
