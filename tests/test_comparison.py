@@ -100,16 +100,19 @@ def test_headline_numbers():
     assert found.loc["gain", "p_holm"] == pytest.approx(2 * found.loc["gain", "difference_p"])
 
 
-def by_rule(table):
-    return {rule: measures.choices(table, rule) for rule in rules(table)}
+def by_rule(runs):
+    return [
+        (rule, {name: measures.choices(table, rule) for name, table in runs.items()}) for rule in rules(*runs.values())
+    ]
 
 
 def test_rules_side_by_side_say_what_depends_on_them():
     # a positive text's label is long: divided by its tokens its log-probability wins wherever it is not far behind
     runs = {name: table.assign(label_tokens=table["label"].map({"positive": 8}).fillna(1)) for name, table in TABLES}
-    found = comparison.rules({name: by_rule(table) for name, table in runs.items()}, GROUPS, {"tlm": "base"})
+    found = comparison.rules(by_rule(runs), GROUPS, {"tlm": "base"})
     assert found["rule"].unique().tolist() == list(RULES)
-    values = found[(found["language"] == "all") & (found["run"] == "tlm")].set_index(["rule", "group"])["value"]
+    values = measures.of_rows(found)
+    values = values[(values["language"] == "all") & (values["run"] == "tlm")].set_index(["rule", "group"])["value"]
     # with one prompt for all labels the paper's joint probability is the label's own
     assert values["joint"].tolist() == values["label_sum"].tolist()
     says = comparison.conclusions(found)
@@ -120,7 +123,7 @@ def test_rules_side_by_side_say_what_depends_on_them():
     assert line["label_mean"] == "within"
     assert "within under label_mean" in line["says"]
     assert says.loc[("all", "highest score"), "label_sum"] == "tlm"
-    lengths = comparison.label_lengths(runs["tlm"], by_rule(runs["tlm"])).set_index("label")
+    lengths = comparison.label_lengths(runs["tlm"]).set_index("label")
     assert lengths["tokens"].to_dict() == {"negative": 1, "neutral": 1, "positive": 8}
     assert lengths.loc["positive", "label_mean"] > 95 > lengths.loc["positive", "label_sum"]
     assert lengths["gold"].sum() == pytest.approx(100)
@@ -130,10 +133,10 @@ TABLES = (("base", BASE), ("tlm", TUNED))
 
 
 def test_without_the_prompts_log_probability_fewer_rules():
-    runs = {"tlm": by_rule(TUNED.drop(columns="prompt_logprob")), "base": by_rule(BASE)}
-    found = comparison.rules(runs, GROUPS)
+    runs = {"tlm": TUNED.drop(columns="prompt_logprob"), "base": BASE}
+    found = comparison.rules(by_rule(runs), GROUPS)
     assert found["rule"].unique().tolist() == ["label_sum", "label_mean", "label_per_char", "calibrated"]
-    runs = {"tlm": by_rule(TUNED), "base": by_rule(BASE.drop(columns="content_free_logprob"))}
-    assert "calibrated" not in comparison.rules(runs, GROUPS)["rule"].unique()
+    runs = {"tlm": TUNED, "base": BASE.drop(columns="content_free_logprob")}
+    assert "calibrated" not in comparison.rules(by_rule(runs), GROUPS)["rule"].unique()
     says = comparison.conclusions(found)
     assert set(says["claim"]) == {"against chance", "highest score"}

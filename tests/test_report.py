@@ -1,25 +1,120 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from ia_lib.data.files import own_csv
+from ia_lib.evaluation import measures
 from ia_lib.report import figures, page
 from ia_lib.report import results as results_of
 
+GROUPS = {"L1": ["eng", "ind"], "L2": ["sun", "jav"], "L3": ["bbc"]}
+NAMES = ["negative", "neutral", "positive"]
+FACTS = {"seconds": 1.5, "peak_memory_mb": 600, "device": "cpu", "end": "2026-01-01T00:00:00+00:00", "origin": ""}
+FACTS |= {"versions": {"ia_lib": "0.1.0"}, "git_commit": "a" * 40}
+
+
+def scores(right: float, seed: int = 1, texts: int = 24) -> pd.DataFrame:
+    """Scores of a model that knows the answer to this share of the texts."""
+    rng, lines = np.random.default_rng(seed), []
+    gold = np.random.default_rng(0).choice(NAMES, texts, p=[0.5, 0.2, 0.3])
+    for language in (code for group in GROUPS.values() for code in group):
+        for prompt in (1, 2, 3):
+            for i, true in enumerate(gold):
+                said = true if rng.random() < right else rng.choice(NAMES)
+                for label in NAMES:
+                    line = {"task": "sentiment", "language": language, "example": f"e{i}", "prompt": prompt}
+                    line |= {"label": label, "gold": true, "label_tokens": 1, "label_chars": len(label)}
+                    line |= {"label_logprob": -1.0 - 3 * (label != said) - rng.random(), "prompt_tokens": 20}
+                    lines.append({**line, "content_free_logprob": -2.0})
+    return pd.DataFrame(lines)
+
+
+def counts(lost: float, seed: int = 1) -> pd.DataFrame:
+    """What 20 translations from and into two taught languages count, and of how many tokens each what loss."""
+    rng, lines = np.random.default_rng(seed), []
+    for source, language in (("ind", "sun"), ("ind", "jav"), ("eng", "jav"), ("sun", "ind"), ("jav", "ind")):
+        for i in range(20):
+            line = {"dataset": "", "task": "held-out", "source": source, "language": language, "example": f"s{i}"}
+            grams = [float(n) for order in range(6) for n in (30 - order, 31 - order, rng.integers(5, 20))]
+            loss = [8 * lost + rng.random(), 8.0]
+            lines.append(
+                {**line, "metric": "chrF", "counts": grams, "baseline": 20.0, "baseline_is": "the source copied"}
+            )
+            lines.append(
+                {**line, "metric": "answer loss", "counts": loss, "baseline": 6.0, "baseline_is": "a uniform guess"}
+            )
+    return pd.DataFrame(lines)
+
+
+def evaluate(folder: Path, table: pd.DataFrame, row: str, seed: int = 1, several: bool = False, **more) -> Path:
+    """Write the artefacts of a run's stages, as far as a report reads them; returns the folder of its evaluation."""
+    end = f"-s{seed}" if several else ""
+    name, base = row + end, {"base": None}.get(row, f"base{end}")
+    settings = {"name": name, "row": row, "seed": seed, "recipe": "instructalign", "corpus": "minilab", "languages": {}}
+    settings |= {"reproduces": [], "known": GROUPS["L1"], "taught": GROUPS["L2"], "unseen": GROUPS["L3"]}
+    settings |= {"model": {"run": base, "name": None, "new": {"hidden": 16}, "revision": None}}
+    settings |= {"data": {"objective": row if base else "none", "replay": 40 if base else "all"}, "train": {"steps": 6}}
+    settings |= {"evaluate": {"scoring_rule": "label_sum", "majority_of": "train"}, "machine": {"share_text": True}}
+    settings |= more
+    for stage in ("data", "tune", "evaluate"):
+        (folder / name / stage).mkdir(parents=True)
+        (folder / name / stage / "manifest.json").write_text(json.dumps(FACTS | {"settings": settings}))
+        outputs = [
+            nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": {"data": [], "layout": {}}})
+        ]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("draw()", outputs=outputs)])
+        nbformat.write(notebook, folder / name / f"{stage}.ipynb")
+    report = {"estimated": {"tokens": 1000}, "untranslated_share": {"sun": 0.6, "jav": 0.7, "bbc": 0.65}}
+    (folder / name / "data" / "report.json").write_text(json.dumps(report))
+    (folder / name / "tune" / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    said = pd.DataFrame(columns=measures.PREDICTION_COLUMNS)
+    texts = table[["task", "language", "example"]].drop_duplicates().assign(text="enak")
+    groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
+    lost = counts(5.0 if base is None else 4.0, seed=len(row))
+    labels = {name: (["negative"], "train texts in eng") for name in ("sentiment", "one/sentiment", "two/sentiment")}
+    measures.save(folder / name / "evaluate", table, said, lost, labels, texts, groups, seed)
+    return folder / name / "evaluate"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> list[Path]:
+    """The evaluations of a base and of a model taught on top of it."""
+    folder = tmp_path_factory.mktemp("outputs")
+    return [evaluate(folder, scores(0.2), "base"), evaluate(folder, scores(0.7, seed=2), "tlm")]
+
+
+@pytest.fixture(scope="module", params=["crafted", "finished"])
+def report(request, tmp_path_factory) -> Path:
+    """The folder of a report: of crafted artefacts, and of the tiny table carried out by Snakemake and papermill."""
+    if request.param == "finished":
+        return request.getfixturevalue("finished").folder / "report"
+    folder = tmp_path_factory.mktemp("report")
+    page.write(folder, "tiny", request.getfixturevalue("runs"), [])
+    return folder
+
 
 @pytest.fixture
-def results(finished):
-    return pd.read_csv(finished.folder / "report" / "results.csv")
+def results(report):
+    return own_csv(report / "results.csv")
 
 
 def test_results_have_every_run_beside_its_baselines(results):
     assert set(results["run"]) == {"base", "tlm"}
-    groups = results[(results["language"] == "all") & (results["prompt"] == "all")]
+    lines = measures.of_rows(results)
+    groups = lines[(lines["language"] == "all") & (lines["prompt"] == "all")]
     assert list(groups["group"]) == ["L1", "L2", "L3"] * 2
     assert list(groups["group_name"][:3]) == ["known before", "taught", "never seen"]
-    assert groups[["chance", "majority", "low", "high"]].notna().all(axis=None)
+    assert groups[["chance", "majority", "baseline", "low", "high"]].notna().all(axis=None)
     assert groups[groups["run"] == "base"]["difference"].isna().all()
     assert groups[groups["run"] == "tlm"]["difference"].notna().all()
+    assert set(results["metric"]) >= {"weighted_f1", "accuracy", "macro_f1", "balanced_accuracy"}
 
 
 def test_every_figure_draws_from_the_results(results):
@@ -38,19 +133,19 @@ def test_every_figure_draws_from_the_results(results):
     assert [len(trace.x) for trace in figures.loss_curve(log).data] == [2, 1]
 
 
-def test_the_page_says_what_a_reader_must_know(finished):
-    page = (finished.folder / "report" / "index.html").read_text()
+def test_the_page_says_what_a_reader_must_know(report):
+    page = (report / "index.html").read_text()
     assert "generated text and not native language" in page
     assert "Near chance" in page
     assert "known before (L1)" in page
     assert "uniform chance" in page
     assert "How much of the text stays Indonesian" in page
     assert "://cdn" not in page
-    assert (finished.folder / "report" / "figures" / "plotly.min.js").is_file()
+    assert (report / "figures" / "plotly.min.js").is_file()
 
 
-def test_the_page_answers_what_a_reviewer_asks(finished):
-    folder = finished.folder / "report"
+def test_the_page_answers_what_a_reviewer_asks(report):
+    folder = report
     page = (folder / "index.html").read_text()
     for section in ("headline", "rules", "errors", "notebooks", "costs", "cite"):
         assert f'id="{section}"' in page
@@ -72,51 +167,82 @@ def test_the_page_answers_what_a_reviewer_asks(finished):
     assert not (folder / "published.csv").exists()
 
 
-def test_published_cells_stand_beside_ours(finished, monkeypatch, tmp_path):
-    evaluated, *rest = finished.finished()
-    claimed = [(run.model_copy(update={"reproduces": ["Table 2"]}), folder) for run, folder in evaluated]
-    page.write(tmp_path, "tiny", claimed, *rest)
-    found = pd.read_csv(tmp_path / "published.csv")
+def test_the_report_reads_artefacts_alone(runs, tmp_path):
+    """Without a model's libraries, in a process of its own; and twice the same."""
+    code = "import sys; from pathlib import Path; from ia_lib.report import audit, page, paper_figures; "
+    code += "page.write(Path(sys.argv[1]), 'tiny', list(map(Path, sys.argv[2:])), []); "
+    code += (
+        "found = {'torch', 'transformers', 'datasets', 'ia_lib.workflow'} & set(sys.modules); assert not found, found"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path, *runs], check=True, cwd=Path(page.__file__).parents[2])
+    (tmp_path / "again").mkdir()
+    page.write(tmp_path / "again", "tiny", runs, [])
+    for name in ("results", "pairs", "rules", "conclusions"):
+        assert (tmp_path / f"{name}.csv").read_bytes() == (tmp_path / "again" / f"{name}.csv").read_bytes()
+
+
+def test_held_out_sentences_stand_in_the_results_and_on_the_page(runs, tmp_path):
+    page.write(tmp_path, "tiny", runs, [])
+    lines = own_csv(tmp_path / "results.csv").query("kind == 'translate'")
+    directions = lines[lines["source"] != "all"]
+    assert len(directions) == 2 * 5 * 2
+    assert set(lines[lines["language"] == "all"]["group"]) == {"L1", "L2"}
+    # as in the run's own measures, and beside the model that it began with
+    own = own_csv(runs[1] / "measures.csv").query("kind == 'translate'")
+    here = lines[lines["run"] == "tlm"]
+    np.testing.assert_allclose(own[["value", "low", "high"]], here[["value", "low", "high"]])
+    assert here.loc[here["metric"] == "answer loss", "difference_high"].max() < -0.8
+    text = (tmp_path / "index.html").read_text()
+    assert 'id="held-out"' in text
+    assert "20.00 (the source copied)" in text
+    assert "<td>English</td><td>Javanese</td>" in text
+    # what averages several is named by its group; what averages one says nothing new
+    shown = results_of.held_out(results_of.every(list(map(results_of.Run, runs))))
+    assert len(shown[shown["source"] == "all"]) == 2 * 2 * 4
+    assert "<td>taught (L2)</td>" in text
+
+
+def test_published_cells_stand_beside_ours(tmp_path):
+    (tmp_path / "report").mkdir()
+    made = [evaluate(tmp_path, scores(0.4), row, reproduces=["Table 2"]) for row in ("base", "tlm")]
+    page.write(tmp_path / "report", "tiny", made, ["xss"])
+    found = pd.read_csv(tmp_path / "report" / "published.csv")
     assert set(found["verdict"]) == {"not run"}
     assert found["ours"].isna().all()
-    assert "Published against ours" in (tmp_path / "index.html").read_text()
+    text = (tmp_path / "report" / "index.html").read_text()
+    assert "Published against ours" in text
+    assert "<strong>Not finished:</strong> xss." in text
 
 
 @pytest.fixture
-def crafted(finished, tmp_path):
-    """Two data sets, two seeds and a constant run, from the tiny table's scores; (evaluated, manifests)."""
-    first, _, manifests, _ = finished.finished()
-    evaluated = []
+def crafted(tmp_path) -> list[Path]:
+    """Two data sets, two seeds and a constant run."""
+    made = []
     for seed in (1, 2):
-        for run, folder in first:
-            scores = pd.read_parquet(folder / "scores.parquet")
-            if run.name == "tlm":  # always the first label
-                scores["label_logprob"] = -scores.groupby(["language", "example", "prompt"]).cumcount() - 1.0
-            elif seed == 2:
-                scores["label_logprob"] += scores["label"].eq(scores["gold"])
-            there = tmp_path / f"{run.name}-s{seed}" / "evaluate"
-            there.mkdir(parents=True)
-            parts = [scores.assign(dataset=name) for name in ("one", "two")]
-            pd.concat(parts, ignore_index=True).to_parquet(there / "scores.parquet")
-            known = own_csv(folder / "metrics.csv")
-            pd.concat([known.assign(dataset=name) for name in ("one", "two")]).to_csv(there / "metrics.csv")
-            model = run.model.model_copy(update={"run": run.model.run and f"{run.model.run}-s{seed}"})
-            update = {"name": f"{run.name}-s{seed}", "row": run.name, "seed": seed, "model": model}
-            evaluated.append((run.model_copy(update=update), there))
-    return evaluated, manifests
+        for row in ("base", "tlm"):
+            table = scores(0.2 * seed, seed)
+            if row == "tlm":  # always the first label
+                table["label_logprob"] = -table.groupby(["language", "example", "prompt"]).cumcount() - 1.0
+            table = pd.concat([table.assign(dataset=name) for name in ("one", "two")], ignore_index=True)
+            made.append(evaluate(tmp_path / "outputs", table, row, seed, several=True))
+    return made
+
+
+def read(folders):
+    return [results_of.Run(folder) for folder in folders]
 
 
 def test_seeds_are_taken_together(crafted):
-    evaluated, _ = crafted
-    table = results_of.table(evaluated, {})
-    every = table[table["seed"] == "all"]
-    assert set(every["run"]) == {"base", "tlm"}
-    assert (every["seeds"] == 2).all()
-    assert set(table["began_with"]) == {"new", "base"}
-    groups = ["row", "dataset", "group", "language", "prompt"]
-    means = table[table["seed"] != "all"].groupby(groups)["weighted_f1"].mean()
-    pd.testing.assert_series_equal(every.set_index(groups)["weighted_f1"].sort_index(), means, check_names=False)
-    lines = results_of.headline(table)
+    every = results_of.every(read(crafted))
+    table = measures.of_rows(every, "weighted_f1")
+    assert set(table["run"]) == {"base", "tlm"}
+    assert (table["seeds"] == 2).all()
+    assert set(every["began_with"]) == {"new", "base"}
+    places = ["row", "metric", "dataset", "group", "language", "source", "prompt"]
+    means = every[every["seed"] != "all"].groupby(places)["value"].mean()
+    together = every[every["seed"] == "all"].set_index(places)["value"].sort_index()
+    pd.testing.assert_series_equal(together, means, check_names=False)
+    lines = results_of.headline(every)
     assert set(lines["run"]) == {"tlm"}
     bars = figures.group_bars(table[table["dataset"] == "one"])
     assert [bar.name for bar in bars.data] == ["base", "tlm"]
@@ -126,10 +252,9 @@ def test_seeds_are_taken_together(crafted):
 
 
 def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
-    evaluated, manifests = crafted
-    stages = dict(manifests)
-    stages["tlm: tune"] = {**stages["tlm: tune"], "git_commit": "f" * 40}
-    page.write(tmp_path, "crafted", evaluated, [], stages, {})
+    manifest = crafted[1].parent / "tune" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"git_commit": "f" * 40}))
+    page.write(tmp_path, "crafted", crafted, [])
     text = (tmp_path / "index.html").read_text()
     assert "tlm L1 on one/sentiment, tlm L2 on one/sentiment" in text
     assert "<td>two/sentiment</td>" in text
@@ -138,21 +263,15 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     assert "2 different versions or commits" in text
     assert "texts in each of 5 languages, 3 prompts each" in text
     assert "Not among them: joint, mean" in text
-    lines = results_of.headline(results_of.table(evaluated, {}))
+    lines = results_of.headline(results_of.every(read(crafted)))
     assert lines.loc[lines["group"] == "L1", "kept"].isna().all()
 
 
 def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
-    evaluated, manifests = crafted
     # the last run tests one language, which the others have in no group
-    run, folder = evaluated[-1]
-    lone = run.model_copy(update={"name": "lone", "row": "lone", "known": [], "taught": ["bug"], "unseen": []})
-    scores = pd.read_parquet(folder / "scores.parquet")
-    scores[scores["language"] == scores["language"].iloc[0]].assign(language="bug").to_parquet(
-        folder / "scores.parquet"
-    )
-    found = [*evaluated[:3], (lone, folder)]
-    page.write(tmp_path, "crafted", found, [], manifests, {})
+    table = scores(0.5).query("language == 'eng'").assign(language="bug")
+    lone = evaluate(tmp_path / "outputs", table, "lone", known=[], taught=["bug"], unseen=[])
+    page.write(tmp_path, "crafted", [*crafted[:3], lone], [])
     by_rule = pd.read_csv(tmp_path / "rules.csv")
     assert set(by_rule["run"]) == {"base", "tlm", "lone"}
     pairs = pd.read_csv(tmp_path / "pairs.csv")
@@ -162,20 +281,33 @@ def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
 
 
 def test_from_a_constant_answer_to_guessing_is_no_gain(results):
-    tlm = results["run"] == "tlm"
+    tlm, first = results["run"] == "tlm", results["metric"] == "weighted_f1"
     poor = results.assign(within_chance=True, difference_p=0.001, base=10.0, difference=20.0)
-    lines = results_of.headline(poor.where(tlm, results))
+    lines = results_of.headline(poor.where(tlm, results)[first])
     assert set(lines["verdict"]) == {"neither above chance"}
-    assert set(results_of.headline(poor.assign(within_chance=False)[tlm])["verdict"]) == {"gain"}
+    assert set(results_of.headline(poor.assign(within_chance=False)[tlm & first])["verdict"]) == {"gain"}
 
 
-def test_languages_that_were_not_tested_are_named(crafted, tmp_path):
-    evaluated, manifests = crafted
-    for _, folder in evaluated:
-        scores = pd.read_parquet(folder / "scores.parquet")
-        scores[~scores["language"].isin(evaluated[0][0].known)].to_parquet(folder / "scores.parquet")
-    page.write(tmp_path, "crafted", evaluated, [], manifests, {})
+def test_languages_that_were_not_tested_are_named(tmp_path):
+    table = scores(0.5).query("language not in ['eng', 'ind']")
+    page.write(tmp_path, "crafted", [evaluate(tmp_path / "outputs", table, row) for row in ("base", "tlm")], [])
     assert "whether anything was forgotten was not measured" in (tmp_path / "index.html").read_text()
+
+
+def test_without_labelled_tests_there_are_held_out_sentences(tmp_path):
+    table = scores(0.5)[:0]
+    found = page.write(tmp_path, "tiny", [evaluate(tmp_path / "outputs", table, row) for row in ("base", "tlm")], [])
+    assert set(found["kind"]) == {"translate"}
+    assert page.draw(found) == {}
+    assert "Held-out sentences" in (tmp_path / "index.html").read_text()
+
+
+def test_settings_that_differ_are_told_apart(runs):
+    found = page._settings(read(runs))
+    assert set(found["fields"]) == {"model", "objective", "replay"}
+    assert dict(found["rows"])["tlm"][found["fields"].index("replay")] == "40"
+    assert found["same"]["scoring_rule"] == "label_sum"
+    assert found["same"]["known"] == "['eng', 'ind']"
 
 
 def test_the_curves_of_two_bases_are_not_joined(results):

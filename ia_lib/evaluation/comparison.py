@@ -5,14 +5,14 @@ All of it rests on the weighted F1 of `measures.measures`: the same draws on bot
 the same texts. `Answers` are those of `measures.choices`, one run's or a list with one per seed.
 """
 
-from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
 from ia_lib.evaluation import measures
 from ia_lib.evaluation.measures import HEADLINE, Answered
 from ia_lib.evaluation.resampling import Choices, holm
-from ia_lib.evaluation.rules import RULES
+from ia_lib.evaluation.rules import rules as rules_of
 
 # What a group's difference to the base says about the method.
 HEADLINES = {"L1": "retention", "L2": "gain", "L3": "transfer"}
@@ -95,41 +95,39 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def rules(
-    runs: dict[str, dict[str, Answers]],
+    by_rule: Iterable[tuple[str, dict[str, Answers]]],
     groups: dict[str, list[str]],
     bases: dict[str, str] | None = None,
     average: str = "table2",
 ) -> pd.DataFrame:
-    """The same answers under every scoring rule that all runs have: the group averages of `measures.measures`, behind
-    `rule` and `run`. `runs` maps a run to its answers by rule, `bases` a run to the one that it is compared with."""
+    """The same answers under several scoring rules: the group averages of `measures.measures`, behind `rule` and `run`.
+    `by_rule` gives each rule with the runs' answers under it, `bases` maps a run to the one it is compared with."""
     frames = []
-    for rule in (rule for rule in RULES if all(rule in by_rule for by_rule in runs.values())):
-        for run, by_rule in runs.items():
-            base = runs.get((bases or {}).get(run), {}).get(rule)
-            found = measures.measures(by_rule[rule], groups, base, average=average, single=False, metrics=[HEADLINE])
+    for rule, runs in by_rule:
+        for run, answers in runs.items():
+            base = runs.get((bases or {}).get(run))
+            found = measures.measures(answers, groups, base, average=average, single=False)
             found.insert(0, "run", run)
             found.insert(0, "rule", rule)
             frames.append(found)
     return pd.concat(frames, ignore_index=True)
 
 
-def label_lengths(scores: pd.DataFrame, by_rule: dict[str, Answered]) -> pd.DataFrame:
+def label_lengths(scores: pd.DataFrame) -> pd.DataFrame:
     """How long each label is and how often it is the answer: rules differ in what they do to long ones.
 
     Columns: `dataset, task, label, tokens` (mean over prompts and texts), `characters, gold` (percent of the texts),
-    and for every rule the percentage of answers, over all languages and prompts. `by_rule` has the answers to `scores`
-    under each rule.
+    and for every rule the percentage of answers, over all languages and prompts.
     """
     scores = scores if "dataset" in scores else scores.assign(dataset="")
-    by = scores.groupby(["dataset", "task", "label"], sort=False)
+    keys = ["dataset", "task", "label"]
+    by = scores.groupby(keys, sort=False)
     found = pd.DataFrame({"tokens": by["label_tokens"].mean(), "characters": by["label_chars"].first()})
-    for column, answers in {"gold": next(iter(by_rule.values())), **by_rule}.items():
-        counts: Counter = Counter()
-        for (dataset, task, *_), cell in answers.items():
-            said = (cell.examples.names[i] for i in (cell.examples.gold if column == "gold" else cell.predicted))
-            counts.update((dataset, task, name) for name in said)
-        share = pd.Series([counts[label] for label in found.index], found.index)
-        found[column] = 100 * share / share.groupby(["dataset", "task"]).transform("sum")
+    for column in ("gold", *rules_of(scores)):
+        answers = measures.predictions(scores, "label_sum" if column == "gold" else column)
+        answers = answers.rename(columns={"gold" if column == "gold" else "predicted": "label"})
+        counts = answers.groupby(keys[:2], sort=False)["label"].value_counts(normalize=True)
+        found[column] = 100 * counts.reindex(found.index, fill_value=0.0)
     return found.reset_index()
 
 
@@ -142,6 +140,7 @@ def conclusions(found: pd.DataFrame) -> pd.DataFrame:
     or "none shown" (by the 95% interval).
     """
     place = [*PLACE, "language"]
+    found = measures.of_rows(found)
     chance = found.assign(claim="against chance", answer=found["within_chance"].map({True: "within", False: "above"}))
     base = found.dropna(subset=["difference"]).assign(claim="against the base", answer="none shown")
     base.loc[base["difference_low"] > 0, "answer"] = "gain"
@@ -186,7 +185,7 @@ def _shared(cell: Choices, other: Choices) -> Choices | None:
     gold = dict(zip(theirs.ids, theirs.gold, strict=True))
     kept = [i for i, name in enumerate(mine.ids) if gold.get(name) == mine.gold[i]]
     texts = measures.labelled(tuple(mine.ids[i] for i in kept), mine.seed, tuple(mine.gold[kept]), mine.names)
-    return Choices(texts, cell.predicted[kept], metrics=cell.metrics) if kept else None
+    return Choices(texts, cell.predicted[kept]) if kept else None
 
 
 def _compared(found: pd.DataFrame, first: str, second: str, keys: list[str]) -> pd.DataFrame:

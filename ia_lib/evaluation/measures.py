@@ -123,7 +123,6 @@ def choices(
     rule: str = "label_sum",
     seed: int = 1,
     majority: dict | str | None = None,
-    metrics: Iterable[str] = LABEL_METRICS,
 ) -> Answered:
     """The labels that are chosen under a rule, in every language under every prompt. A column `dataset` in the scores
     tells data sets of one task apart.
@@ -148,8 +147,7 @@ def choices(
         number = {label: i for i, label in enumerate(names)}
         gold, said = (np.array([number[label] for label in part[column]]) for column in ("gold", "predicted"))
         texts = labelled(tuple(part["example"]), seed, tuple(gold), names)
-        answers = Choices(texts, said, number.get(often), metrics)
-        cells[dataset, task, "choose", answers.metrics[0], language, "", prompt] = answers
+        cells[dataset, task, "choose", HEADLINE, language, "", prompt] = Choices(texts, said, number.get(often))
     return cells
 
 

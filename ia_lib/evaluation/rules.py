@@ -53,9 +53,11 @@ def apply_rule(
     return label_logprob
 
 
-def rules(scores: pd.DataFrame) -> list[str]:
-    """The rules that these scores (lines of scores.parquet) can be read by: all whose columns are there."""
-    return [rule for rule in RULES if rule not in _NEEDS or _NEEDS[rule] in scores]
+def rules(*scores: pd.DataFrame) -> list[str]:
+    """The rules that all these scores (lines of scores.parquet) can be read by: those whose columns are there; without
+    any scores none."""
+    found = [rule for rule in RULES if rule not in _NEEDS or all(_NEEDS[rule] in one for one in scores)]
+    return found if scores else []
 
 
 def rule_scores(scores: pd.DataFrame, rule: str) -> pd.Series:

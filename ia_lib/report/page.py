@@ -111,7 +111,7 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
         rules_missing=[rule for rule in RULES if rule not in claims],
         by_rule=[
             (*key, part.set_index("rule").to_dict("index"))
-            for key, part in (by_rule.groupby(["run", "name", "group"], sort=False) if len(by_rule) else ())
+            for key, part in (of_rows(by_rule).groupby(["run", "name", "group"], sort=False) if len(by_rule) else ())
         ],
         lengths=lengths,
         language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},

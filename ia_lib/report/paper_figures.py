@@ -227,7 +227,7 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
     return _finish(figure, "Weighted F1 by language", panels, height=260 + 30 * sum(rows) + 60 * (len(rows) - 1))
 
 
-def objectivebars(scores: pd.DataFrame) -> go.Figure:
+def objective_bars(scores: pd.DataFrame) -> go.Figure:
     """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
     table = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")

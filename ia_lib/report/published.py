@@ -127,8 +127,8 @@ def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd
 
 
 def ours(results: pd.DataFrame) -> pd.DataFrame:
-    """The label scores in results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds those
-    over all of them. `results` is what `results.every` gives; an empty one means that nothing was run.
+    """The label scores of results.csv in the shape of `scores`, averaged over prompts; of a row with several seeds
+    those over all of them. `results` is what `results.every` gives; an empty one means that nothing was run.
 
     Raises ValueError for a column that is not there.
     """

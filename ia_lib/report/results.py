@@ -13,8 +13,7 @@ from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation import comparison, measures
 from ia_lib.evaluation.comparison import PLACE
-from ia_lib.evaluation.measures import HEADLINE, Answered, of_rows
-from ia_lib.evaluation.resampling import LABEL_METRICS
+from ia_lib.evaluation.measures import Answered, of_rows
 from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
@@ -68,27 +67,22 @@ class Run:
         known = known.dropna(subset="majority_of").groupby(["dataset", "task"])
         return {name: known[name].first().to_dict() for name in ("majority_label", "majority_of")}
 
-    @cached_property
-    def rules(self) -> list[str]:
-        return rules_of(self.scores) if len(self.scores) else []
-
     def answers(self, kind: str, rule: str | None = None, seed: int | None = None) -> Answered:
         """What `choices` or `counted` of `measures` make of its answers of a kind, under a rule (default: the run's),
         drawn with a seed (default: the run's); empty if it has none."""
-        key = kind, rule or self.rule, seed or self.seed
-        if key not in self._answers:
-            if kind == "translate":
-                counts = self._read("counts.parquet")
-                found = measures.counted(counts, key[2]) if len(counts) else {}
-            elif len(self.scores):
-                majority = self.majority["majority_label"]
-                majority = "test" if self.settings["evaluate"]["majority_of"] == "test" else majority
-                metrics = LABEL_METRICS if key[1] == self.rule else [HEADLINE]
-                found = measures.choices(self.scores, key[1], key[2], majority, metrics)
-            else:
-                found = {}
-            self._answers[key] = found
-        return self._answers[key]
+        rule, seed, found = rule or self.rule, seed or self.seed, {}
+        if (kind, rule, seed) in self._answers:
+            return self._answers[kind, rule, seed]
+        if kind == "translate" and len(counts := self._read("counts.parquet")):
+            found = measures.counted(counts, seed)
+        elif kind == "choose" and len(self.scores):
+            majority = self.majority["majority_label"]
+            majority = "test" if self.settings["evaluate"]["majority_of"] == "test" else majority
+            found = measures.choices(self.scores, rule, seed, majority)
+        # what is drawn for them takes room; those under another rule are asked for once
+        if rule == self.rule:
+            self._answers[kind, rule, seed] = found
+        return found
 
     def _read(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.folder / name) if (self.folder / name).is_file() else pd.DataFrame()
@@ -119,9 +113,9 @@ def _lines(kind: str, seeds: list[Run], runs: dict[str, Run]) -> pd.DataFrame:
     """The lines of `every` for one run, or for all seeds of a row."""
     run, bases = seeds[0], [runs.get(one.base) for one in seeds]
     for one, base in zip(seeds, bases, strict=True):
-        if base and kind == "choose" and run.rule not in base.rules:
+        if base and kind == "choose" and run.rule not in rules_of(base.scores):
             print(f"{one.name}: not compared with {one.base}, which was not scored for {run.rule}")
-    comparable = all(base and (kind != "choose" or run.rule in base.rules) for base in bases)
+    comparable = all(base and (kind != "choose" or run.rule in rules_of(base.scores)) for base in bases)
     sides = ([one.answers(kind, run.rule, run.seed) for one in side] for side in (seeds, bases if comparable else []))
     found = measures.measures(next(sides), run.groups, next(sides), majority_of=run.majority["majority_of"])
     several = len(seeds) > 1
@@ -173,7 +167,7 @@ def pairs(runs: list[Run]) -> pd.DataFrame:
     behind `kind` ("rows" or "languages of <row>") and `rule`. Rows are compared that have the same languages in the
     same groups and the same seeds. p values are adjusted within each kind."""
     frames = []
-    shared = shared_rules(runs)
+    shared = rules_of(*(run.scores for run in runs if len(run.scores)))
     for rows in _parts(runs):
         first = next(iter(rows.values()))[0]
         rule = first.rule if first.rule in shared else "label_sum"
@@ -200,16 +194,16 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
     (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
     is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
     how often each is the answer. All empty where there are fewer than two rules."""
-    shared = shared_rules(runs)
+    shared = rules_of(*(run.scores for run in runs if len(run.scores)))
     if len(shared) < 2:
         return pd.DataFrame(), pd.DataFrame(), {}
     rows_of_runs, by_rule, claims, lengths = {run.name: run.row for run in runs}, [], [], {}
     for rows in _parts(runs):
         first = next(iter(rows.values()))[0]
-        answers = {
-            row: {rule: [run.answers("choose", rule, first.seed) for run in seeds] for rule in shared_rules(seeds)}
-            for row, seeds in rows.items()
-        }
+        answers = (
+            (rule, {row: [run.answers("choose", rule, first.seed) for run in seeds] for row, seeds in rows.items()})
+            for rule in rules_of(*(run.scores for seeds in rows.values() for run in seeds))
+        )
         numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
         bases = {row: rows_of_runs.get(seeds[0].base) for row, seeds in rows.items()}
         bases = {row: base for row, base in bases.items() if numbers.get(base) == numbers[row]}
@@ -217,13 +211,13 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
         found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
         said = comparison.conclusions(found)
         # which of several runs is the best says nothing where none is above chance
-        told = found[~found["within_chance"]].groupby(PLACE).size()
+        told = of_rows(found).query("not within_chance").groupby(PLACE).size()
         settled = pd.MultiIndex.from_frame(said[PLACE]).isin(told.index)
         by_rule.append(found)
         claims.append(said[(said["claim"] != "highest score") | settled])
-        for row, (one, *_) in rows.items():
-            read = {rule: seeds[0] for rule, seeds in answers[row].items()}
-            lengths[row] = comparison.label_lengths(one.scores, read).round(1).to_dict("records")
+        lengths |= {
+            row: comparison.label_lengths(one.scores).round(1).to_dict("records") for row, (one, *_) in rows.items()
+        }
     return pd.concat(by_rule, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
 
 
@@ -260,12 +254,6 @@ def _json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def shared_rules(runs: Iterable[Run]) -> list[str]:
-    """The rules that the scores of all these runs allow."""
-    runs = [run for run in runs if run.rules]
-    return [rule for rule in runs[0].rules if all(rule in run.rules for run in runs)] if runs else []
-
-
 def _by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {}
     for run in runs:
@@ -277,6 +265,6 @@ def _parts(runs: list[Run]) -> list[dict[str, list[Run]]]:
     """Rows with label scores, by their names with their seeds; those with the same languages in the same groups
     together."""
     parts: dict[str, dict[str, list[Run]]] = {}
-    for row, seeds in _by_row(run for run in runs if run.rules).items():
+    for row, seeds in _by_row(run for run in runs if len(run.scores)).items():
         parts.setdefault(str(seeds[0].groups), {})[row] = seeds
     return list(parts.values())
