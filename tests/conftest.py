@@ -57,7 +57,7 @@ def lab(tmp_path_factory) -> Path:
 def parallel(lab):
     from ia_lib.data import corpora
 
-    return corpora.parallel(lab, CODES[:4])
+    return corpora.parallel(lambda _, file: lab / file, CODES[:4])
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,11 @@ class Choose(Task):
             if ours not in self.labels:
                 raise Refusal(f"data.labels.{theirs}", ours, f"one of labels ({', '.join(self.labels)})")
         if isinstance(self.prompts, Prompts) and not self.prompts.classification:
-            raise Refusal("prompts", sorted(self.prompts.model_fields_set), "a list of templates under classification")
+            raise Refusal(
+                "prompts",
+                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
+                "a list of templates under classification",
+            )
         return self
 
     def has(self, codes: Iterable[str]) -> list[str]:
@@ -240,7 +244,11 @@ class Translate(Task):
     @model_validator(mode="after")
     def _consistent(self):
         if self.prompts and not self.prompts.mt:
-            raise Refusal("prompts", sorted(self.prompts.model_fields_set), "a list of templates under mt")
+            raise Refusal(
+                "prompts",
+                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
+                "a list of templates under mt",
+            )
         return self
 
     def has(self, codes: Iterable[str]) -> list[str]:
