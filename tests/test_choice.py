@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 
 from ia_lib.evaluation import choice, tasks
-from ia_lib.evaluation.scoring import label_logprobs
+from ia_lib.evaluation.measures import rules
+from ia_lib.evaluation.scoring import RULES, label_logprobs
 from ia_lib.instructions import templates
 from ia_lib.instructions.templates import Prompts
 
@@ -56,6 +57,7 @@ def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
         assert own["label"].tolist() == names * 3
         for name in ("label_logprob", "content_free_logprob", "prompt_logprob", "label_chars", "label_tokens"):
             np.testing.assert_allclose(own[name], getattr(expected, name).ravel(), atol=1e-5)
+    assert rules(table) == list(RULES)
     alone = choice.score(model, tokenizer, data.filter(lambda r: r["task"] == "emotion"), TASKS)
     assert list(alone.columns) == choice.SCORE_COLUMNS
     assert choice.score(model, tokenizer, data.select([]), TASKS).empty

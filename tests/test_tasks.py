@@ -262,7 +262,7 @@ def test_parallel_text_to_translate(tmp_path):
         ("labels: [buruk, baik]", "labels: a or b", "line 3, field 'labels': found 'a or b'; allowed: a list"),
         ("labels: [buruk, baik]", "labels: {a: b}", "line 3, field 'labels': found {'a': 'b'}; allowed: a list"),
         ("{code}", "{lang}", "field 'data.file': found '{lang}'; allowed: {name}, {code}, {split}"),
-        ("{code}", "{name}", "line 8, field 'data.languages': found 'xyz'; allowed: with {name} in file: eng, ind"),
+        ("{code}", "{name}", "line 8, field 'data.languages.1': found 'xyz'; allowed: one with a name for {name} (en"),
         ("rasa-{code}-{split}.csv", "{trial: a.csv}", "'data.file.trial': found 'trial'; allowed: 'train', 'valid'"),
         ("rasa-{code}-{split}.csv", "7", "line 5, field 'data.file': found 7; allowed: text"),
         ("nilai}", "nilai, lbel: x}", "'data.columns.lbel': found an unknown field; did you mean 'label'? allowed: te"),
