@@ -62,7 +62,7 @@ def test_a_text_of_ones_own_is_scored_and_translated(run, model, tokenizer, enco
 
 
 def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
-    from test_zero_shot import some_texts
+    from test_choice import TASKS, some_texts
 
     from ia_lib.evaluation import choice
 
@@ -71,8 +71,7 @@ def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
     panel = explore.batches(run, rows, tokenizer)
     assert shown(panel).count("<tr class='new'>") == shown(panel).count("<tr class='old'>") == 2
     texts = some_texts()
-    labels = {"nusax/sentiment": ["negative", "neutral", "positive"], "emotion": ["joy", "anger"]}
-    table = choice.score(model, tokenizer, texts, labels)
+    table = choice.score(model, tokenizer, texts, TASKS)
     other = table.assign(label_logprob=-table["label_logprob"])
     panel = explore.predictions(run, {"tlm": table, "base": other}, texts.to_pandas())
     assert "they differ in 6 of 6 texts" in shown(panel)

@@ -5,9 +5,10 @@ import pytest
 
 from ia_lib.data import corpora, minilab
 from ia_lib.evaluation import tasks
-from ia_lib.instructions.mixture import mixture
+from ia_lib.instructions import mixture
 
 pytestmark = pytest.mark.quick
+TASK = tasks.load("minilab/sentiment")
 POLAR = ("good", "bad", "glad", "sad", "boon", "bane", "praise", "blame")
 
 
@@ -27,7 +28,7 @@ def test_the_grammar_is_as_large_as_it_says():
 def test_labels_are_balanced_and_not_given_away_by_the_template():
     sentences = list(itertools.islice(minilab.sentences(1), 3000))
     counts = collections.Counter(sentence["label"] for sentence in sentences)
-    assert min(counts[label] for label in tasks.load("minilab/sentiment").labels) > 420
+    assert min(counts[label] for label in TASK.labels) > 420
     assert counts[None] > 1300
     assert len({sentence["ind"] for sentence in sentences}) == 3000
 
@@ -60,27 +61,29 @@ def test_files_are_disjoint_and_the_same_each_time(lab, tmp_path):
     def find(source, file):
         return lab / file
 
-    task = tasks.load("minilab/sentiment")
     for code in ("eng", "ind", "sun", "jav", "bbc"):
         known = code in minilab.KNOWN
         parts = [set(corpora.parallel(find, [code], split)[code]) for split in ("base", "train")[not known :]]
-        parts += [set(task.read(find, [code], split)["text"]) for split in ("valid", "test")]
+        parts += [set(TASK.read(find, [code], split)["text"]) for split in ("valid", "test")]
         for one, other in itertools.combinations(parts, 2):
             assert not one & other
         assert [len(part) for part in parts] == [300, 120, 12, 30][not known :]
 
 
 def test_the_past_is_a_mixture_in_the_known_languages(lab):
+    codes, asked = ["eng", "ind"], []
+    wanted = {"sentiment": 25, "mt": 45, "xss": 15, "mlm": 15}
+    texts = TASK.read(lambda _, file: lab / file, codes, "train")
+
     def find(source, file):
+        asked.append((source, file))
         return lab / file
 
-    task, codes = tasks.load("minilab/sentiment"), ["eng", "ind"]
-    texts, shares = task.read(find, codes, "train"), {"sentiment": 25, "mt": 45, "xss": 15, "mlm": 15}
-    past = mixture(find, codes, shares, 4000, 1, texts=texts, labels=task.labels)
+    past = mixture.mixture(find, codes, wanted, 4000, 1, texts=texts, labels=TASK.labels)
+    assert asked == mixture.places(wanted, codes, "base", "minilab") == [("minilab", "mt/base.csv")]
+    assert mixture.places({"sentiment": 1}, codes, "base", "minilab") == []
     shares = collections.Counter(past["objective"])
     for name, share in (("sentiment", 25), ("mt", 45), ("xss", 15), ("mlm", 15)):
         assert shares[name] / 4000 == pytest.approx(share / 100, abs=0.03)
     assert set(past["language"]) == {"eng", "ind"}
-    assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(
-        tasks.load("minilab/sentiment").labels
-    )
+    assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(TASK.labels)

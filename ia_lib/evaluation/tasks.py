@@ -61,20 +61,18 @@ class Labelled(_Part):
         allowed = [*downloads.known(), "minilab", "file"]
         if self.source not in allowed:
             raise Refusal("source", self.source, ", ".join(allowed))
-        for field, slots in (("file", ("name", "code", "split")), ("ids", ("name", "code", "split", "row"))):
-            patterns = getattr(self, field) or {}
-            named = {field: patterns} if isinstance(patterns, str) else {f"{field}.{k}": v for k, v in patterns.items()}
-            for where, pattern in named.items():
-                if other := [slot for slot in re.findall(r"\{(.*?)\}", pattern) if slot not in slots]:
-                    raise Refusal(where, f"{{{other[0]}}}", ", ".join(f"{{{slot}}}" for slot in slots))
-                unnamed = (
-                    [code for code in self.languages if code not in languages.NAMES] if "{name}" in pattern else []
-                )
-                if unnamed:
-                    raise Refusal("languages", unnamed[0], f"with {{name}} in {field}: {', '.join(languages.NAMES)}")
+        for field, slots in (("file", "name code split"), ("ids", "code split row")):
+            given = getattr(self, field) or {}
+            for where, pattern in [(field, given)] if isinstance(given, str) else given.items():
+                if other := set(re.findall(r"\{(.*?)\}", pattern)) - {*slots.split()}:
+                    where = field if where == field else f"{field}.{where}"
+                    raise Refusal(where, f"{{{min(other)}}}", ", ".join(f"{{{slot}}}" for slot in slots.split()))
         if self.ids and self.columns.id:
             raise Refusal("ids", self.ids, "nothing, since there is a column of ids")
         _once("languages", self.languages)
+        for i, code in enumerate(self.languages):
+            if "{name}" in str(self.file) and code not in languages.NAMES:
+                raise Refusal(f"languages.{i}", code, f"one with a name for {{name}} ({', '.join(languages.NAMES)})")
         for code in self.elsewhere:
             if code not in self.languages:
                 raise Refusal(f"elsewhere.{code}", code, f"one of languages ({', '.join(self.languages)})")
@@ -152,7 +150,11 @@ class Choose(Task):
             if ours not in self.labels:
                 raise Refusal(f"data.labels.{theirs}", ours, f"one of labels ({', '.join(self.labels)})")
         if isinstance(self.prompts, Prompts) and not self.prompts.classification:
-            raise Refusal("prompts", sorted(self.prompts.model_fields_set), "a list of templates under classification")
+            raise Refusal(
+                "prompts",
+                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
+                "a list of templates under classification",
+            )
         return self
 
     def has(self, codes: Iterable[str]) -> list[str]:
@@ -189,23 +191,22 @@ class Choose(Task):
         """
         from datasets import Dataset
 
-        rows: dict[str, list[str]] = {name: [] for name in COLUMNS}
+        rows: list[tuple[str, ...]] = []
         for code in codes:
-            path, data = find(*self._place(code, split)), self._holder(code).data
-            names = data.columns
-            read = files.table(path, [*([names.id] if names.id else []), names.text, names.label])
+            task = self._holder(code)
+            data, names = task.data, task.data.columns
+            read = files.table(
+                find(*self._place(code, split)), [*([names.id] if names.id else []), names.text, names.label]
+            )
             ids = read.distinct(names.id) if names.id else read.places
             if data.ids:
                 ids = [_filled(data.ids, code, split).replace("{row}", str(i + 1)) for i in range(len(read))]
-            known = data.labels or {label: label for label in self._holder(code).labels}
+            known = data.labels or {label: label for label in task.labels}
             for i, label in enumerate(read.cells[names.label]):
                 if label not in known:
                     raise CorpusError(f"{read.at(i)}: found the label {label!r}; allowed: {', '.join(known)}")
-            found = [known[label] for label in read.cells[names.label]]
-            parts = ([self.name] * len(ids), [code] * len(ids), ids, read.cells[names.text], found)
-            for name, values in zip(COLUMNS, parts, strict=True):
-                rows[name] += values
-        return Dataset.from_dict(rows)
+                rows.append((self.name, code, ids[i], read.cells[names.text][i], known[label]))
+        return Dataset.from_dict({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)})
 
     def _place(self, code: str, split: str) -> tuple[str, str]:
         task = self._holder(code)
@@ -240,7 +241,11 @@ class Translate(Task):
     @model_validator(mode="after")
     def _consistent(self):
         if self.prompts and not self.prompts.mt:
-            raise Refusal("prompts", sorted(self.prompts.model_fields_set), "a list of templates under mt")
+            raise Refusal(
+                "prompts",
+                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
+                "a list of templates under mt",
+            )
         return self
 
     def has(self, codes: Iterable[str]) -> list[str]:
@@ -295,17 +300,10 @@ def known() -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-def own(
-    file: str,
-    language: str,
-    labels: list[str],
-    task: str = "sentiment",
-    text: str = "text",
-    label: str = "label",
-    id: str | None = None,
-) -> Choose:
-    """The task of a user's own labelled texts in one language, from the fields of a row's `tests`."""
-    data = Labelled(file=file, languages=[language], columns=Columns(text=text, label=label, id=id))
+def own(file: str, language: str, labels: list[str], task: str = "sentiment", **columns: str | None) -> Choose:
+    """The task of a user's own labelled texts in one language, from the fields of a row's `tests`; `columns` are those
+    of `Columns`."""
+    data = Labelled(file=file, languages=[language], columns=Columns(**columns))
     return Choose(name=task, question=task.rpartition("/")[2], labels=labels, data=data)
 
 

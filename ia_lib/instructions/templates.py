@@ -137,7 +137,8 @@ def label_words(labels: Sequence[str], wording: str | Prompts = "english") -> li
 
     Raises PromptError for two labels that are called the same, between which nobody can choose.
     """
-    words = [_read(wording).labels.get(label, label) for label in labels]
+    called = _read(wording).labels
+    words = [called.get(label, label) for label in labels]
     for i, word in enumerate(words):
         if word in words[:i]:
             first, second = (str(labels[number]) for number in (words.index(word), i))
@@ -194,6 +195,9 @@ def _file(name: str) -> Prompts:
     if name == "english":
         return Prompts()
     path = _path(name)
+    if not path.exists():
+        known = ", ".join([*wordings(), *TEMPLATES])
+        raise PromptError(f"{path}: there is no such prompt file; allowed: {known}, or the path of a YAML file")
     return yaml_files.validated(Prompts, path, yaml_files.read(path, "prompt file", PromptError), PromptError)
 
 

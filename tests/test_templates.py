@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from ia_lib.instructions import templates
+from ia_lib.paths import params
 
 pytestmark = pytest.mark.quick
 SLOTS = {
@@ -54,11 +57,14 @@ def test_a_prompt_file_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('mt: ["[SOURCE] [TARGET_TEXT]"]', r"mt, template 0: found the slot \[SOURCE\]"),
+        (
+            'mt: ["[SOURCE] [TARGET_TEXT]"]',
+            r"line 1, field 'mt.0': found '\[SOURCE\]'; allowed: the slots \[SOURCE_LANG",
+        ),
         *(
             (
                 f'mt: ["[SOURCE_TEXT] {found} [TARGET_TEXT]"]',
-                rf"own.yaml, mt, template 0: found the slot \{found[:-1]}\]; al",
+                rf"own.yaml, line 1, field 'mt.0': found '\{found[:-1]}\]'; al",
             )
             for found in (
                 "[Foo]",
@@ -72,16 +78,18 @@ def test_a_prompt_file_of_ones_own(tmp_path):
         ),
         (
             'mt: ["[SOURCE_LANG] [TARGET_TEXT]"]',
-            r"mt, template 0: found \[SOURCE_LANG\], .* and no \[SOURCE_TEXT\]; al",
+            r"'mt.0': found '\[SOURCE_LANG\] .*'; allowed: a template with \[SOURCE_TEXT\]",
         ),
-        ('xss: ["[SOURCE_TEXT] [LABEL]"]', r"xss, template 0: found .* and no \[TARGET_TEXT\]; allowed: .*\[LABEL\]"),
-        ('tlm: ["[CONTEXT] [LABEL_TEXT]"]', r"tlm, template 0: found .* and no \[INPUT_TEXT\]"),
-        ('classification: ["[OPTIONS] [LABELS_CHOICE]"]', r"classification, template 0: found .* and no \[INPUT\]"),
-        ('mt: ["[SOURCE_TEXT]: [TARGET_TEXT] now"]', "mt, template 0: found"),
-        ('qa: ["[SOURCE_TEXT] [TARGET_TEXT]"]', "found templates of the kind 'qa'"),
-        ("mt: none", "mt: found 'none'; allowed: a list of templates"),
-        ("- mt", "found no lists of templates"),
-        ("mt: [", "cannot be read"),
+        ('xss: ["[SOURCE_TEXT] [LABEL]"]', r"'xss.0': found .*; allowed: a template with \[TARGET_TEXT\]"),
+        ('tlm: ["[CONTEXT] [LABEL_TEXT]"]', r"'tlm.0': found .*; allowed: a template with \[INPUT_TEXT\]"),
+        ('classification: ["[OPTIONS] [LABELS_CHOICE]"]', r"'classification.0': found .* a template with \[INPUT\]"),
+        ('mt: ["[SOURCE_TEXT]: [TARGET_TEXT] now"]', "'mt.0': found '.*now'; allowed: at its end"),
+        ('qa: ["[SOURCE_TEXT] [TARGET_TEXT]"]', "field 'qa': found an unknown field; .*tlm, mt, xss"),
+        ("mt: none", "field 'mt': found 'none'; allowed: a list"),
+        ("mt: []", r"field 'mt': found \[\]; allowed: at least one entry"),
+        ("mt: [5]", "field 'mt.0': found 5; allowed: text"),
+        ("- mt", r"line 1: found \['mt'\]; allowed: a prompt file, which has fields"),
+        ("mt: [", "line 1: this is not valid YAML"),
     ],
 )
 def test_a_wrong_prompt_file_is_refused(tmp_path, text, message):
@@ -108,6 +116,56 @@ def test_indonesian_prompts_have_a_word_for_every_label():
     assert len(asked) == 3
     assert asked[1] == "Apa sentimen dari teks ini?\nTeks: Enak!\nJawab dengan negatif, netral, atau positif: "
     assert templates.label_words(every) == every
+
+
+CHOICE = 'classification: ["[INPUT] [TASK] [OPTIONS] => [LABELS_CHOICE]"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels: {negative: 0, positive: 1}", "line 2, field 'labels.negative': found 0; allowed: text"),
+        ("labels: {negative: false, positive: x}", "line 2, field 'labels.negative': found False; allowed: text"),
+        ("labels: [buruk, bagus]", r"line 2, field 'labels': found \['buruk', 'bagus'\]; allowed: fields with their"),
+        (
+            "labels:\n  negative: buruk\n  positive: ''",
+            "line 4, field 'labels.positive': found ''; allowed: at least 1",
+        ),
+        ("labels: {negative: ' '}", "line 2, field 'labels.negative': found ' '; allowed: at least 1 character"),
+        ("or: [atau]", r"line 2, field 'or': found \['atau'\]; allowed: text"),
+        ("or: 1", "line 2, field 'or': found 1; allowed: text"),
+        ("tasks: {sentiment: 5}", "line 2, field 'tasks.sentiment': found 5; allowed: text"),
+        ("tasks: sentimen", "line 2, field 'tasks': found 'sentimen'; allowed: fields with their values"),
+        ("ors: atau", "line 2, field 'ors': found an unknown field; did you mean 'or'. allowed: tlm, mt"),
+    ],
+)
+def test_a_wrong_wording_is_refused_when_it_is_read(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(CHOICE + text)
+    with pytest.raises(templates.PromptError, match=f"own.yaml, {message}"):
+        templates.label_words([], str(path))
+
+
+def test_a_wording_of_ones_own(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"{CHOICE}or: otaba\ntasks: {{sentiment: rasa}}\nlabels: {{positive: begus, good: begus}}")
+    labels = ["negative", "positive"]
+    assert templates.label_words(labels, str(path)) == ["negative", "begus"]
+    expected = ["Ya rasa negative otaba begus => "]
+    assert templates.classification_prompts("Ya", "sentiment", labels, str(path)) == expected
+    with pytest.raises(
+        templates.PromptError, match=r"own.yaml, field 'labels': found 'begus' for 'positive' and for 'g"
+    ):
+        templates.label_words([*labels, "good"], str(path))
+    with pytest.raises(templates.PromptError, match="nothing: there is no such prompt file; allowed: english, indones"):
+        templates.label_words([], "nothing")
+
+
+def test_the_files_of_templates_and_wordings_are_known():
+    own = params() / "prompts"
+    published = own / "instructalign.yaml"
+    assert templates.files(["english", "ia1"]) == templates.files([]) == [published]
+    assert templates.files(["indonesian", "x.yaml"]) == [published, own / "indonesian.yaml", Path("x.yaml")]
 
 
 def test_a_missing_slot_is_an_error():
