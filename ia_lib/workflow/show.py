@@ -43,8 +43,8 @@ def counts(examples: "pd.DataFrame") -> "pd.DataFrame":
 
 def examples(stage: Stage, frame: "pd.DataFrame", role: str, rows: int = 5) -> "pd.DataFrame":
     """Some rows of a role, with what is known of them."""
-    part = frame[frame["role"] == role].head(rows).dropna(axis="columns", how="all")
-    return stage.run.shown(part.drop(columns=["stream", "role"]))
+    part = frame[frame["role"] == role].head(rows).drop(columns=["stream", "role"])
+    return stage.run.shown(part if part.empty else part.dropna(axis="columns", how="all"))
 
 
 def instructions(stage: Stage, frame: "pd.DataFrame", rows: int = 4) -> str:
