@@ -12,8 +12,8 @@ import torch
 from datasets import Dataset
 
 from ia_lib.evaluation import choice, tasks
-from ia_lib.evaluation.measures import rules
-from ia_lib.evaluation.scoring import RULES, label_logprobs
+from ia_lib.evaluation.rules import RULES, rules
+from ia_lib.evaluation.scoring import label_logprobs
 from ia_lib.instructions import templates
 from ia_lib.instructions.templates import Prompts
 

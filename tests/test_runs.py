@@ -355,7 +355,7 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
     assert main(["run", str(table), "--outputs", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "run 'tlm'" in said
-    assert "mt, template 0: found the slot [WHAT]" in said
+    assert "bad.yaml, line 1, field 'mt.0': found '[WHAT]'; allowed: the slots" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -93,11 +93,10 @@ class Inputs:
 
         found += self._prompts()
         split = run.evaluate.test_split
-        wanted = [place for task in self.tasks for place in task.places(self._tested(task), split)]
+        wanted = self._parallel_places() if self.reads_parallel else []
+        wanted += [place for task in self.tasks for place in task.places(self._tested(task), split)]
         wordings = run.wordings if self.stage == "evaluate" else ()
         found += [self._kits(path) for task in self.tasks for path in task.files(wordings)]
-        if self.reads_parallel:
-            wanted += self._parallel_places()
         if self.stage == "data":
             wanted += self._past_places()
         else:
