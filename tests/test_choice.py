@@ -150,7 +150,7 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
     tokenizer.save_pretrained(tmp_path / "model")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[2])}
 
     def run(*command):
         return subprocess.run(
@@ -205,7 +205,7 @@ def test_the_key_of_an_adapted_model_is_the_same_in_every_process(model, tokeniz
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ADAPTED.replace("FOLDER", repr(str(tmp_path)))], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1]), "PYTHONHASHSEED": str(seed)},
+            env={**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[2]), "PYTHONHASHSEED": str(seed)},
         )
         for seed in range(3)
     ]  # fmt: skip

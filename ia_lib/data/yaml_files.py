@@ -74,14 +74,18 @@ def validated(model: type[_Model], path: Path, fields: dict, error: type[Excepti
         raise error(f"{where(path, *place(fields, location))}, field {'.'.join(location)!r}: {text}") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tuple[list[str], str]:
-    """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`."""
+def explain(
+    error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()
+) -> tuple[list[str], str]:
+    """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`, where
+    `hidden` fields, which nobody writes, are not named."""
     problem = error.errors()[0]
     location = _location(problem, values)
     if cause := problem.get("ctx", {}).get("error"):
         return location + [part for part in getattr(cause, "field", "").split(".") if part], str(cause)
     if problem["type"] == "extra_forbidden":
-        return location, unknown(location[-1], _names(_inside(model, location[:-1])))
+        names = _names(_inside(model, location[:-1]))
+        return location, unknown(location[-1], [name for name in names if name not in hidden])
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
     same = (other for other in error.errors() if _location(other, values) == location)
