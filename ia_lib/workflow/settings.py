@@ -229,26 +229,12 @@ def blocks(known: type[Settings]) -> dict[str, str]:
 
 
 @cache
-def allowed(known: type[Settings]) -> list[str]:
-    """The fields of a recipe's rows, as a table has them."""
-    return [*(name for name in known.model_fields if name not in (*BLOCKS, *OURS)), *blocks(known)]
-
-
-def part_of(known: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    """The part of a row at a location (as `model.new`), or the row itself."""
-    part = known
-    for name in location:
-        found = part.model_fields.get(name)
-        inside = [one for one in _inside(found.annotation) if issubclass(one, BaseModel)] if found else []
-        part = inside[0] if inside else part
-    return part
-
-
-def _inside(annotation: Any) -> list[type]:
-    """The classes in an annotation such as `list[Test] | None`."""
-    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
-        return [annotation]
-    return [one for part in getattr(annotation, "__args__", ()) for one in _inside(part)]
+def row(known: type[Settings]) -> type[BaseModel]:
+    """All fields of a recipe's rows side by side, as a table has them."""
+    parts = [known, *(known.model_fields[block].annotation for block in BLOCKS)]
+    found = {name: field for part in parts for name, field in part.model_fields.items()}
+    asked = {name: (field.annotation, field) for name, field in found.items() if name not in (*BLOCKS, *OURS)}
+    return create_model("Row", **asked)
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
