@@ -180,6 +180,18 @@ def ledger() -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["paper", "source", "claim", "verdict", "cells"])
 
 
+def readable(claims: pd.DataFrame):
+    """The ledger with whole sentences in its cells, for a notebook (a pandas Styler)."""
+    left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
+    shown = claims.style.hide().set_properties(**left).set_properties(["claim"], **{"min-width": "18em"})
+    return shown.set_properties(["verdict"], **{"white-space": "nowrap"})
+
+
+def verdicts(compared: pd.DataFrame) -> pd.DataFrame:
+    """How many cells of each published table have which verdict; `compared` is what `compare` gives."""
+    return pd.crosstab([compared["paper"], compared["table"]], compared["verdict"])
+
+
 def _judged() -> dict[str, tuple[bool | None, dict[str, float] | str]]:
     """Per claim whether it holds (None: not testable) and what shows it: named differences, or text."""
     scores, cells = published.scores(), published.cells()

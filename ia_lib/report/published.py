@@ -151,6 +151,17 @@ def ours(results: pd.DataFrame) -> pd.DataFrame:
     return frame.groupby(SCORE_KEYS, sort=False, as_index=False).agg(dict.fromkeys(SCORE_NUMBERS, "mean") | ends)
 
 
+def beside(results: pd.DataFrame, data_dir: str | Path | None = None, paper: str = INSTRUCTALIGN) -> pd.DataFrame:
+    """A paper's `scores` and `ours` in one frame; the paper's alone where nothing was run."""
+    parts = [scores(paper, data_dir), ours(results)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def at_most_replay(found: pd.DataFrame) -> pd.DataFrame:
+    """The published lines with r = 100,000 and those without tuning, and all of ours."""
+    return found[found["replay"].isin(["", "100000"]) | (found["source"] == OURS)]
+
+
 def means(table: pd.DataFrame, *by: str) -> pd.DataFrame:
     """Means per source, row, group, metric and the columns `by`, over everything else; of intervals the mean of their
     ends, which is too wide rather than too narrow. A number that one part lacks is missing in the mean."""

@@ -125,6 +125,12 @@ def _lines(kind: str, seeds: list[Run], runs: dict[str, Run]) -> pd.DataFrame:
     return found.assign(**facts, language_name=[run.language(code) for code in found["language"]])
 
 
+def read(folder: str | Path) -> pd.DataFrame:
+    """The lines of results.csv in a report's folder; none if there is no report."""
+    path = Path(folder) / "results.csv"
+    return own_csv(path) if path.is_file() else pd.DataFrame()
+
+
 def groups(results: pd.DataFrame) -> pd.DataFrame:
     """The headline of every group, for the eye: its lines in results.csv with few columns, rounded."""
     lines = of_rows(results)
