@@ -172,7 +172,10 @@ def test_every_field_stands_in_the_docs():
     text = (root() / "docs" / "settings.md").read_text()
     parts = [part for part in vars(fields).values() if isinstance(part, type) and issubclass(part, fields.Part)]
     kinds = [settings.kind(name) for name in recipes.names()]
-    for field in [*(f for kind in kinds for f in settings.row(kind).model_fields), *(f for p in parts for f in p.model_fields)]:
+    for field in [
+        *(f for kind in kinds for f in settings.row(kind).model_fields),
+        *(f for p in parts for f in p.model_fields),
+    ]:
         assert re.search(rf"`{field}[`:]", text), field
     defaults = {
         name: part.model_fields[name].default
