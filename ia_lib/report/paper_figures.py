@@ -61,14 +61,14 @@ def family_coverage(families: pd.DataFrame) -> go.Figure:
 def objective_examples(rows: pd.DataFrame) -> go.Figure:
     """What an instruction of each objective looks like (InstructAlign, Figure 2), as a table that can be read aloud.
 
-    `rows` has the columns `objective, prompt, answer` of `alignment.instructions`.
+    `rows` has the columns `kind, prompt, answer` of `cross_lingual.instructions`.
     """
     wrapped = [
         ["<br>".join(part for line in text.splitlines() for part in textwrap.wrap(escape(line, quote=False), width))
          for text in rows[name]]
         for name, width in (("prompt", 64), ("answer", 38))
     ]  # fmt: skip
-    names = [_objective(objective)[0] for objective in rows["objective"]]
+    names = [_objective(objective)[0] for objective in rows["kind"]]
     table = go.Table(
         columnwidth=[1.4, 7, 4],
         header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},

@@ -72,24 +72,22 @@ def _what(stage: Stage) -> str:
 
 
 def print_results(table: "Table") -> None:
-    import pandas as pd
+    """The group averages of every run and task, and what was measured on held-out sentences."""
+    from ia_lib.report import results
 
-    from ia_lib.data.files import own_csv
-
-    path = table.folder / "report" / "results.csv"
-    if not path.is_file():
+    found = results.read(table.folder / "report")
+    if found.empty:
         print("no results yet")
         return
-    frame = own_csv(path)
-    frame = frame[(frame["language"] == "all") & (frame["prompt"] == "all")]
-    print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
-    names = frame.get("dataset", pd.Series("", frame.index)).fillna("").str.cat(frame["task"], sep="/").str.lstrip("/")
-    for name, part in frame.groupby(names, sort=False):
+    groups, held_out = results.groups(found), results.held_out(found)
+    if len(groups):
+        print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
+    names = groups["dataset"].fillna("").str.cat(groups["task"], sep="/").str.lstrip("/")
+    for name, part in groups.groupby(names, sort=False):
         print(f"\n{name}")
         _print_task(part)
-    held_out = table.folder / "report" / "heldout.csv"
-    if held_out.is_file():
-        print("\nheld-out sentences\n" + own_csv(held_out).round(2).to_string(index=False))
+    if len(held_out):
+        print("\nheld-out sentences\n" + held_out.to_string(index=False))
     if not table.report(finished_only=True).done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
@@ -112,7 +110,7 @@ def _print_task(frame) -> None:
 def _cell(line) -> str:
     if line is None:
         return ""
-    return f"{line.weighted_f1:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
+    return f"{line.value:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
 
 
 def print_run(table: "Table", name: str) -> None:
