@@ -82,7 +82,7 @@ def print_results(table: "Table") -> None:
     groups, held_out = results.groups(found), results.held_out(found)
     if len(groups):
         print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
-    names = groups["dataset"].fillna("").str.cat(groups["task"], sep="/").str.lstrip("/")
+    names = groups["dataset"].fillna("").astype(str).str.cat(groups["task"], sep="/").str.lstrip("/")
     for name, part in groups.groupby(names, sort=False):
         print(f"\n{name}")
         _print_task(part)
