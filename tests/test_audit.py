@@ -254,6 +254,11 @@ def test_results_without_a_needed_column_are_refused(results):
         audit.compare(results.drop(columns="model"))
 
 
+def test_results_of_new_models_without_data_sets_are_of_none_of_the_papers(results):
+    empty = audit.compare(results.assign(model=np.nan, dataset=np.nan))
+    assert set(empty[empty["metric"].isin(["weighted_f1", "accuracy"])]["verdict"]) == {"not run"}
+
+
 def test_correlation_has_fishers_interval():
     points = published.gains(published.scores())
     r, low, high = published.correlation(points["L2"], points["L3"])

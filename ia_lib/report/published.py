@@ -142,8 +142,9 @@ def ours(results: pd.DataFrame) -> pd.DataFrame:
     frame = frame[(frame["language"] != "all")].assign(source=OURS, row=frame.get("row", frame["run"]))
     sizes = frame[frame["metric"] == "weighted_f1"][["source", "row", *SCORE_KEYS[2:-1], "examples"]]
     frame = pd.concat([frame, sizes.rename(columns={"examples": "value"}).assign(metric="test")])
-    frame["dataset"] = frame["dataset"].astype(object).fillna("")
-    frame["model"] = frame["model"].astype(str).str.rpartition("/")[2]
+    # a cell that is empty in a file is missing here, also where the whole column is
+    for name in ("dataset", "model"):
+        frame[name] = [text.rpartition("/")[2] for text in frame[name].astype(object).fillna("")]
     frame["objective"] = frame["objective"].map(_in_order)
     frame["replay"] = frame["replay"].astype(str).mask(frame["objective"] == "none", "")
     frame = frame.reindex(columns=SCORE_KEYS + SCORE_NUMBERS).dropna(subset="value")
