@@ -5,8 +5,9 @@ training takes in turn, and their rows. A row names its recipe by `recipe: NAME`
 
 - `Data`: a subclass of `fields.Data` with the recipe's own fields (`Train` and `Evaluate` likewise, if it adds some)
 - `streams(run) -> list[Stream]`: what a batch is made of; none, if the row trains on nothing
-- `examples(run, inputs) -> (frame, facts)`: the rows of all streams (columns: `training.streams.COLUMNS`), and what is
-  known of them: `steps`; `rows_of_epoch` of the streams that are read once; `provenance` of what was drawn from afar
+- `examples(run, inputs) -> (frame, facts)`: the rows of all streams (columns: `instructions.COLUMNS` and its own), and
+  what else is known, if it is: `steps`, where the row does not say them; `rows_of_epoch`, of the streams that are read
+  once; the `pool` that was drawn from, and its `provenance`
 - `drawn(run) -> dict | None`, if it draws rows from the run's past: the keywords of `replay.draw` beside pool and seed
 - `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected
 - `check(run)`, if it has rules over several fields; raises `fields.Refusal`

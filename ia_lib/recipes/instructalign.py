@@ -128,7 +128,7 @@ def examples(run, inputs):
     pool, provenance = inputs.pool()
     if asked := drawn(run):
         frames.append(replay.examples(replay.draw(pool, seed=run.seed, **asked), "replay"))
-    facts = {"steps": steps, "rows_of_epoch": {"instructions": epoch}, "provenance": provenance, "pool": pool}
+    facts = {"steps": steps, "rows_of_epoch": epoch, "provenance": provenance, "pool": pool}
     return pd.concat(frames, ignore_index=True), facts
 
 

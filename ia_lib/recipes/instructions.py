@@ -56,4 +56,4 @@ def examples(run, inputs):
     frame = replay.examples(replay.draw(pool, seed=run.seed, **drawn(run)), "instructions")
     trained = int((frame["split"] == "train").sum())
     steps = run.data.steps or steps_for(run.data.epochs, trained, run.data.per_step)
-    return frame, {"steps": steps, "rows_of_epoch": {}, "provenance": provenance, "pool": pool}
+    return frame, {"steps": steps, "provenance": provenance, "pool": pool}

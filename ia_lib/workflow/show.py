@@ -52,10 +52,11 @@ def instructions(stage: Stage, frame: "pd.DataFrame", rows: int = 4) -> str:
     import pandas as pd
 
     texts = []
-    for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).itertuples():
-        changed = f"noise {row.noise}" if pd.isna(row.negative) else f"negative: {row.negative}"
-        head = f"--- {row.kind}, template {row.template:g}, {changed}, {row.source_language} -> {row.language}"
-        texts.append(f"{head}\n{row.prompt}[[{row.answer}]]\n")
+    for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).to_dict("records"):
+        known = {name: row[name] for name in ("template", "noise", "negative", "source_language") if name in row}
+        told = [f"{name.partition('_')[0]} {value}" for name, value in known.items() if not pd.isna(value)]
+        head = ", ".join([row["kind"], *told])
+        texts.append(f"--- {head} -> {row['language']}\n{row['prompt']}[[{row['answer']}]]\n")
     return "\n".join(texts)
 
 

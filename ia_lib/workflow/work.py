@@ -50,7 +50,7 @@ def _make_data(stage: Stage) -> None:
     examples, facts = run.method.examples(run, inputs)
     parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
     if run.model.new:
-        texts = new.tokenizer_texts(facts["pool"], parallel)
+        texts = new.tokenizer_texts(facts["pool"] if "pool" in facts else inputs.pool()[0], parallel)
         tokenizer = new.train_tokenizer(texts, run.model.new.vocabulary)
     else:
         tokenizer = load.load_tokenizer(*inputs.tokenizer)
@@ -63,8 +63,8 @@ def _make_data(stage: Stage) -> None:
         inputs.labels,
         tokenizer,
         encoding,
-        facts["steps"],
-        sum(facts["rows_of_epoch"].values()),
+        facts.get("steps", run.data.steps),
+        facts.get("rows_of_epoch", 0),
         inputs.dropped if inputs.reads_parallel else 0,
     )
     if run.corpus == "minilab":
@@ -74,7 +74,7 @@ def _make_data(stage: Stage) -> None:
     (stage.part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
     if run.model.new:
         tokenizer.save_pretrained(stage.part / "tokenizer")
-    stage.finish(drawn_from=facts["provenance"])
+    stage.finish(drawn_from=facts.get("provenance"))
 
 
 @dataclass
