@@ -1,4 +1,4 @@
-"""The audit of the papers' numbers: recomputed from one another, held against constant answers, beside ours, and the
+"""The audit of the published numbers: recomputed from one another, held against constant answers, beside ours, and the
 papers' claims with the cells that speak for or against them.
 
 A printed average is a weighted sum over languages, and `_weights` says with which weights; docs/audit.md says what else
@@ -20,15 +20,9 @@ FOLLOWS, CONTRADICTED, NOT_TESTABLE = "follows", "contradicted", "not testable"
 AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not run"
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
 _COUNTS = ("languages", "train", "valid", "test")
-_SETS = {
-    "nusatranslation+nusax": [("nusatranslation", "sentiment"), ("nusax", "sentiment")],
-    "average": [
-        ("nusatranslation", "sentiment"),
-        ("nusax", "sentiment"),
-        ("nusaparagraph", "emotion"),
-        ("nusaparagraph", "topic"),
-    ],
-}
+_FOUR = [("nusatranslation", "sentiment"), ("nusax", "sentiment")]
+_FOUR += [("nusaparagraph", "emotion"), ("nusaparagraph", "topic")]
+_SETS = {"nusatranslation+nusax": _FOUR[:2], "average": _FOUR}
 _SINGLE = ("mlm", "mt", "tlm", "xss")
 _AMOUNTS = ("0", "1000", "10000", "100000")
 _PRINTED = "mean of the row's printed cells"
@@ -40,7 +34,7 @@ def recomputation() -> pd.DataFrame:
     Averages are recomputed from the tables per language; those that stand beside their parts, from these as well. What
     has no parts in print (baselines and combinations in Table 3) is not in the list.
     """
-    cells, books = published.cells(), _papers_books()
+    cells, books = published.cells(), _published_books()
     lines = []
     audited = (cells["paper"] == INSTRUCTALIGN) & cells["table"].isin(["Table 1", "Table 2", "Table 3", "Figure 6"])
     for cell in cells[audited].itertuples():
@@ -98,26 +92,18 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
     books[("", "", "")] = {"": _counted(tests)}
     cells, lines = published.cells(), []
     for cell in cells[cells["paper"] != COMMIT].itertuples(index=False):
-        found = {
-            name: _weigh(cell, book) for name, book in books.get((cell.model, cell.objective, cell.replay), {}).items()
-        }
+        rows = books.get((cell.model, cell.objective, cell.replay), {})
+        found = {name: _weigh(cell, book) for name, book in rows.items()}
         found = {name: values for name, values in found.items() if values is not None} or {"": np.full(3, np.nan)}
         for name, values in found.items():
             difference, low, high = values - cell.published
             agrees = low - TOLERANCE / 2 <= 0 <= high + TOLERANCE / 2 if low == low else abs(difference) <= TOLERANCE
-            texts, printed = _texts(cell, books.get((cell.model, cell.objective, cell.replay), {}).get(name, {}))
+            texts, printed = _texts(cell, rows.get(name, {}))
             unclear = texts != printed or (agrees and max(-low, high) > _TELLS)
             verdict = CANNOT_TELL if unclear else AGREES if agrees else DIFFERS
-            lines.append(
-                {
-                    **cell._asdict(),
-                    **{"run": name, "ours": values[0], "difference": difference},
-                    **{"difference_low": low, "difference_high": high},
-                    **{"texts": texts, "texts_published": printed},
-                    "verdict": NOT_RUN if np.isnan(difference) else verdict,
-                    "rule": _rule(cell),
-                }
-            )
+            line = cell._asdict() | {"run": name, "ours": values[0], "difference": difference}
+            line |= {"difference_low": low, "difference_high": high, "texts": texts, "texts_published": printed}
+            lines.append(line | {"verdict": NOT_RUN if np.isnan(difference) else verdict, "rule": _rule(cell)})
     return pd.DataFrame(lines)
 
 
@@ -310,7 +296,8 @@ def _books(table: pd.DataFrame) -> dict[tuple, dict[str, dict[tuple, np.ndarray]
     return books
 
 
-def _papers_books() -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
+@cache
+def _published_books() -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
     sizes = published.read("instructalign_dataset_statistics").assign(metric="test")
     sizes = sizes.rename(columns={"test": "value"})
     return _books(published.scores()) | {("", "", ""): {"": _counted(sizes)}}
@@ -376,14 +363,9 @@ def _weigh(cell, book: dict[tuple, np.ndarray]) -> np.ndarray | None:
     return sum(weight * book[(*place, cell.metric)] for place, weight in weights.items())
 
 
-@cache
-def _sizes() -> dict[tuple, np.ndarray]:
-    return _papers_books()["", "", ""][""]
-
-
 def _texts(cell, book: dict[tuple, np.ndarray]) -> tuple[float, float]:
     """How many test texts our cell and the published one rest on; 0 and 0 where that says nothing."""
-    sizes = _sizes()
+    sizes = _published_books()["", "", ""][""]
     places = [] if cell.metric in _COUNTS else [(*place, "test") for place in _weights(cell)]
     if any(place not in book or place not in sizes for place in places):
         return 0.0, 0.0
@@ -396,10 +378,5 @@ def _line(cell, recomputed: float, rule: str) -> dict:
     place = " ".join(part for part in dict.fromkeys(parts) if part not in ("", "all"))
     if rule == _PRINTED and cell.paper == INSTRUCTALIGN:
         place += ", from the cells beside it"
-    return {
-        "table": f"{cell.paper} {cell.table}",
-        "cell": f"{name}: {place}" if name else place,
-        "published": cell.published,
-        "recomputed": recomputed,
-        "rule": rule,
-    }
+    line = {"table": f"{cell.paper} {cell.table}", "cell": f"{name}: {place}" if name else place}
+    return line | {"published": cell.published, "recomputed": recomputed, "rule": rule}

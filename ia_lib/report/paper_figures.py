@@ -24,6 +24,7 @@ _OBJECTIVES = {
     "mt+span+word": ("(IA)¹", "#D55E00", "diamond", "solid"),
     "mlm+mt+span+word": ("(IA)¹ + MLM", "#7F3C8D", "triangle-up", "dash"),
 }
+_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon"]  # of test sets
 
 
 def family_coverage(families: pd.DataFrame) -> go.Figure:
@@ -61,7 +62,7 @@ def family_coverage(families: pd.DataFrame) -> go.Figure:
 def objective_examples(rows: pd.DataFrame) -> go.Figure:
     """What an instruction of each objective looks like (InstructAlign, Figure 2), as a table that can be read aloud.
 
-    `rows` has the columns `objective, prompt, answer` of `alignment.instructions`.
+    `rows` has the columns `objective, prompt, answer`, as the prompt builders give them.
     """
     wrapped = [
         ["<br>".join(part for line in text.splitlines() for part in textwrap.wrap(escape(line, quote=False), width))
@@ -81,7 +82,7 @@ def objective_examples(rows: pd.DataFrame) -> go.Figure:
 def model_scaling(scores: pd.DataFrame) -> go.Figure:
     """Average weighted F1 on L1 and L2 against model size, per objective at its largest r (InstructAlign, Figure 3).
 
-    `scores` is a table as `published.scores` gives it; each source is a row of panels. Averages are those of Table 2.
+    `scores` is what `published.beside` gives; each source is a row of panels. Averages are those of Table 2.
     """
     table = published.averages(scores)
     table["size"] = table["model"].map(_parameters)
@@ -96,17 +97,10 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
         for (family, objective), line in part.groupby(["family", "objective"], sort=False):
             name, colour, symbol, dash = _objective(objective)
             plain = objective == "none" and family == "bloom"
-            figure.add_scatter(
-                name=f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"])),
-                x=line["tick"],
-                y=line["value"],
-                error_y=bars(line, "value", "low", "high"),
-                mode="lines+markers",
-                line={"color": GREY if plain else colour, "dash": dash},
-                marker={"symbol": "x" if plain else symbol, "size": 9},
-                hovertemplate=f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>",
-                **place,
-            )
+            look = (GREY if plain else colour, "x" if plain else symbol, dash)
+            title = f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"]))
+            hover = f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>"
+            _curve(figure, title, line["tick"], line, ("value", "low", "high"), look, hover, place)
         _baselines(figure, part, place)
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=part["tick"].unique(), **place)
     figure.update_yaxes(matches="y", rangemode="tozero")
@@ -129,19 +123,12 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
     for (source, group), place in panels.items():
         part = table[(table["source"] == source) & (table["group"] == group)]
         for (model, objective), line in part.groupby(["model", "objective"], sort=False):
-            name, colour, symbol, dash = _objective(objective)
-            figure.add_scatter(
-                name=f"{model} {name}",
-                x=[f"{int(r):,}" for r in line["amount"]],
-                y=line["difference"],
-                error_y=bars(line, "difference", "difference_low", "difference_high"),
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol, "size": 9},
-                hovertemplate=f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>",
-                **place,
-            )
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+            name, *look = _objective(objective)
+            amounts = [f"{int(r):,}" for r in line["amount"]]
+            hover = f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>"
+            ends = ("difference", "difference_low", "difference_high")
+            _curve(figure, f"{model} {name}", amounts, line, ends, look, hover, place)
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=ticks)
     figure.update_yaxes(matches="y")
     _axes(figure, panels, "replayed samples r", "weighted F1 minus untuned model (points)")
@@ -154,30 +141,26 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
     points = published.gains(scores)
     figure, panels = _panels(points, [""])
     ends = [min(points[["L2", "L3"]].min()) - 2, max(points[["L2", "L3"]].max()) + 2]
-    colours = dict(
-        zip(points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None), COLOURS, strict=False)
-    )
-    symbols = dict(
-        zip(colours, ["circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon"], strict=False)
-    )
+    sets = points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None)
+    looks = dict(zip(sets, zip(COLOURS, _SYMBOLS, strict=True), strict=False))
     for (source, _), place in panels.items():
         part = points[points["source"] == source]
         for key, dots in part.groupby(["dataset", "task"], sort=False):
+            colour, symbol = looks[key]
             figure.add_scatter(
                 name=" ".join(key),
                 x=dots["L2"],
                 y=dots["L3"],
                 mode="markers",
-                marker={"color": colours[key], "symbol": symbols[key], "size": 10, "opacity": 0.8},
+                marker={"color": colour, "symbol": symbol, "size": 10, "opacity": 0.8},
                 text=dots["row"],
                 hovertemplate="%{text}<br>L2 %{x:+.1f}, L3 %{y:+.1f} points<extra>" + " ".join(key) + "</extra>",
                 **place,
             )
         same = {"color": GREY, "width": 1.5, "dash": "dash"}
         figure.add_scatter(name="same gain", x=ends, y=ends, mode="lines", line=same, hoverinfo="skip", **place)
-        where = {k: place[k] for k in ("row", "col")}
-        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **where)
-        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **where)
+        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **place)
+        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **place)
         r, low, high = published.correlation(part["L2"], part["L3"])
         text = f"{source}, n = {len(part)}: " + (f"r = {r:.2f}" if r == r else "too few for r")
         text += f" [{low:.2f}, {high:.2f}]" if low == low else ""
@@ -251,7 +234,7 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{x}: %{y:+.1f} points<extra>" + name + "</extra>",
                 **place,
             )
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
     figure.update_xaxes(tickangle=-35)
     figure.update_layout(bargap=0.3)
     _axes(figure, panels, "tuned on", "weighted F1 minus untuned model (points)")
@@ -283,6 +266,22 @@ def losses(logs: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss (nats)", rangemode="tozero", showticklabels=True)
     return style(figure, "Loss per objective", height=420)
+
+
+def _curve(figure, name, x, line, ends, look, hover, place) -> None:
+    """A curve with its intervals: `ends` names the columns of value, low and high, `look` is colour, symbol, dash."""
+    colour, symbol, dash = look
+    figure.add_scatter(
+        name=name,
+        x=x,
+        y=line[ends[0]],
+        error_y=bars(line, *ends),
+        mode="lines+markers",
+        line={"color": colour, "dash": dash},
+        marker={"symbol": symbol, "size": 9},
+        hovertemplate=hover,
+        **place,
+    )
 
 
 def _panels(table: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
