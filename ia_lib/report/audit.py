@@ -58,18 +58,18 @@ def recomputation() -> pd.DataFrame:
         "recomputed": published.correlation(points["L2"], points["L3"])[0],
         "rule": f"gain over the untuned model, each row with r = 100,000 in each test set: {len(points)} points",
     }
-    table = pd.DataFrame([*lines, figure5])
-    table["recomputed"] = table["recomputed"].round(4)
-    table.insert(4, "difference", (table["recomputed"] - table["published"]).round(4))
-    return table
+    frame = pd.DataFrame([*lines, figure5])
+    frame["recomputed"] = frame["recomputed"].round(4)
+    frame.insert(4, "difference", (frame["recomputed"] - frame["published"]).round(4))
+    return frame
 
 
 def audit() -> pd.DataFrame:
     """The published numbers that disagree with their recomputation beyond rounding (`TOLERANCE`): `table, cell,
     published, recomputed`."""
-    table = recomputation()
-    wrong = table["difference"].abs() > TOLERANCE
-    return table.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
+    frame = recomputation()
+    wrong = frame["difference"].abs() > TOLERANCE
+    return frame.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
 
 
 def compare(results: pd.DataFrame) -> pd.DataFrame:
@@ -113,24 +113,24 @@ def constants(data_dir: str | Path | None = None) -> pd.DataFrame:
     Columns: `table, dataset, task`, those of `published.ROW`, `language, published`, of `published.baselines`, and
     `constant` (the one label whose constant answer has the scores of most of the row's cells), `constant_f1, equal`
     (whether the cell is the score of that answer), `within_chance` and `below_majority`. Test sets whose labels are not
-    in the folder are missing; without any, the table is empty.
+    in the folder are missing; without any there are no lines.
     """
     cells = published.cells()
     cells = cells[(cells["paper"] == INSTRUCTALIGN) & cells["table"].isin([f"Table {n}" for n in range(16, 20)])]
-    table = cells.merge(published.baselines(data_dir), on=["dataset", "task", "language"])
-    table = table.drop(columns=["paper", "row", "metric"])
+    frame = cells.merge(published.baselines(data_dir), on=["dataset", "task", "language"])
+    frame = frame.drop(columns=["paper", "row", "metric"])
     rows = []
-    for _, part in table.groupby(["table", *ROW], sort=False):
+    for _, part in frame.groupby(["table", *ROW], sort=False):
         of_label = pd.DataFrame(
             [published.constant_f1(pd.Series(counts)) for counts in part["labels"]], index=part.index
         )
         gaps = of_label.sub(part["published"], axis=0).abs()
         label = max(of_label, key=lambda name, gaps=gaps: ((gaps[name] <= TOLERANCE).sum(), -gaps[name].mean()))
         rows.append(part.assign(constant=label, constant_f1=of_label[label], equal=gaps[label] <= TOLERANCE))
-    table = pd.concat(rows) if rows else table.assign(constant="", constant_f1=np.nan, equal=False)
-    table["within_chance"] = table["published"] <= table["chance_high"]
-    table["below_majority"] = table["published"] < table["majority"] - TOLERANCE
-    return table
+    frame = pd.concat(rows) if rows else frame.assign(constant="", constant_f1=np.nan, equal=False)
+    frame["within_chance"] = frame["published"] <= frame["chance_high"]
+    frame["below_majority"] = frame["published"] < frame["majority"] - TOLERANCE
+    return frame
 
 
 def constant_rows(data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -138,14 +138,14 @@ def constant_rows(data_dir: str | Path | None = None) -> pd.DataFrame:
     task`, those of `published.ROW`, `label, languages, equal, within_chance, below_majority` (counts) and `published,
     majority, chance` (means), the most constant rows first."""
     grouped = constants(data_dir).groupby(["table", "dataset", "task", *ROW], sort=False)
-    table = grouped.agg(
+    frame = grouped.agg(
         label=("constant", "first"),
         languages=("language", "size"),
         **{name: (name, "sum") for name in ("equal", "within_chance", "below_majority")},
         **{name: (name, "mean") for name in ("published", "majority", "chance")},
     ).reset_index()
-    share = table["equal"] / table["languages"]
-    return table.iloc[np.argsort(-share, kind="stable")].reset_index(drop=True)
+    share = frame["equal"] / frame["languages"]
+    return frame.iloc[np.argsort(-share, kind="stable")].reset_index(drop=True)
 
 
 def ledger() -> pd.DataFrame:
@@ -268,15 +268,15 @@ def _judged() -> dict[str, tuple[bool | None, dict[str, float] | str]]:
 
 
 def _shown(
-    table: pd.DataFrame, where: str, objectives=("tlm", "xss"), replays=("100000",), column="difference"
+    frame: pd.DataFrame, where: str, objectives=("tlm", "xss"), replays=("100000",), column="difference"
 ) -> dict[str, float]:
-    """Name -> number, of the lines of `table` that are meant."""
-    table = table.query(where)
-    table = table[table["objective"].isin(objectives) & table["replay"].isin(replays)]
-    title = table["row"]
+    """Name -> number, of the lines of `frame` that are meant."""
+    frame = frame.query(where)
+    frame = frame[frame["objective"].isin(objectives) & frame["replay"].isin(replays)]
+    title = frame["row"]
     for name in ("dataset", "task", "language"):
-        title = title + " " + table[name] if name in table and table[name].ne("all").all() else title
-    return dict(zip(title, table[column], strict=True))
+        title = title + " " + frame[name] if name in frame and frame[name].ne("all").all() else title
+    return dict(zip(title, frame[column], strict=True))
 
 
 def _listed(shown: dict[str, float], sign: str = "") -> str:
@@ -287,10 +287,10 @@ def _all(shown: dict[str, float], holds) -> tuple[bool, dict[str, float]]:
     return all(holds(value) for value in shown.values()), shown
 
 
-def _books(table: pd.DataFrame) -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
+def _books(frame: pd.DataFrame) -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
     """(model, objective, replay) -> row -> (dataset, task, language, metric) -> [value, low, high]."""
     books: dict[tuple, dict[str, dict[tuple, np.ndarray]]] = {}
-    for line in table.itertuples():
+    for line in frame.itertuples():
         book = books.setdefault((line.model, line.objective, line.replay), {}).setdefault(line.row, {})
         book[line.dataset, line.task, line.language, line.metric] = np.array([line.value, line.low, line.high])
     return books

@@ -70,13 +70,13 @@ def objective_examples(rows: pd.DataFrame) -> go.Figure:
         for name, width in (("prompt", 64), ("answer", 38))
     ]  # fmt: skip
     names = [_objective(objective)[0] for objective in rows["objective"]]
-    table = go.Table(
+    frame = go.Table(
         columnwidth=[1.4, 7, 4],
         header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},
         cells={"values": [names, *wrapped], "align": "left", "font_size": 12, "height": 22},
     )
     lines = sum(2 + max(texts[i].count("<br>") for texts in wrapped) for i in range(len(rows)))
-    return style(go.Figure(table), "One instruction of each objective", height=130 + 20 * lines)
+    return style(go.Figure(frame), "One instruction of each objective", height=130 + 20 * lines)
 
 
 def model_scaling(scores: pd.DataFrame) -> go.Figure:
@@ -84,15 +84,15 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
 
     `scores` is what `published.beside` gives; each source is a row of panels. Averages are those of Table 2.
     """
-    table = published.averages(scores)
-    table["size"] = table["model"].map(_parameters)
-    table["tick"] = [_size_name(size) or model for size, model in zip(table["size"], table["model"], strict=True)]
-    table["amount"] = pd.to_numeric(table["replay"], errors="coerce").fillna(-1)
+    frame = published.averages(scores)
+    frame["size"] = frame["model"].map(_parameters)
+    frame["tick"] = [_size_name(size) or model for size, model in zip(frame["size"], frame["model"], strict=True)]
+    frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce").fillna(-1)
     series = ["source", "model", "objective", "group"]
-    table = table[table["amount"] == table.groupby(series)["amount"].transform("max")]
-    figure, panels = _panels(table, [group for group in ("L1", "L2") if group in set(table["group"])])
+    frame = frame[frame["amount"] == frame.groupby(series)["amount"].transform("max")]
+    figure, panels = _panels(frame, [group for group in ("L1", "L2") if group in set(frame["group"])])
     for (source, group), place in panels.items():
-        part = table[(table["source"] == source) & (table["group"] == group)].sort_values("size")
+        part = frame[(frame["source"] == source) & (frame["group"] == group)].sort_values("size")
         part = part.assign(family=part["model"].str.extract(r"^(.*?)-?\d", expand=False).fillna(part["model"]))
         for (family, objective), line in part.groupby(["family", "objective"], sort=False):
             name, colour, symbol, dash = _objective(objective)
@@ -114,14 +114,14 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
     `scores` as for `model_scaling`; panels are groups and sources. Averages are over all languages of a group, as in
     Table 3, so give it the tasks that are to be averaged.
     """
-    table = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
-    table["amount"] = pd.to_numeric(table["replay"], errors="coerce")
-    several = table.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
-    table = table[several].dropna(subset="amount").sort_values("amount", kind="stable")
-    ticks = [f"{int(r):,}" for r in sorted(table["amount"].unique())]
-    figure, panels = _panels(table, [group for group in GROUPS if group in set(table["group"])])
+    frame = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
+    frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce")
+    several = frame.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
+    frame = frame[several].dropna(subset="amount").sort_values("amount", kind="stable")
+    ticks = [f"{int(r):,}" for r in sorted(frame["amount"].unique())]
+    figure, panels = _panels(frame, [group for group in GROUPS if group in set(frame["group"])])
     for (source, group), place in panels.items():
-        part = table[(table["source"] == source) & (table["group"] == group)]
+        part = frame[(frame["source"] == source) & (frame["group"] == group)]
         for (model, objective), line in part.groupby(["model", "objective"], sort=False):
             name, *look = _objective(objective)
             amounts = [f"{int(r):,}" for r in line["amount"]]
@@ -174,19 +174,19 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
 def language_scores(scores: pd.DataFrame) -> go.Figure:
     """Heat map of weighted F1, rows by languages (InstructAlign, Figure 6), one panel per source; chance and majority
     stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
-    table = scores[scores["metric"] == "weighted_f1"]
-    order = table.drop_duplicates("language").sort_values("group", kind="stable")
+    frame = scores[scores["metric"] == "weighted_f1"]
+    order = frame.drop_duplicates("language").sort_values("group", kind="stable")
     names = [
         f"{NAMES.get(code, code)}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)
     ]
     grids = {}
-    for source, part in table.groupby("source", sort=False):
+    for source, part in frame.groupby("source", sort=False):
         wide = part.pivot(index="row", columns="language", values="value")
         wide = wide.reindex(index=part["row"].unique(), columns=order["language"])
         bases = part.groupby("language")[["chance", "majority"]].mean().T.reindex(columns=order["language"])
         grids[source] = pd.concat([bases.rename({"chance": CHANCE, "majority": MAJORITY}).dropna(how="all"), wide])
     rows = [len(wide) for wide in grids.values()]
-    figure, panels = _panels(table, [""], heights=rows)
+    figure, panels = _panels(frame, [""], heights=rows)
     highest = max(wide.max(axis=None) for wide in grids.values())
     for (source, _), place in panels.items():
         wide = grids[source]
@@ -213,12 +213,12 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
 def objective_bars(scores: pd.DataFrame) -> go.Figure:
     """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
-    table = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
-    table = published.differences(published.means(table, "dataset"))
-    figure, panels = _panels(table, [""])
-    places = list(table["dataset"].unique())
+    frame = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
+    frame = published.differences(published.means(frame, "dataset"))
+    figure, panels = _panels(frame, [""])
+    places = list(frame["dataset"].unique())
     for (source, _), place in panels.items():
-        for name, part in table[table["source"] == source].groupby("dataset", sort=False):
+        for name, part in frame[frame["source"] == source].groupby("dataset", sort=False):
             i = places.index(name)
             figure.add_bar(
                 name=name,
@@ -284,15 +284,15 @@ def _curve(figure, name, x, line, ends, look, hover, place) -> None:
     )
 
 
-def _panels(table: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
+def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
     """A figure with a panel per source and column, and (source, column) -> where its traces go. Sources stand below
     each other where there are several columns or `heights`, else side by side.
 
-    Raises ValueError for an empty table.
+    Raises ValueError for an empty frame.
     """
-    if table.empty:
-        raise ValueError("nothing to draw: the table has no rows that this figure compares")
-    grid = [(source, column) for source in table["source"].unique() for column in columns]
+    if frame.empty:
+        raise ValueError("nothing to draw: there are no rows that this figure compares")
+    grid = [(source, column) for source in frame["source"].unique() for column in columns]
     across = len(columns) if len(columns) > 1 or heights else len(grid)
     titles = [", ".join(part for part in (group_title(c) if c in GROUPS else c, s) if part) for s, c in grid]
     down = len(grid) // across

@@ -51,7 +51,7 @@ _DRAWS = 1000
 
 @cache
 def read(name: str) -> pd.DataFrame:
-    """One file of params/published, without its ending. The table is shared: take a copy before you change it."""
+    """One file of params/published, without its ending. It is shared: take a copy before you change it."""
     return pd.read_csv(params() / "published" / f"{name}.csv", dtype={"replay": str}).fillna({"replay": ""})
 
 
@@ -96,9 +96,9 @@ def cells() -> pd.DataFrame:
 @cache
 def members(dataset: str, task: str) -> dict[str, str]:
     """The languages of a test set of InstructAlign and their groups, in the order of Tables 16 to 19."""
-    table = read("instructalign_per_language")
-    table = table[(table["dataset"] == dataset) & (table["task"] == task)]
-    return dict(zip(table["language"], table["group"], strict=True))
+    frame = read("instructalign_per_language")
+    frame = frame[(frame["dataset"] == dataset) & (frame["task"] == task)]
+    return dict(zip(frame["language"], frame["group"], strict=True))
 
 
 def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -156,37 +156,37 @@ def at_most_replay(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["replay"].isin(["", "100000"]) | (found["source"] == OURS)]
 
 
-def means(table: pd.DataFrame, *by: str) -> pd.DataFrame:
+def means(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     """Means per source, row, group, metric and the columns `by`, over everything else; of intervals the mean of their
     ends, which is too wide rather than too narrow. A number that one part lacks is missing in the mean."""
     keys = ["source", "row", *ROW, "metric", *by, "group"]
-    grouped = table.groupby(keys, sort=False)[SCORE_NUMBERS]
+    grouped = frame.groupby(keys, sort=False)[SCORE_NUMBERS]
     return grouped.sum().div(grouped.size(), axis=0).where(grouped.count().eq(grouped.size(), axis=0)).reset_index()
 
 
-def averages(table: pd.DataFrame) -> pd.DataFrame:
+def averages(frame: pd.DataFrame) -> pd.DataFrame:
     """Weighted F1 of the groups as Table 2 averages it: L1 over its languages, L2 and L3 over the test sets' means."""
-    table = table[table["metric"] == "weighted_f1"]
-    over_sets = means(means(table, "dataset", "task"))
-    return pd.concat([means(table).query("group == 'L1'"), over_sets.query("group != 'L1'")], ignore_index=True)
+    frame = frame[frame["metric"] == "weighted_f1"]
+    over_sets = means(means(frame, "dataset", "task"))
+    return pd.concat([means(frame).query("group == 'L1'"), over_sets.query("group != 'L1'")], ignore_index=True)
 
 
-def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """The tuned rows of a table of scores or means, with `difference` to the same source's untuned model in points.
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """The tuned rows of scores or means, with `difference` to the same source's untuned model in points.
 
-    Where the table brings a (paired) difference that one stays, with its interval. Rows without an untuned model go.
+    A (paired) difference that is there stays, with its interval. Rows without an untuned model go.
     """
-    keys = [name for name in SCORE_KEYS if name in table and name not in ("row", "objective", "replay")]
-    base = table[table["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
-    tuned = table[table["objective"] != "none"].merge(base.rename(columns={"value": "base"}), on=keys)
+    keys = [name for name in SCORE_KEYS if name in frame and name not in ("row", "objective", "replay")]
+    base = frame[frame["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
+    tuned = frame[frame["objective"] != "none"].merge(base.rename(columns={"value": "base"}), on=keys)
     tuned["difference"] = tuned["difference"].fillna(tuned["value"] - tuned["base"])
     return tuned.drop(columns="base")
 
 
-def gains(table: pd.DataFrame) -> pd.DataFrame:
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """Points of Figure 5: per tuned row, data set and task the gain in weighted F1 on `L2` and on `L3`."""
-    table = differences(means(table[table["metric"] == "weighted_f1"], "dataset", "task"))
-    points = table.pivot_table("difference", ["source", "row", *ROW, "dataset", "task"], "group", sort=False)
+    frame = differences(means(frame[frame["metric"] == "weighted_f1"], "dataset", "task"))
+    points = frame.pivot_table("difference", ["source", "row", *ROW, "dataset", "task"], "group", sort=False)
     return points.reindex(columns=["L2", "L3"]).dropna().reset_index()
 
 
