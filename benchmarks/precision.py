@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from ia_lib.data import corpora, minilab
 from ia_lib.evaluation import choice, measures
-from ia_lib.models.load import device, load_model
+from ia_lib.models.load import computing_device, load_model
 from ia_lib.paths import root
 from ia_lib.workflow.graph import Table
 
@@ -55,7 +55,7 @@ def main() -> None:
     tests = concatenate_datasets(
         [corpora.labelled(folder, "sentiment", [code], "test", corpus).select(range(TEXTS)) for code in CODES]
     )
-    where = device(os.cpu_count())
+    where = computing_device(os.cpu_count())
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows, answers = [], {}
     for name, (quantisation, precision) in WAYS.items():

@@ -9,14 +9,11 @@ built before. All sides' scores of a label must agree within 1e-3 nats before an
 
 import os
 
-from ia_lib.models.new import train_tokenizer
-
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here comes from a hub, and asking for it takes minutes offline
 
 import ctypes
 import gc
 import json
-import os
 import platform
 import sys
 import threading
@@ -34,6 +31,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from ia_lib.data import corpora, minilab
 from ia_lib.evaluation import scoring
 from ia_lib.instructions import templates
+from ia_lib.models.new import train_tokenizer
 from ia_lib.paths import root
 
 TEXTS = int(sys.argv[1]) if len(sys.argv) > 1 else 4

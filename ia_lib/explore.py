@@ -14,9 +14,12 @@ from datasets import Dataset
 from ia_lib.data import languages
 from ia_lib.evaluation import choice, measures, scoring
 from ia_lib.evaluation.generation import answers
+from ia_lib.evaluation.rules import RULES
 from ia_lib.instructions import cross_lingual, templates
+from ia_lib.models import load
 from ia_lib.models.encoding import encode
-from ia_lib.workflow import inputs
+from ia_lib.workflow import scheduler, work
+from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import Settings
 
 _STYLE = """<style>
@@ -27,6 +30,47 @@ font-family: monospace; white-space: pre; line-height: 1.5} .ia .answer {backgro
 line-height: 1.5} .ia .differs {background: #fff0d9; color: #3b2500}
 </style>"""
 _NOISES = ["mixture", "infilling", "deletion", "permutation"]
+
+
+class Explorer:
+    """Two runs of a table with all that the panels need; what is missing of them is made first."""
+
+    def __init__(self, table: str, run: str, other: str, outputs_dir: str = "outputs"):
+        made = Table(table, outputs_dir)
+        for failed in scheduler.make(made, [s for s in made.stages([run, other]) if not s.done], report=False):
+            print(failed)
+        stage, self.run = made.stage(made.run(run).name, "evaluate"), made.run(run)
+        self.models, self.scores = {}, {}
+        for name in dict.fromkeys([run, other]):
+            row = made.run(name)
+            self.device = load.computing_device(row.threads)
+            done = made.stage(row.name, "evaluate")
+            model = load.load_model(*done.inputs.tuned_model, self.device)
+            self.models[name] = model, load.load_tokenizer(*done.inputs.tokenizer)
+            self.scores[name] = pd.read_parquet(done.folder / "scores.parquet")
+        self.first, self.tokenizer = run, self.models[run][1]
+        data, tune = (made.stage(self.run.name, name) for name in ("data", "tune"))
+        self.parallel, self.rows = data.inputs.usable(), work.begin_tuning(tune).rows
+        self.texts, self.labels = stage.inputs.tests(every=False).to_pandas(), stage.inputs.labels
+
+    def instructions(self) -> widgets.Widget:
+        return instructions(self.run, self.parallel, self.tokenizer)
+
+    def batches(self) -> widgets.Widget:
+        return batches(self.run, self.rows, self.tokenizer)
+
+    def label_scores(self) -> widgets.Widget:
+        task, names = next(iter(self.labels.items()))
+        last = self.texts.groupby("language", sort=False).first()["text"].iloc[-1]
+        return label_scores(self.models, names, task.rpartition("/")[2], last if self.run.machine.share_text else "")
+
+    def translations(self) -> widgets.Widget:
+        pivot = self.run.pivots[-1]
+        sentence = self.parallel[pivot][0] if self.run.machine.share_text else ""
+        return translations(self.models, self.run, sentence, pivot, self.run.taught[0])
+
+    def predictions(self) -> widgets.Widget:
+        return predictions(self.run, self.scores, self.texts)
 
 
 def instructions(run: Settings, parallel: Dataset, tokenizer) -> widgets.Widget:
@@ -55,11 +99,11 @@ def instructions(run: Settings, parallel: Dataset, tokenizer) -> widgets.Widget:
         row = next(
             row
             for row in cross_lingual.stream(some, 10**6, plan)
-            if row["sentence_id"] == wanted and row["template"] == number and row["target_language"] == target
+            if row["source_id"] == wanted and row["template"] == number and row["language"] == target
         )
-        told = inputs.shown(run, pd.DataFrame([row])).iloc[0]
+        told = run.shown(pd.DataFrame([row])).iloc[0]
         marked = f"<pre>{escape(told['prompt'])}<span class='answer'>{escape(told['answer'])}</span></pre>"
-        if not run.share_text:
+        if not run.machine.share_text:
             return marked
         (before, own), *_ = scoring.tokens(tokenizer, row["prompt"], [row["answer"]])
         return (
@@ -70,9 +114,8 @@ def instructions(run: Settings, parallel: Dataset, tokenizer) -> widgets.Widget:
     return _panel(controls, draw)
 
 
-def batches(run: Settings, rows: list[dict], order: list[tuple], tokenizer) -> widgets.Widget:
-    """One batch after the other as the model sees it, old and new in turn; `rows` and `order` as `prepare` gives
-    them."""
+def batches(run: Settings, rows: list[dict], tokenizer) -> widgets.Widget:
+    """One batch after the other as the model sees it, old and new in turn; `rows` as `batches.lay_out` gives them."""
     steps = max(1, len(rows) // run.per_step)
     controls = {
         "step": widgets.IntSlider(1, 1, steps, description="step"),
@@ -82,17 +125,19 @@ def batches(run: Settings, rows: list[dict], order: list[tuple], tokenizer) -> w
     def draw(step, shown) -> str:
         begin = (step - 1) * run.per_step
         lines = []
-        for (kind, _), row in list(zip(order, rows, strict=True))[begin : begin + shown]:
+        for row in rows[begin : begin + shown]:
             split = row["answer_start"]
             pieces = [tokenizer.decode(row["input_ids"][:split]), tokenizer.decode(row["input_ids"][split:])]
-            lines.append({"kind": kind, "prompt": pieces[0], "answer": pieces[1], "tokens": len(row["input_ids"])})
-        frame = inputs.shown(run, pd.DataFrame(lines))
+            lines.append(
+                {"role": row["role"], "prompt": pieces[0], "answer": pieces[1], "tokens": len(row["input_ids"])}
+            )
+        frame = run.shown(pd.DataFrame(lines))
         cells = "".join(
-            f"<tr class='{line.kind}'><th>{line.kind}</th><td>{line.tokens}</td><td><pre>{escape(line.prompt)}"
+            f"<tr class='{line.role}'><th>{line.role}</th><td>{line.tokens}</td><td><pre>{escape(line.prompt)}"
             f"<span class='answer'>{escape(line.answer)}</span></pre></td></tr>"
             for line in frame.itertuples()
         )
-        return f"<table><tr><th>kind</th><th>tokens</th><th>prompt and answer</th></tr>{cells}</table>"
+        return f"<table><tr><th>role</th><th>tokens</th><th>prompt and answer</th></tr>{cells}</table>"
 
     return _panel(controls, draw)
 
@@ -121,7 +166,7 @@ def label_scores(
         scores = scoring.label_logprobs(
             model, tokenizer, [prompt], words, prompt_logprob=whole, content_free=empty, progress=False
         )
-        rules = [rule for rule in scoring.RULES if whole or rule not in ("joint", "mean")]
+        rules = [rule for rule in RULES if whole or rule not in ("joint", "mean")]
         table = pd.DataFrame({rule: scores.scores(rule)[0] for rule in rules}, index=words)
         rows = "".join(
             f"<tr><th>{rule}</th>"
@@ -171,7 +216,7 @@ def translations(
 
 def predictions(run: Settings, scores: dict[str, pd.DataFrame], texts: pd.DataFrame) -> widgets.Widget:
     """The predictions of two runs side by side; `scores` maps a run's name to its scores.parquet, `texts` is
-    `inputs.labelled`."""
+    the labelled texts (`Inputs.tests`)."""
     every = next(iter(scores.values()))
     controls = {
         "first": _choice("first run", list(scores)),
@@ -181,14 +226,14 @@ def predictions(run: Settings, scores: dict[str, pd.DataFrame], texts: pd.DataFr
         "prompt": _choice("prompt", sorted(every["prompt"].unique().tolist())),
         "only": widgets.Checkbox(True, description="only where they differ"),
     }
-    texts = inputs.shown(run, texts).assign(task=texts["task"].str.rpartition("/")[2])
+    texts = run.shown(texts).assign(task=texts["task"].str.rpartition("/")[2])
     key = ["task", "language", "example"]
 
     def draw(first, second, task, language, prompt, only) -> str:
         sides = []
         for name in (first, second):
             part = scores[name].query("task == @task and language == @language and prompt == @prompt")
-            sides.append(measures.predictions(part, run.scoring_rule).set_index(key))
+            sides.append(measures.predictions(part, run.evaluate.scoring_rule).set_index(key))
         frame = sides[0].join(sides[1]["predicted"].rename("other")).join(texts.set_index(key)["text"])
         differ = frame["predicted"] != frame["other"]
         counts = [f"{name}: {(side['predicted'] == side['gold']).mean():.1%} right" for name, side in

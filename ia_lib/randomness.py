@@ -1,4 +1,4 @@
-""""""
+"""The random numbers that everything in the kit is drawn with: the same for the same key, on every machine."""
 
 import hashlib
 import random

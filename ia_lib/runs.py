@@ -2,7 +2,7 @@
 
 import sys
 
-from ia_lib.workflow.graph import main
+from ia_lib.workflow.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main())

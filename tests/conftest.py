@@ -37,10 +37,10 @@ defaults:
   save_steps: 2
 runs:
   - name: base
-    replay: all
+    recipe: instructions
     past: {mixture: {sentiment: 25, mt: 45, xss: 15, mlm: 15, rows: 200}}
     model: {new: {hidden: 16, layers: 1, heads: 2, vocabulary: 600}}
-    old_per_step: 4
+    per_step: 4
   - {name: tlm, objective: tlm}
 """
 
@@ -57,7 +57,7 @@ def lab(tmp_path_factory) -> Path:
 def parallel(lab):
     from ia_lib.data import corpora
 
-    return corpora.parallel(lab, CODES[:4])
+    return corpora.parallel(lambda source, file: lab / file, CODES[:4])
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +69,7 @@ def tokenizer(parallel):
 
 @pytest.fixture(scope="session")
 def model(tokenizer):
-    from ia_lib.workflow.settings import New
-
-    return new_model(New(hidden=16, layers=2, heads=2), len(tokenizer), 1).eval()
+    return new_model(len(tokenizer), 1, hidden=16, layers=2, heads=2).eval()
 
 
 @pytest.fixture(scope="session", params=["bloom", "gpt2", "llama", "gemma3", "qwen3.5"])
@@ -202,11 +200,12 @@ def table(tmp_path) -> Path:
 def finished(tmp_path_factory):
     """The tiny table carried out from its data to its report, by Snakemake and papermill."""
     from ia_lib.workflow.graph import Table
+    from ia_lib.workflow.scheduler import execute
 
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TABLE)
     made = Table(folder / "tiny.yaml", folder / "outputs")
-    assert made.execute() == []
+    assert execute(made) == []
     return made
 
 

@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from ia_lib.paths import root
 from ia_lib.report import audit, paper_figures, published
-from ia_lib.workflow.graph import root
 
 pytestmark = pytest.mark.quick
 FOLDER = root() / "params" / "published"
@@ -309,8 +309,8 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
 
 def test_an_instruction_of_each_objective_is_shown():
     rows = pd.DataFrame(
-        [{"objective": "tlm", "prompt": "a < b & " + "word " * 60, "answer": "x"},
-         {"objective": "mt", "prompt": "one\ntwo", "answer": "y"}]
+        [{"kind": "tlm", "prompt": "a < b & " + "word " * 60, "answer": "x"},
+         {"kind": "mt", "prompt": "one\ntwo", "answer": "y"}]
     )  # fmt: skip
     names, prompts, answers = paper_figures.objective_examples(rows).data[0].cells["values"]
     assert list(names) == ["TLM", "MT"]

@@ -18,8 +18,8 @@ import nbformat
 import pytest
 from playwright import sync_api
 
+from ia_lib.paths import root
 from ia_lib.report.page import find_chromium
-from ia_lib.workflow.graph import root
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is found (install chromium)")
 

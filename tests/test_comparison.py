@@ -2,13 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ia_lib.data.corpora import LABELS
-from ia_lib.evaluation import comparison, measures
+from ia_lib.evaluation import comparison, measures, tasks
 from ia_lib.evaluation.resampling import mcnemar
 from ia_lib.evaluation.rules import RULES, rules
 
 pytestmark = pytest.mark.quick
-NAMES = LABELS["sentiment"]
+NAMES = tasks.load("nusax/sentiment").labels
 GROUPS = {"L1": ["eng"], "L2": ["sun", "jav"]}
 GOLD = np.random.default_rng(0).integers(3, size=120)
 

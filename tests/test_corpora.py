@@ -2,14 +2,14 @@ import io
 import json
 import re
 import tarfile
-from pathlib import Path
 
-import pandas as pd
 import pytest
 from datasets import Dataset
 
-from ia_lib.data import corpora, downloads, languages
-from ia_lib.data.corpora import CorpusError
+from ia_lib.data import corpora, languages
+from ia_lib.data.downloads import finder
+from ia_lib.data.files import CorpusError
+from ia_lib.evaluation import tasks
 
 pytestmark = pytest.mark.quick
 
@@ -19,6 +19,15 @@ def write(folder, name, text, encoding="utf-8"):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding=encoding)
     return path
+
+
+def below(folder):
+    """The mini lab's files, or a user's, as `find` has them."""
+    return lambda _, file: folder / file
+
+
+def labelled(path, **columns):
+    return tasks.own(str(path), "mad", ["x", "y"], **columns).read(below(path.parent), ["mad"], "test")
 
 
 def archive(path, texts, prefix="./flores200_dataset"):
@@ -36,7 +45,7 @@ def archive(path, texts, prefix="./flores200_dataset"):
 
 def test_parallel_text(tmp_path):
     write(tmp_path, "mt/train.csv", '"",indonesian,toba_batak\n0,"Ada, kata",a b\n1, dua ,c\n')
-    found = corpora.parallel(tmp_path, ["ind", "bbc"])
+    found = corpora.parallel(below(tmp_path), ["ind", "bbc"])
     assert found.to_dict() == {
         "sentence_id": ["train-0", "train-1"],
         "ind": ["Ada, kata", "dua"],
@@ -44,49 +53,31 @@ def test_parallel_text(tmp_path):
     }
 
 
-def test_labelled_text(tmp_path):
-    write(tmp_path, "sentiment/english/test.csv", "id,text,label\n7,null,neutral\n8,NaN,positive\n")
-    found = corpora.labelled(tmp_path, "sentiment", ["eng"], "test")
-    # texts that pandas would take for missing values are texts
-    assert found["text"][:] == ["null", "NaN"]
-    assert found["example"][:] == ["7", "8"]
-
-
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("corpus", "codes", "split", "message"),
     [
-        ("id,text\n1,a\n", "no column 'label'; found: id, text"),
-        ("id,text,label\n1,a,neutral\n1,b,neutral\n", r"line 3: the id '1' was used before, in line 2"),
-        ("id,text,label\n1,a,good\n", r"line 2: found the label 'good'; allowed: negative, neutral, positive"),
+        ("floras", ["ind"], "train", "found the corpus 'floras'; allowed: minilab, nusax"),
+        ("indolem", ["ind"], "test", "found the corpus 'indolem'; allowed: minilab, nusax, nusatranslation, flores"),
+        ("nusatranslation", ["ace"], "test", "has no language 'ace'; it has: ind, jav"),
+        ("nusatranslation", ["ind"], "test", "pairs Indonesian with a language"),
+        ("flores", ["ind"], "valid", "has no split 'valid'; it has: train, dev, devtest"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(tmp_path, text, message):
-    write(tmp_path, "sentiment/english/test.csv", text)
-    with pytest.raises(CorpusError, match=message):
-        corpora.labelled(tmp_path, "sentiment", ["eng"], "test")
-
-
-@pytest.mark.parametrize(
-    ("corpus", "task", "codes", "split", "message"),
-    [
-        ("floras", None, ["ind"], "train", "found the corpus 'floras'; allowed: minilab, nusax"),
-        ("nusax", "topic", ["ind"], "test", "the corpus nusax has no topic; it has: parallel text, sentiment"),
-        ("indolem", None, ["ind"], "test", "the corpus indolem has no parallel text; it has: sentiment"),
-        ("nusatranslation", "sentiment", ["ace"], "test", "has no language 'ace'; it has: ind, jav"),
-        ("nusatranslation", None, ["ind"], "test", "pairs Indonesian with a language"),
-        ("flores", None, ["ind"], "valid", "has no split 'valid'; it has: train, dev, devtest"),
-    ],
-)
-def test_what_a_corpus_does_not_have_is_refused(tmp_path, corpus, task, codes, split, message):
+def test_what_a_corpus_does_not_have_is_refused(corpus, codes, split, message):
     with pytest.raises(CorpusError, match=re.escape(message)):
-        corpora.files(tmp_path, corpus, task, codes, split)
+        corpora.places(corpus, codes, split)
 
 
-def test_labels_in_the_documented_order():
-    assert corpora.labels("nusax", "sentiment") == ["negative", "neutral", "positive"]
-    assert corpora.labels("nusatranslation", "sentiment") == ["negative", "positive"]
-    assert len(corpora.labels("nusaparagraph", "emotion")) == 7
-    assert len(corpora.labels("nusaparagraph", "topic")) == 8
+def test_what_is_read_is_known_before(tmp_path):
+    assert corpora.places("minilab", ["eng", "ind"], "base") == [("minilab", "mt/base.csv")]
+    assert corpora.places("nusatranslation", ["ind", "mad", "sun"]) == [
+        ("nusawrites", "nusa_kalimat-mt-mad-train.csv"),
+        ("nusawrites", "nusa_kalimat-mt-sun-train.csv"),
+    ]
+    write(tmp_path, "nusax/mt/test.csv", "indonesian,sundanese\nsatu,hiji\n")
+    asked = []
+    corpora.parallel(lambda *place: asked.append(place) or tmp_path / "/".join(place), ["ind", "sun"], "test", "nusax")
+    assert asked == corpora.places("nusax", ["ind", "sun"], "test") == [("nusax", "mt/test.csv")]
 
 
 def test_every_language_of_a_corpus_has_a_name():
@@ -98,37 +89,17 @@ def test_nusatranslation_is_joined_by_ids(tmp_path):
     name = "nusawrites/nusa_kalimat-mt-{}-test.csv"
     write(tmp_path, name.format("mad"), "id,ind_text,tgt_text\nindolem-test-2,dua ,dhuwa'\nemot-test-1,satu,settong\n")
     write(tmp_path, name.format("sun"), "id,ind_text,tgt_text\nindolem-test-2,dua,dua\nemot-test-1,satu.,hiji\n")
-    found = corpora.parallel(tmp_path, ["ind", "sun", "mad"], "test", "nusatranslation")
+    found = corpora.parallel(finder(tmp_path), ["ind", "sun", "mad"], "test", "nusatranslation")
     assert found.to_dict() == {
         "sentence_id": ["indolem-test-2", "emot-test-1"],
         "ind": ["dua", "satu."],
         "sun": ["dua", "hiji"],
         "mad": ["dhuwa'", "settong"],
     }
-    assert corpora.parallel(tmp_path, ["mad"], "test", "nusatranslation").column_names == ["sentence_id", "mad"]
+    assert corpora.parallel(finder(tmp_path), ["mad"], "test", "nusatranslation").column_names == ["sentence_id", "mad"]
     write(tmp_path, name.format("sun"), "id,ind_text,tgt_text\nindolem-test-3,dua,dua\nemot-test-1,satu,hiji\n")
     with pytest.raises(CorpusError, match=r"sun-test.csv: its ids are not those of .*mad-test.csv"):
-        corpora.parallel(tmp_path, ["mad", "sun"], "test", "nusatranslation")
-
-
-def test_indonesian_of_nusatranslation_is_indolem(tmp_path):
-    write(tmp_path, "indolem/dev0.csv", 'sentence,sentiment\n"Bagus, ya",1\nKotor,0\n')
-    write(tmp_path, "nusawrites/nusa_kalimat-senti-mad-valid.csv", "id,text,label\nindolem-train-9,Begus,positive\n")
-    found = corpora.labelled(tmp_path, "sentiment", ["ind", "mad"], "valid", "nusatranslation")
-    assert found.to_dict() == {
-        "task": ["sentiment"] * 3,
-        "language": ["ind", "ind", "mad"],
-        "example": ["indolem-validation-1", "indolem-validation-2", "indolem-train-9"],
-        "text": ["Bagus, ya", "Kotor", "Begus"],
-        "label": ["positive", "negative", "positive"],
-    }
-    assert corpora.files(tmp_path, "nusatranslation", "sentiment", ["ind", "mad"], "valid") == {
-        "indolem": [tmp_path / "indolem/dev0.csv"],
-        "nusawrites": [tmp_path / "nusawrites/nusa_kalimat-senti-mad-valid.csv"],
-    }
-    write(tmp_path, "indolem/dev0.csv", "sentence,sentiment\nBagus,2\n")
-    with pytest.raises(CorpusError, match=r"dev0.csv, line 2: found the label '2'; allowed: 0, 1"):
-        corpora.labelled(tmp_path, "sentiment", ["ind"], "valid", "indolem")
+        corpora.parallel(finder(tmp_path), ["mad", "sun"], "test", "nusatranslation")
 
 
 @pytest.mark.parametrize("prefix", ["./flores200_dataset", "flores200_dataset"])
@@ -136,7 +107,7 @@ def test_flores_is_read_from_its_archive(tmp_path, prefix):
     names = ["sun_Latn", "ace_Arab", "ace_Latn", "bul_Cyrl", "tha_Thai"]
     texts = {"dev": {n: [f"{n} {i}" for i in range(2)] for n in names}, "devtest": {n: [f"{n} 2"] for n in names}}
     archive(tmp_path / "flores/flores200_dataset.tar.gz", texts, prefix)
-    found = corpora.parallel(tmp_path, ["sun", "ace", "bg", "tha", "ace_Arab"], corpus="flores")
+    found = corpora.parallel(finder(tmp_path), ["sun", "ace", "bg", "tha", "ace_Arab"], corpus="flores")
     assert found["sentence_id"][:] == ["dev-0", "dev-1", "devtest-0"]
     assert found["sun"][:] == ["sun_Latn 0", "sun_Latn 1", "sun_Latn 2"]
     assert found[2] == {
@@ -147,7 +118,7 @@ def test_flores_is_read_from_its_archive(tmp_path, prefix):
         "tha": "tha_Thai 2",
         "ace_Arab": "ace_Arab 2",
     }
-    assert len(corpora.parallel(tmp_path, ["sun"], "devtest", "flores")) == 1
+    assert len(corpora.parallel(finder(tmp_path), ["sun"], "devtest", "flores")) == 1
 
 
 def test_what_is_wrong_in_the_flores_archive_is_named(tmp_path):
@@ -159,33 +130,21 @@ def test_what_is_wrong_in_the_flores_archive_is_named(tmp_path):
         (["sun", "jav"], r"dev: the languages have unequal numbers of lines .*'sun': 2, 'jav': 1"),
     ):
         with pytest.raises(CorpusError, match=message):
-            corpora.parallel(tmp_path, codes, "dev", "flores")
+            corpora.parallel(finder(tmp_path), codes, "dev", "flores")
     archive(path, {"dev": {"sun_Latn": ["a", "", "b"]}})
     with pytest.raises(CorpusError, match=r"dev/sun_Latn.dev, line 2: the line is empty"):
-        corpora.parallel(tmp_path, ["sun"], "dev", "flores")
+        corpora.parallel(finder(tmp_path), ["sun"], "dev", "flores")
     archive(path, {"dev": {"sun_Latn": [str(i) for i in range(9999)]}})
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(CorpusError, match="no complete tar archive"):
-        corpora.parallel(tmp_path, ["sun"], "dev", "flores")
-
-
-def test_what_is_not_in_the_data_folder_is_fetched(tmp_path):
-    write(tmp_path, "mirror/nusax/sentiment/english/test.csv", "id,text,label\n7,theirs,neutral\n")
-    write(tmp_path, "data/nusax/sentiment/indonesian/test.csv", "id,text,label\n7,mine,neutral\n")
-    where = {"mirror": tmp_path / "mirror", "cache": tmp_path / "cache"}
-    for folder in (tmp_path / "data", str(tmp_path / "data")):
-        found = corpora.labelled(folder, "sentiment", ["eng", "ind"], "test", "nusax", **where)
-        assert found["text"][:] == ["theirs", "mine"]
-    assert corpora.labelled(None, "sentiment", ["eng"], "test", "nusax", offline=True, cache=tmp_path / "cache")
-    with pytest.raises(downloads.SourceError, match="offline"):
-        corpora.labelled(None, "sentiment", ["ind"], "test", "nusax", offline=True, cache=tmp_path / "cache")
+        corpora.parallel(finder(tmp_path), ["sun"], "dev", "flores")
 
 
 def test_lexicon(tmp_path):
     write(tmp_path, "nusax/lexicon/toba_batak.csv", ",indonesian,toba_batak\n0,abu,abu\n1,abu,sirabun\n2,ada,\n")
-    assert corpora.lexicon(tmp_path, "bbc").to_dict() == {"ind": ["abu", "abu"], "bbc": ["abu", "sirabun"]}
+    assert corpora.lexicon(finder(tmp_path), "bbc").to_dict() == {"ind": ["abu", "abu"], "bbc": ["abu", "sirabun"]}
     with pytest.raises(CorpusError, match="no lexicon of 'ind'; it has: eng, sun"):
-        corpora.lexicon(tmp_path, "ind")
+        corpora.lexicon(finder(tmp_path), "ind")
 
 
 def test_own_parallel_file(tmp_path):
@@ -216,33 +175,14 @@ def test_own_aligned_lines(tmp_path):
         corpora.parallel_lines(paths)
 
 
-def test_own_labelled_file(tmp_path):
-    path = write(tmp_path, "own.csv", "nr,kalimat,nilai\n5,Begus,baik\n6,nan,no\n")
-    found = corpora.labelled_file(path, "nilai", "mad", ["no", "baik"], "kalimat", "nilai", "nr")
-    assert found.to_dict() == {
-        "task": ["nilai", "nilai"],
-        "language": ["mad", "mad"],
-        "example": ["5", "6"],
-        "text": ["Begus", "nan"],
-        "label": ["baik", "no"],
-    }
-    with pytest.raises(CorpusError, match=r"own.csv, line 2: found the label 'baik'; allowed: no, yes"):
-        corpora.labelled_file(path, "nilai", "mad", ["no", "yes"], "kalimat", "nilai")
-
-
 def test_pairs_of_test_data_are_dropped(tmp_path):
     own = corpora.parallel_file(
         write(tmp_path, "own.csv", "nr,ind,mad\na,Satu,Settong\nb,Dua,Dhuwa'\nc,Tiga,Tello'\nd,Empat,Empa'\n"),
         {"ind": "ind", "mad": "mad"},
         "nr",
     )
-    tests = corpora.labelled_file(
-        write(tmp_path, "test.csv", "nr,text,label\nb,else,x\nq,TELLO’!,x\nr,Lema',x\n"),
-        "t",
-        "mad",
-        ["x"],
-        id_column="nr",
-    )
+    path = write(tmp_path, "test.csv", "nr,text,label\nb,else,x\nq,TELLO’!,x\nr,Lema',x\n")
+    tests = labelled(path, id="nr")
     others = corpora.parallel_file(write(tmp_path, "held.csv", "ind\nempat \n"), {"ind": "ind"})
     kept, dropped = corpora.drop_overlap(own, [tests, others])
     assert (kept["sentence_id"][:], dropped) == (["a"], 3)
@@ -252,7 +192,7 @@ def test_pairs_of_test_data_are_dropped(tmp_path):
     assert corpora.drop_overlap(spelt, unseen)[1] == 3
     # what is only a place in a file is not the same sentence in another file
     numbered = corpora.parallel_file(tmp_path / "own.csv", {"ind": "ind"})
-    unlike = corpora.labelled_file(write(tmp_path, "x.csv", "text,label\nLema',x\n"), "t", "mad", ["x"])
+    unlike = labelled(write(tmp_path, "x.csv", "text,label\nLema',x\n"))
     assert numbered["sentence_id"][0] == unlike["example"][0]
     assert corpora.drop_overlap(numbered, unlike)[1] == 0
 
@@ -283,48 +223,20 @@ def test_past_instructions(tmp_path):
 
 # The release, where it is: the folder of IA_DATA, else ../shared/data.
 
-STATISTICS = Path(__file__).parents[1] / "params/published/instructalign_dataset_statistics.csv"
-
-
-def test_sizes_and_labels_are_those_of_the_paper(real_data, tmp_path):
-    published = pd.read_csv(STATISTICS, dtype=str, keep_default_na=False)
-    where = {"offline": True, "cache": tmp_path}
-    checked, absent = dict.fromkeys(published["dataset"], 0), []
-    for row in published.to_dict("records"):
-        corpus, task, code = row["dataset"], row["task"], row["language"]
-        for split in ("train", "valid", "test"):
-            try:
-                found = corpora.labelled(real_data, task, [code], split, corpus, **where)
-            except downloads.SourceError:
-                absent.append(f"{corpus} {task} {code} {split}")
-                continue
-            labels = set(corpora.labels(corpus, task))
-            if (task, code) == ("topic", "mui"):
-                labels -= {"slice of life"}
-            assert set(found["label"]) == labels, f"{corpus} {task} {code} {split}"
-            if row[split]:
-                assert len(found) == int(row[split]), f"{corpus} {task} {code} {split}"
-                checked[corpus] += 1
-    print(f"not in {real_data}: {', '.join(absent)}")
-    assert checked["nusax"] == 36
-    if not (real_data / "nusawrites").is_dir():
-        pytest.skip(f"there is no NusaWrites text in {real_data} (set IA_DATA); NusaX was checked")
-    assert checked["nusatranslation"] >= 30
-    assert checked["nusaparagraph"] >= 37
-
 
 def test_real_nusax_text_is_parallel(real_data):
-    assert len(corpora.parallel(real_data / "nusax", languages.NUSAX)) == 500
-    found = corpora.parallel(real_data, languages.NUSAX, "test", "nusax")
-    tests = corpora.labelled(real_data, "sentiment", list(languages.NUSAX), "test", "nusax")
+    find = finder(real_data, offline=True)
+    assert len(corpora.parallel(find, languages.NUSAX, "train", "nusax")) == 500
+    found = corpora.parallel(find, languages.NUSAX, "test", "nusax")
+    tests = [tasks.load("nusax/sentiment").read(find, languages.NUSAX, "test")]
     assert corpora.drop_overlap(found, tests)[1] == len(found) == 400
 
 
 def test_real_translations_beside_real_sentiment_tests(real_data):
     if not (real_data / "nusawrites").is_dir():
         pytest.skip(f"there is no NusaWrites text in {real_data} (set IA_DATA)")
-    pairs = corpora.parallel(real_data, ["ind", "mad"], "train", "nusatranslation")
-    tests = corpora.labelled(real_data, "sentiment", ["mad"], "test", "nusatranslation")
+    pairs = corpora.parallel(finder(real_data), ["ind", "mad"], "train", "nusatranslation")
+    tests = tasks.load("nusatranslation/sentiment").read(finder(real_data), ["mad"], "test")
     kept, dropped = corpora.drop_overlap(pairs, tests)
     assert (len(pairs), dropped) == (6600, 841)
     assert set(kept["sentence_id"]).isdisjoint(tests["example"])

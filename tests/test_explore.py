@@ -42,7 +42,7 @@ def test_an_instruction_follows_its_controls(run, parallel, tokenizer):
         assert "tokens</p>" in shown(panel)
     by["objective"].value, by["from"].value, by["to"].value = "mt", "eng", "eng"
     assert "two languages" in shown(panel)
-    hidden = explore.instructions(run.model_copy(update={"share_text": False}), parallel, tokenizer)
+    hidden = explore.instructions(run.changed(share_text=False), parallel, tokenizer)
     assert parallel["sun"][0] not in shown(hidden)
     assert "words)" in shown(hidden)
 
@@ -62,17 +62,16 @@ def test_a_text_of_ones_own_is_scored_and_translated(run, model, tokenizer, enco
 
 
 def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
-    from test_zero_shot import some_texts
+    from test_choice import TASKS, some_texts
 
     from ia_lib.evaluation import choice
 
     encoded, _ = encode(tokenizer, ["a b", "c d"] * 4, ["x", "y"] * 4, max_length=20)
-    order = [("old" if i % 2 else "new", i) for i in range(8)]
-    panel = explore.batches(run, encoded, order, tokenizer)
+    rows = [{**row, "role": "old" if i % 2 else "new"} for i, row in enumerate(encoded)]
+    panel = explore.batches(run, rows, tokenizer)
     assert shown(panel).count("<tr class='new'>") == shown(panel).count("<tr class='old'>") == 2
     texts = some_texts()
-    labels = {"nusax/sentiment": ["negative", "neutral", "positive"], "emotion": ["joy", "anger"]}
-    table = choice.score(model, tokenizer, texts, labels)
+    table = choice.score(model, tokenizer, texts, TASKS)
     other = table.assign(label_logprob=-table["label_logprob"])
     panel = explore.predictions(run, {"tlm": table, "base": other}, texts.to_pandas())
     assert "they differ in 6 of 6 texts" in shown(panel)

@@ -6,13 +6,12 @@ import pytest
 from sacrebleu.metrics import CHRF
 from sklearn import metrics as reference
 
-from ia_lib.data.corpora import LABELS
 from ia_lib.data.files import own_csv
-from ia_lib.evaluation import measures, resampling
+from ia_lib.evaluation import measures, resampling, tasks
 from ia_lib.evaluation.rules import rule_scores, rules
 
 pytestmark = pytest.mark.quick
-NAMES = LABELS["sentiment"]
+NAMES = tasks.load("nusax/sentiment").labels
 GROUPS = {"L1": ["eng"], "L2": ["sun", "jav"], "L3": []}
 
 

@@ -4,13 +4,14 @@ import pandas as pd
 import pytest
 
 from ia_lib.workflow.graph import Table
+from ia_lib.workflow.scheduler import execute
 
 
 @pytest.fixture(scope="module")
 def averages(tmp_path_factory) -> pd.DataFrame:
     """The group averages of results.csv by run and group."""
     folder = tmp_path_factory.mktemp("mini")
-    assert Table("params/mini.yaml", folder).execute() == []
+    assert execute(Table("params/mini.yaml", folder)) == []
     results = pd.read_csv(folder / "mini" / "report" / "results.csv")
     return results[(results["language"] == "all") & (results["prompt"] == "all")].set_index(["run", "group"])
 

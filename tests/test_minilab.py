@@ -2,14 +2,13 @@ import collections
 import itertools
 
 import pytest
-import torch
 
 from ia_lib.data import corpora, minilab
-from ia_lib.instructions.mixture import mixture
-from ia_lib.models.new import new_model, train_tokenizer
-from ia_lib.workflow.settings import Mixture, New
+from ia_lib.evaluation import tasks
+from ia_lib.instructions import mixture
 
 pytestmark = pytest.mark.quick
+TASK = tasks.load("minilab/sentiment")
 POLAR = ("good", "bad", "glad", "sad", "boon", "bane", "praise", "blame")
 
 
@@ -29,7 +28,7 @@ def test_the_grammar_is_as_large_as_it_says():
 def test_labels_are_balanced_and_not_given_away_by_the_template():
     sentences = list(itertools.islice(minilab.sentences(1), 3000))
     counts = collections.Counter(sentence["label"] for sentence in sentences)
-    assert min(counts[label] for label in corpora.LABELS["sentiment"]) > 420
+    assert min(counts[label] for label in TASK.labels) > 420
     assert counts[None] > 1300
     assert len({sentence["ind"] for sentence in sentences}) == 3000
 
@@ -58,36 +57,33 @@ def test_files_are_disjoint_and_the_same_each_time(lab, tmp_path):
     files = sorted(path.relative_to(lab) for path in lab.rglob("*.csv"))
     assert files == sorted(path.relative_to(again) for path in again.rglob("*.csv"))
     assert all((lab / path).read_bytes() == (again / path).read_bytes() for path in files)
+
+    def find(source, file):
+        return lab / file
+
     for code in ("eng", "ind", "sun", "jav", "bbc"):
         known = code in minilab.KNOWN
-        parts = [set(corpora.parallel(lab, [code], split)[code]) for split in ("base", "train")[not known :]]
-        parts += [set(corpora.labelled(lab, "sentiment", [code], split)["text"]) for split in ("valid", "test")]
+        parts = [set(corpora.parallel(find, [code], split)[code]) for split in ("base", "train")[not known :]]
+        parts += [set(TASK.read(find, [code], split)["text"]) for split in ("valid", "test")]
         for one, other in itertools.combinations(parts, 2):
             assert not one & other
         assert [len(part) for part in parts] == [300, 120, 12, 30][not known :]
 
 
 def test_the_past_is_a_mixture_in_the_known_languages(lab):
-    settings = Mixture(sentiment=25, mt=45, xss=15, mlm=15, rows=4000)
-    past = mixture(lab, ["eng", "ind"], settings, 1)
+    codes, asked = ["eng", "ind"], []
+    wanted = {"sentiment": 25, "mt": 45, "xss": 15, "mlm": 15}
+    texts = TASK.read(lambda _, file: lab / file, codes, "train")
+
+    def find(source, file):
+        asked.append((source, file))
+        return lab / file
+
+    past = mixture.mixture(find, codes, wanted, 4000, 1, texts=texts, labels=TASK.labels)
+    assert asked == mixture.places(wanted, codes, "base", "minilab") == [("minilab", "mt/base.csv")]
+    assert mixture.places({"sentiment": 1}, codes, "base", "minilab") == []
     shares = collections.Counter(past["objective"])
     for name, share in (("sentiment", 25), ("mt", 45), ("xss", 15), ("mlm", 15)):
         assert shares[name] / 4000 == pytest.approx(share / 100, abs=0.03)
     assert set(past["language"]) == {"eng", "ind"}
-    assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(
-        corpora.LABELS["sentiment"]
-    )
-
-
-def test_tokenizer_and_model_depend_on_their_seed_alone(lab, parallel):
-    texts = parallel["ind"][:] + parallel["jav"][:]
-    first, second = (train_tokenizer(texts, 500) for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
-    assert first.decode(first("Ada “é” 😀?")["input_ids"]) == "Ada “é” 😀?"
-    torch.manual_seed(5)
-    one = new_model(New(hidden=16), 500, 1)
-    torch.manual_seed(6)
-    two, other = new_model(New(hidden=16), 500, 1), new_model(New(hidden=16), 500, 2)
-    assert torch.equal(one.lm_head.weight, two.lm_head.weight)
-    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
-    assert one.lm_head.weight is one.transformer.word_embeddings.weight
+    assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(TASK.labels)

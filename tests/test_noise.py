@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from ia_lib.instructions import noise
-from ia_lib.randomness import generator, shuffled
+from ia_lib.randomness import generator
 
 pytestmark = pytest.mark.quick
 TEXT = 'Nikmati cicilan 0% (hingga 12 bulan), "untuk" tike\' pesawat air asia!'
@@ -103,11 +103,9 @@ def test_the_same_key_gives_the_same_noise_on_every_machine():
     # pinned: these must never change, or old data could not be made again
     assert noise.add_noise(TEXT, generator(7, 0, 1)) == PINNED[0]
     assert noise.add_noise(TEXT, generator(7, 1, 1)) == PINNED[1]
-    assert shuffled(generator("x"), 6) == PINNED[2]
 
 
 PINNED = [
     ('___ cicilan 0% (hingga ___ bulan), "untuk" ___ pesawat ___ asia!', "infilling"),
     ('Nikmati cicilan 0% (hingga bulan), "untuk" tike\' pesawat asia!', "deletion"),
-    [4, 5, 2, 1, 0, 3],
 ]

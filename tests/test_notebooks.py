@@ -10,7 +10,7 @@ import papermill
 import pytest
 from packaging.requirements import Requirement
 
-from ia_lib.workflow.graph import root
+from ia_lib.paths import root
 
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 

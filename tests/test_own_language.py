@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from ia_lib.data import corpora, files
-from ia_lib.workflow import console, inputs, tables
+from ia_lib.workflow import plan, tables
 from ia_lib.workflow.graph import Table
+from ia_lib.workflow.scheduler import execute
 
 OWN = """
 defaults:
@@ -53,15 +54,15 @@ def test_a_language_of_ones_own_from_files_to_report(data, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(OWN % {"data": data})
     table = Table(path, tmp_path / "outputs")
-    assert table.execute() == []
+    assert execute(table) == []
     made = table.folder / "taught" / "data"
     report = json.loads((made / "report.json").read_text())
     assert report["pairs_dropped_because_in_tests"] >= 3
     assert report["pairs_still_in_tests"] == 0
-    instructions = pd.read_parquet(made / "instructions.parquet")
+    instructions = pd.read_parquet(made / "examples.parquet").query("role == 'new'")
     assert instructions["prompt"].str.contains("Madurese").any()
     tested = set(pd.read_csv(data / "test.csv")["id"].astype(str))
-    assert not set(instructions["sentence_id"]) & tested
+    assert not set(instructions["source_id"]) & tested
     results = pd.read_csv(table.folder / "report" / "results.csv")
     assert set(results["run"]) == {"base", "taught"}
     assert results[results["run"] == "taught"]["difference"].notna().any()
@@ -95,15 +96,16 @@ def test_without_labels_held_out_sentences_are_measured_and_texts_stay_unseen(tm
     path = tmp_path / "held.yaml"
     path.write_text(HELD_OUT)
     table = Table(path, tmp_path / "outputs")
-    assert table.execute() == []
+    assert execute(table) == []
     report = table.folder / "report"
-    found = files.own_csv(report / "heldout.csv")
+    found = files.own_csv(report / "results.csv")
+    found = found[(found["kind"] == "translate") & (found["language"] != "all")]
     assert set(found["run"]) == {"base", "taught"}
-    assert set(found["target"]) == {"no", "nan"}
+    assert set(found["language"]) == {"no", "nan"}
     assert set(found["metric"]) == {"chrF", "similarity", "answer loss"}
     page = (report / "index.html").read_text()
     assert "Held-out sentences" in page
-    console.print_results(table)
+    plan.print_results(table)
     shown = [page, *(nb.read_text() for nb in table.folder.rglob("*.ipynb"))]
     for sentence in [*parallel["ind"][:40], *parallel["jav"][:40]]:
         assert not any(sentence in text for text in shown)
@@ -112,18 +114,18 @@ def test_without_labels_held_out_sentences_are_measured_and_texts_stay_unseen(tm
 def test_texts_that_are_not_to_be_shared_are_not_shown(data, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(OWN.replace("defaults:", "defaults:\n  share_text: false") % {"data": data})
-    run = tables.load(path)[1]
-    found = inputs.parallel(run, tmp_path)
-    shown = inputs.shown(run, found.to_pandas())
+    stage = Table(path, tmp_path / "out").stage("taught", "data")
+    run, found = stage.run, stage.inputs.parallel()
+    shown = run.shown(found.to_pandas())
     assert shown["xmd"].str.fullmatch(r"\(\d+ words\)").all()
-    assert not inputs.shown(run.model_copy(update={"share_text": True}), found.to_pandas()).equals(shown)
+    assert not run.changed(share_text=True).shown(found.to_pandas()).equals(shown)
 
 
 def test_what_is_wrong_with_own_files_is_said(data, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(OWN.replace("Madura}", "Madurese}") % {"data": data})
     with pytest.raises(corpora.CorpusError, match=r"train\.tsv.*'Madurese'"):
-        inputs.parallel(tables.load(path)[1], tmp_path)
+        Table(path, tmp_path / "out").stage("taught", "data").inputs.parallel()
     path.write_text(OWN.replace("train.tsv", "nothing.tsv") % {"data": data})
     with pytest.raises(tables.SettingsError, match=r"nothing\.tsv: there is no such file"):
         Table(path, tmp_path / "outputs").stages()
@@ -139,13 +141,11 @@ def test_norwegian_and_min_nan_stay_text(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(
         "runs:\n  - {name: one, corpus: own, parallel: {file: x.csv}, languages: {nan: Hokkien}, known: [no],"
-        " taught: [nan], unseen: [], model: {name: m}}\n"
+        " taught: [nan], unseen: [], model: {name: m}, objective: mt}\n"
     )
     run = tables.load(path)[0]
     assert (run.known, run.taught, run.pivots) == (["no"], ["nan"], ["no"])
     (tmp_path / "x.csv").write_text("no,nan\nno,nan\nNA,null\n")
-    found = inputs.parallel(
-        run.model_copy(update={"parallel": run.parallel.model_copy(update={"file": str(tmp_path / "x.csv")})}), tmp_path
-    )
+    found = Table(path, tmp_path / "out").stage("one", "data").inputs.parallel()
     assert found["no"][:] == ["no", "NA"]
     assert found["nan"][:] == ["nan", "null"]

@@ -10,7 +10,7 @@ from scipy import stats
 from urllib3.util import Retry
 
 from ia_lib.data import pools
-from ia_lib.data.corpora import CorpusError
+from ia_lib.data.files import CorpusError
 from ia_lib.instructions import replay
 from ia_lib.randomness import generator
 

@@ -5,8 +5,7 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from ia_lib.instructions import replay
-from ia_lib.training.streams import exposure, interleave, steps_for
+from ia_lib.instructions import COLUMNS, replay
 
 pytestmark = pytest.mark.quick
 
@@ -32,6 +31,27 @@ def test_drawn_rows_carry_where_they_come_from():
     everything = replay.draw(pool, "all", 1, validation_rows=4)
     assert collections.Counter(everything["split"]) == {"train": 16, "validation": 4}
     assert len(set(everything["pool_row"])) == 20
+
+
+def test_drawn_rows_become_a_stream_of_old_rows():
+    pool = Dataset.from_dict({"prompt": [f"p{i}" for i in range(20)], "answer": ["a"] * 20})
+    drawn = replay.draw(pool, "all", 1, validation_rows=4)
+    found = replay.examples(drawn)
+    assert list(found) == [*COLUMNS, "pool_row"]
+    for name in ("prompt", "answer", "split", "pool_row"):
+        assert found[name].tolist() == drawn[name][:]
+    assert found["position"].tolist() == list(range(20))
+    assert found[["stream", "role", "kind", "language", "source_id", "epoch"]].drop_duplicates().values.tolist() == [
+        ["replay", "old", "", "", "", 0]
+    ]
+    kinds = ["mt", "xss"] * 10
+    for name in ("objective", "kind"):
+        named = pool.add_column(name, kinds).add_column("language", ["eng", "ind"] * 10)
+        found = replay.examples(replay.draw(named, 5, 1), "mixture", "new")
+        assert found["kind"].tolist() == [kinds[i] for i in found["pool_row"]]
+        assert found[["stream", "role"]].drop_duplicates().values.tolist() == [["mixture", "new"]]
+        assert set(zip(found["kind"], found["language"], strict=True)) <= {("mt", "eng"), ("xss", "ind")}
+    assert list(replay.examples(replay.draw(pool, 0, 1))) == [*COLUMNS, "pool_row"]
 
 
 def test_a_reservoir_is_uniform_over_the_whole_stream():
@@ -104,66 +124,3 @@ def test_wrong_strata_and_samplings_are_refused():
 def test_a_blank_between_prompt_and_answer_only_where_there_is_none():
     pool = Dataset.from_dict({"prompt": ["a?", "b: ", "c\n", "d"], "answer": ["x", "y", "z", " w"]})
     assert list(replay.spaced(pool)["prompt"]) == ["a? ", "b: ", "c\n", "d"]
-
-
-def test_steps_hold_the_exposure_to_new_data_for_every_amount_of_replay():
-    for old in (0, 100, 100_000):
-        steps = steps_for(2.5, new_rows=1000, new_per_step=16)
-        facts = exposure(steps, 1000, old, 16, 16 if old else 0)
-        assert facts == {"epochs_of_new_data": 2.51, "repetitions_per_old_row": round(157 * 16 / old, 2) if old else 0}
-    # without replay and with the whole batch for new rows
-    steps = steps_for(2.5, 1000, 32)
-    assert exposure(steps, 1000, 0, 32, 0)["epochs_of_new_data"] == pytest.approx(2.5, abs=32 / 1000)
-    assert steps_for(0.1, 30, 1) == 3
-    with pytest.raises(ValueError, match="new_epochs: found 0 of 10 new rows"):
-        steps_for(0, 10, 4)
-
-
-@pytest.mark.parametrize("r", [0, 100, 1000, 10_000, "all"])
-def test_batches_alternate_for_every_amount_of_replay(r):
-    pool = strata(eng=12_345)
-    old = len(replay.draw(pool, r, 1))
-    rows = interleave(new=4800, old=old, steps=300, new_per_step=16, old_per_step=16 if r else 0, seed=1)
-    kinds = ["old", "new"] if r else ["new"]
-    assert [kind for kind, _ in rows] == kinds * 4800
-    assert [i for kind, i in rows if kind == "new"] == list(range(4800))
-    read = collections.Counter(i for kind, i in rows if kind == "old")
-    assert len(read) == min(old, 4800)
-    assert max(read.values(), default=0) - min(read.values(), default=0) <= (4800 % old > 0 if 0 < old < 4800 else 0)
-
-
-def test_every_batch_strictly_alternates_old_and_new():
-    rows = interleave(new=40, old=7, steps=10, new_per_step=4, old_per_step=4, seed=1)
-    for step in range(10):
-        batch = rows[step * 8 : step * 8 + 8]
-        assert [kind for kind, _ in batch] == ["old", "new"] * 4
-        assert [i for kind, i in batch if kind == "new"] == list(range(step * 4, step * 4 + 4))
-    # every old row is read as often as any other, up to one
-    counts = collections.Counter(i for kind, i in rows if kind == "old")
-    assert set(counts.values()) == {5, 6}
-
-
-def test_one_kind_alone():
-    assert {kind for kind, _ in interleave(20, 0, 5, 4, 0, 1)} == {"new"}
-    assert {kind for kind, _ in interleave(0, 9, 5, 0, 4, 1)} == {"old"}
-
-
-def test_sorting_by_length_keeps_the_rows_and_the_alternation():
-    lengths = {"new": [i * 7 % 30 for i in range(40)], "old": [i * 5 % 13 for i in range(12)]}
-    plain = interleave(40, 12, 10, 4, 4, 1)
-    rows = interleave(40, 12, 10, 4, 4, 1, lengths, window=5)
-    assert collections.Counter(rows) == collections.Counter(plain)
-    assert [kind for kind, _ in rows] == ["old", "new"] * 40
-    # within a window the batches do not overlap in length
-    first = [rows[s * 8 : s * 8 + 8] for s in range(5)]
-    spans = sorted([sorted(lengths["new"][i] for kind, i in batch if kind == "new") for batch in first])
-    assert all(a[-1] <= b[0] for a, b in itertools.pairwise(spans))
-
-
-def test_unequal_kinds_and_wrong_counts_are_refused():
-    with pytest.raises(ValueError, match="alternates"):
-        interleave(8, 5, 2, 4, 3, 1)
-    with pytest.raises(ValueError, match="none to replay"):
-        interleave(8, 0, 2, 4, 4, 1)
-    with pytest.raises(ValueError, match="do not make"):
-        interleave(9, 5, 2, 4, 4, 1)

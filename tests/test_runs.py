@@ -11,8 +11,11 @@ import time
 import pandas as pd
 import pytest
 
-from ia_lib.workflow import console, stages
-from ia_lib.workflow.graph import Table, main, root
+from ia_lib.paths import root
+from ia_lib.workflow import progress, stages
+from ia_lib.workflow.command_line import main
+from ia_lib.workflow.graph import Table
+from ia_lib.workflow.scheduler import execute
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import REDO
 
@@ -45,9 +48,9 @@ def test_a_finished_table_has_all_artefacts(finished):
         assert stage.notebook().is_file()
         assert not stage.part.exists()
     tlm = finished.folder / "tlm"
-    instructions = pd.read_parquet(tlm / "data" / "instructions.parquet")
-    assert list(instructions["split"].value_counts()) == [12, 6]
-    assert len(pd.read_parquet(tlm / "data" / "replay.parquet")) == 40
+    examples = pd.read_parquet(tlm / "data" / "examples.parquet")
+    assert list(examples.loc[examples["role"] == "new", "split"].value_counts()) == [12, 6]
+    assert list(examples.loc[examples["role"] == "old", "split"].value_counts()) == [40]
     assert (tlm / "tune" / "model" / "model.safetensors").is_file()
     assert (tlm / "tune" / "model" / "README.md").is_file()
     assert len(pd.read_parquet(tlm / "evaluate" / "scores.parquet")) == 12 * 5 * 3 * 3
@@ -56,15 +59,15 @@ def test_a_finished_table_has_all_artefacts(finished):
 
 
 def test_replay_rows_are_those_the_base_was_trained_on(finished):
-    replayed = pd.read_parquet(finished.folder / "tlm" / "data" / "replay.parquet")
-    base = pd.read_parquet(finished.folder / "base" / "data" / "replay.parquet")
+    replayed = pd.read_parquet(finished.folder / "tlm" / "data" / "examples.parquet").query("role == 'old'")
+    base = pd.read_parquet(finished.folder / "base" / "data" / "examples.parquet")
     trained = base[base["split"] == "train"].reset_index(drop=True)
     assert (trained.loc[replayed["pool_row"], "prompt"].to_numpy() == replayed["prompt"].to_numpy()).all()
 
 
 def test_a_second_run_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
-    assert Table(finished.path, finished.outputs).execute() == []
+    assert execute(Table(finished.path, finished.outputs)) == []
     assert before == {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
 
 
@@ -132,7 +135,7 @@ def test_without_the_module_resource_peak_memory_is_unknown(monkeypatch):
 def test_code_that_changed_is_reported_and_counts_only_on_request(finished, tmp_path, monkeypatch):
     shutil.copytree(finished.outputs, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "tlm" / "evaluate" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "code": "of yesterday"}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "code": {"ia_lib/paths.py": "of yesterday"}}))
     table = Table(finished.path, tmp_path / "outputs")
     assert [str(stage) for stage in table.stages() if stage.code_changed] == ["tlm: evaluate"]
     assert set(statuses(table).values()) == {"finished"}
@@ -188,7 +191,7 @@ def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finis
     assert tune.status == "interrupted"
     checkpoints = {path.name for path in tune.part.glob("checkpoints/*")}
     assert checkpoints
-    assert table.execute() == []
+    assert execute(table) == []
     assert tune.status == "finished"
     steps = [json.loads(line)["step"] for line in (tune.folder / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -266,7 +269,8 @@ def test_show(finished):
 @pytest.mark.quick
 def test_a_stage_is_worked_on_by_one_process_alone(table, tmp_path):
     first = Table(table, tmp_path).stage("base", "data").open()
-    code = f"from ia_lib.workflow.graph import Table\nTable({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
+    code = "from ia_lib.workflow.graph import Table\n"
+    code += f"Table({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
     assert "another process is at work on base: data" in answer.stderr
     assert first.part.is_dir()
@@ -281,9 +285,10 @@ def test_a_key_knows_the_model_that_the_chain_began_with(table, tmp_path):
         table.write_text(text + rows + "  - {name: tlm, objective: tlm, replay: 0, past: null}\n")
         made = Table(table, tmp_path)
         keys |= {made.stage(run, stage).key for run, stage in (("base", "evaluate"), ("tlm", "data"), ("tlm", "tune"))}
-        assert made.tokenizer(made.run("tlm")) == made.model(made.run("tlm")) == made.tuned_model(made.run("base"))
+        first, then = (made.stage(run, "evaluate").inputs for run in ("base", "tlm"))
+        assert then.tokenizer == then.model == first.tuned_model
     assert len(keys) == 9
-    assert made.model(made.run("tlm")) == ("a/b", "x")
+    assert then.model == ("a/b", "x")
 
 
 @pytest.mark.quick
@@ -292,7 +297,7 @@ def test_a_checkpoint_is_not_continued_with_other_data(table, tmp_path):
     for digest in ("one", "two"):
         data, tune = made.stage("base", "data"), made.stage("base", "tune")
         data.folder.mkdir(parents=True, exist_ok=True)
-        record = {"key": data.key, "inputs": {}, "digest": digest, "code": ""}
+        record = {"key": data.key, "inputs": {}, "digest": digest, "code": {}}
         (data.folder / "manifest.json").write_text(json.dumps(record))
         tune.open()
         assert not list(tune.part.glob("checkpoints"))
@@ -339,8 +344,8 @@ def test_the_snakefile_lints_as_a_graph(table, tmp_path):
 
 @pytest.mark.quick
 def test_times_read_like_times():
-    assert console._minutes(20) == "20 s"
-    assert console._minutes(90) == "2 min"
+    assert progress._minutes(20) == "20 s"
+    assert progress._minutes(90) == "2 min"
 
 
 @pytest.mark.quick
@@ -350,7 +355,7 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
     assert main(["run", str(table), "--outputs", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "run 'tlm'" in said
-    assert "mt, template 0: found the slot [WHAT]" in said
+    assert "bad.yaml, line 1, field 'mt.0': found '[WHAT]'; allowed: the slots" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -384,8 +389,12 @@ def test_what_cannot_be_is_refused_before_any_work(table, tmp_path, capsys, row,
 def test_a_past_that_a_run_cannot_have_is_refused(table, tmp_path):
     text = table.read_text()
     for old, new, said in (
-        ("replay: all", "replay: 195", "'replay': found 195; allowed: what the past data has: 200 rows, 6 of them for"),
-        ("rows: 200", "rows: 6", "'replay': found 'all'; allowed: what the past data has: 6 rows, 6 of them for"),
+        (
+            "recipe: instructions",
+            "recipe: instructions\n    rows: 195",
+            "'rows': found 195; allowed: what the past data has: 200 rows, 6 of them for",
+        ),
+        ("rows: 200", "rows: 6", "'rows': found 'all'; allowed: what the past data has: 6 rows, 6 of them for"),
         ("rows: 200", "rows: 200, split: nosuch", "'past.mixture.split': found 'nosuch'; allowed: a split of"),
     ):
         table.write_text(text.replace(old, new))

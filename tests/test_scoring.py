@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ia_lib.evaluation.scoring import RULES, ScoringError, label_logprobs
+from ia_lib.evaluation.rules import RULES
+from ia_lib.evaluation.scoring import ScoringError, label_logprobs
 
 pytestmark = pytest.mark.quick
 WORDS = ["makanan", "hotel", "sangat", "bagus", "tidak", "the", "food", "was", "not", "good", "___", "12", "%", "“é”"]

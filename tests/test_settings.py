@@ -2,9 +2,10 @@ import re
 
 import pytest
 
-from ia_lib.workflow import fidelity, tables
-from ia_lib.workflow.graph import root
-from ia_lib.workflow.settings import PARTS, Settings
+from ia_lib import recipes
+from ia_lib.paths import root
+from ia_lib.recipes import fields, instructalign
+from ia_lib.workflow import settings, tables
 
 pytestmark = pytest.mark.quick
 
@@ -36,8 +37,8 @@ def refusal(tmp_path, text) -> str:
 
 def test_a_good_table(tmp_path):
     one, two = load(tmp_path, GOOD)
-    assert (one.name, one.objective, one.replay) == ("one", "tlm", 0)
-    assert (two.name, two.objective, two.replay) == ("two", "mt+xss", 10)
+    assert (one.name, one.data.objective, one.data.replay) == ("one", "tlm", 0)
+    assert (two.name, two.data.objective, two.data.replay) == ("two", "mt+xss", 10)
 
 
 @pytest.mark.parametrize("path", sorted((root() / "params").glob("*.yaml")), ids=lambda path: path.name)
@@ -134,7 +135,7 @@ def test_a_missing_table(tmp_path):
 
 
 def test_changes_are_checked_too(tmp_path):
-    assert load(tmp_path, GOOD, row="two", changes={"replay": 5})[1].replay == 5
+    assert load(tmp_path, GOOD, row="two", changes={"replay": 5})[1].data.replay == 5
     with pytest.raises(tables.SettingsError, match=r"changes, run 'two', field 'replay': found 'x'"):
         load(tmp_path, GOOD, row="two", changes={"replay": "x"})
     for changes in ({"name": "x"}, "replay=5"):
@@ -148,18 +149,19 @@ def test_a_reading_sets_what_the_row_does_not_say(tmp_path):
         path.write_text(f"runs:\n  - {{name: one, model: {{name: m}}{text}}}\n")
         return tables.load(path)[0]
 
-    assert one(", fidelity: released").xss_negatives == "corrupted"
-    assert one(", fidelity: released, xss_negatives: hard").xss_negatives == "hard"
-    assert one("").xss_negatives == "mixed"
-    for number, name in enumerate(fidelity.FIDELITY):
+    assert one(", fidelity: released").data.xss_negatives == "corrupted"
+    assert one(", fidelity: released, xss_negatives: hard").data.xss_negatives == "hard"
+    assert one("").data.xss_negatives == "mixed"
+    for number, name in enumerate(recipes.FIDELITY):
         run = one(f", fidelity: {name}")
-        for field, reading in fidelity.READINGS.items():
-            assert getattr(run, field) == reading[number], field
+        for field, reading in instructalign.READINGS.items():
+            block = settings.blocks(type(run)).get(field)
+            assert getattr(getattr(run, block) if block else run, field) == reading[number], field
 
 
 def test_every_reading_is_explained():
     text = (root() / "docs" / "fidelity.md").read_text()
-    for field, reading in fidelity.READINGS.items():
+    for field, reading in instructalign.READINGS.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{field}` |"))
         said = [cell.strip() for cell in line.split("|")[2:5]]
         shown = [{True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else v for v in reading]
@@ -168,13 +170,23 @@ def test_every_reading_is_explained():
 
 def test_every_field_stands_in_the_docs():
     text = (root() / "docs" / "settings.md").read_text()
-    for part in (Settings, *PARTS.values()):
-        for field in part.model_fields:
-            assert re.search(rf"`{field}[`:]", text) or field in ("row", "home", "place"), field
+    parts = [part for part in vars(fields).values() if isinstance(part, type) and issubclass(part, fields.Part)]
+    kinds = [settings.kind(name) for name in recipes.names()]
+    for field in [
+        *(f for kind in kinds for f in settings.row(kind).model_fields),
+        *(f for p in parts for f in p.model_fields),
+    ]:
+        assert re.search(rf"`{field}[`:]", text), field
+    defaults = {
+        name: part.model_fields[name].default
+        for kind in kinds
+        for part in (kind, *(kind.model_fields[block].annotation for block in settings.BLOCKS))
+        for name in part.model_fields
+    }
     lines = dict(line[2:].split(" | ")[:2] for line in text.splitlines() if line.startswith("| `") and " †" not in line)
     for field, default in lines.items():
         for name, said in zip(re.findall(r"`(\w+)`", field), default.replace(",", " ").split(), strict=False):
-            plain = Settings.model_fields[name].default
+            plain = defaults[name]
             if type(plain) in (int, float) and plain < 1000:
                 assert float(said) == plain, field
 
@@ -187,3 +199,21 @@ def test_the_papers_table_has_every_published_model():
     for model, objective, replay in {(r[3], r[4], r[5]) for r in rows}:
         named = model if objective == "none" else f"{model} {objective} r={replay}"
         assert f"Tables 2, 16-19: {named}" in cells
+
+
+def test_every_field_has_a_name_of_its_own():
+    for name in recipes.names():
+        found = list(settings.row(settings.kind(name)).model_fields)
+        assert len(found) == len(set(found))
+
+
+def test_fields_that_only_other_recipes_have_may_stand_in_defaults(tmp_path):
+    text = GOOD.replace("  past: {file: past.jsonl}", "  past: {file: past.jsonl}\n  replay: 7")
+    runs = load(tmp_path, text + "  - {name: plain, recipe: instructions, per_step: 4}\n")
+    assert [run.data.replay for run in runs[:2]] == [7, 10]
+    assert (runs[2].data.per_step, hasattr(runs[2].data, "replay")) == (4, False)
+    message = refusal(tmp_path, text + "  - {name: plain, recipe: instructions, replay: 3}\n")
+    assert "run 'plain', field 'replay': found an unknown field" in message
+    assert "field 'recipe': found 'instruct'; allowed: instructalign, instructions" in refusal(
+        tmp_path, GOOD + "  - {name: plain, recipe: instruct}\n"
+    )

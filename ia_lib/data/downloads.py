@@ -1,9 +1,9 @@
 """Remote files, pinned: found in the data folder, else in the cache, else downloaded once, verified and recorded.
 
-`sources.yaml` beside this module lists them. The data folder, a mirror and the cache share one layout,
+`downloads.yaml` beside this module lists them. The data folder, a mirror and the cache share one layout,
 `<folder>/<source>/<file>` (`nusawrites/nusa_kalimat-mt-mad-train.csv`). Beside each file of the cache stands
 `<file>.source.json` with its URL, size, sha256, the server's ETag and revision, and the time. A file is checked against
-its checksum in `sources.yaml`, or else against the record of its first download, each time it is asked for.
+its checksum in `downloads.yaml`, or else against the record of its first download, each time it is asked for.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -20,9 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import requests
 from filelock import FileLock
-from huggingface_hub import hf_hub_url
 from ruamel.yaml import YAML
 
 TRIES = 4  # in a row without a new byte
@@ -36,7 +34,7 @@ class SourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """An entry of `sources.yaml`; the fields are explained there."""
+    """An entry of `downloads.yaml`; the fields are explained there."""
 
     name: str
     title: str
@@ -76,23 +74,27 @@ def location(name: str, file: str, mirror: str | Path | None = None) -> str | Pa
     if mirror:
         return Path(mirror).expanduser() / name / file
     if source.hub:
+        from huggingface_hub import hf_hub_url
+
         return hf_hub_url(source.hub, file, repo_type="dataset", revision=source.revision)
     return source.url.format(revision=source.revision, file=quote(file))
 
 
-def find(
-    name: str,
-    file: str,
+def finder(
     data: str | Path | None = None,
     *,
     mirror: str | Path | None = None,
     offline: bool = False,
     cache: str | Path | None = None,
-) -> Path:
-    """A file of a source: the one in the folder `data`, if it is there, else `fetch`."""
-    if data is not None and (Path(data) / name / file).is_file():
-        return Path(data) / name / file
-    return fetch(name, file, mirror=mirror, offline=offline, cache=cache)
+) -> Callable[[str, str], Path]:
+    """What finds a file of a source, as readers take it: in the folder `data`, if it is there, else by `fetch`."""
+
+    def find(source: str, file: str) -> Path:
+        if data is not None and (Path(data) / source / file).is_file():
+            return Path(data) / source / file
+        return fetch(source, file, mirror=mirror, offline=offline, cache=cache)
+
+    return find
 
 
 def fetch(
@@ -196,6 +198,8 @@ def _download(url: str, part: Path) -> dict[str, Any]:
     Only bytes of the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server
     that has another version by now sends that from its beginning.
     """
+    import requests
+
     version_path = Path(f"{part}.version")
     fruitless, most = 0, 0
     while True:

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
-import pandas as pd
-import pyarrow
-import pyarrow.parquet
 import regex
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".tmx")
@@ -103,6 +100,8 @@ def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
 
 def own_csv(path: Path):
     """A CSV file of the kit's own as a data frame; an empty cell is missing, and `nan` and `no` are language codes."""
+    import pandas as pd
+
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
@@ -242,6 +241,8 @@ def _jsonl(path: Path, columns: list[str]):
 
 
 def _parquet(path: Path, columns: list[str]):
+    import pyarrow.parquet
+
     try:
         names = pyarrow.parquet.read_schema(path).names
         for name in columns:
@@ -254,6 +255,8 @@ def _parquet(path: Path, columns: list[str]):
 
 
 def _xlsx(path: Path, columns: list[str]):
+    import pandas as pd
+
     try:
         frame = pd.read_excel(path, dtype=object, na_filter=False)
     except ImportError:

@@ -36,17 +36,11 @@ NAMES = {
 # What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.
 NUSAX = ("eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn", "bbc", "mad", "nij")
 
-# The other corpora, in the order of the paper's Tables 12, 14 and 15. Indonesian of NusaTranslation is IndoLEM's.
-NUSATRANSLATION = ("ind", "jav", "sun", "min", "abs", "btk", "bew", "bhp", "mad", "mak", "mui", "rej")
-NUSAPARAGRAPH = ("jav", "min", "sun", "bug", "btk", "bew", "mad", "mak", "mui", "rej")
-
-# Corpus -> its languages; FLORES-200 is not here, since it has 200 of them.
+# Corpus of parallel text -> its languages; FLORES-200 is not here, since it has 200 of them.
 CORPORA = {
     "minilab": NUSAX,
     "nusax": NUSAX,
-    "nusatranslation": NUSATRANSLATION,
-    "nusaparagraph": NUSAPARAGRAPH,
-    "indolem": ("ind",),
+    "nusatranslation": ("ind", "jav", "sun", "min", "abs", "btk", "bew", "bhp", "mad", "mak", "mui", "rej"),
 }
 
 # What FLORES-200 calls those of them that it has. A language beyond these is looked for by its code, in Latin script
@@ -80,3 +74,8 @@ def name(code: str) -> str:
     if code not in NAMES:
         raise ValueError(f"unknown language code {code!r}; known: {', '.join(NAMES)}")
     return NAMES[code]
+
+
+def column(code: str) -> str:
+    """What NusaX calls a language in its files: `toba_batak`."""
+    return name(code).lower().replace(" ", "_")

@@ -7,6 +7,8 @@ shows whether the method does what it says in a few minutes on a laptop, and say
 """
 
 import csv
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,7 +20,8 @@ from pathlib import Path
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from ia_lib.data import corpora
+from ia_lib.data import languages
+from ia_lib.data.downloads import checksum
 from ia_lib.randomness import generator, pick, shuffled
 
 KNOWN = ["eng", "ind"]
@@ -64,9 +67,8 @@ def sentences(seed: int) -> Iterator[dict]:
     Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
     """
     rng = generator(seed, "sentences")
-    by_label = {
-        label: [t for t in grammar()["sentiment"] if t["label"] == label] for label in corpora.LABELS["sentiment"]
-    }
+    labels = sorted({t["label"] for t in grammar()["sentiment"]})
+    by_label = {label: [t for t in grammar()["sentiment"] if t["label"] == label] for label in labels}
     seen = set()
     while True:
         judges = rng.random() < 1 / 2
@@ -92,6 +94,12 @@ def sentences(seed: int) -> Iterator[dict]:
             yield {"ind": ind, "eng": eng, "label": template.get("label")}
 
 
+def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
+    """What stands for a lab's content: the hash of all that it is made from, this module among it."""
+    made_from = [checksum(path) for path in (Path(__file__), *sorted(_DATA.iterdir()))]
+    return hashlib.sha256(json.dumps([seed, codes, sizes, made_from]).encode()).hexdigest()
+
+
 def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> Path:
     """Write the lab's files in the layout that `corpora` reads, once; returns `folder`.
 
@@ -115,8 +123,8 @@ def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> 
     source = _unlike(sentences(seed), codes)
     base = [next(source) for _ in range(sizes["base"])]
     train = [next(source) for _ in range(sizes["train"])]
-    _save(folder / "mt" / "base.csv", {corpora.column(c): [s[c] for s in base] for c in KNOWN})
-    _save(folder / "mt" / "train.csv", {corpora.column(c): [_in(s, c) for s in train] for c in codes})
+    _save(folder / "mt" / "base.csv", {languages.column(c): [s[c] for s in base] for c in KNOWN})
+    _save(folder / "mt" / "train.csv", {languages.column(c): [_in(s, c) for s in train] for c in codes})
     judging = [s for s in base if s["label"]]
     for code in KNOWN:
         _save_labelled(folder, code, "train", judging)
@@ -150,7 +158,7 @@ def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
 
 
 def _save_labelled(folder: Path, code: str, split: str, rows: list[dict]) -> None:
-    path = folder / "sentiment" / corpora.column(code) / f"{split}.csv"
+    path = folder / "sentiment" / languages.column(code) / f"{split}.csv"
     ids = [f"{split}-{i}" for i in range(len(rows))]
     _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": [s["label"] for s in rows]})
 

@@ -16,15 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import requests
-from datasets import Dataset
-from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from ia_lib.data.files import HALF, CorpusError, parsed
 from ia_lib.randomness import generator, shuffled
+
+if TYPE_CHECKING:
+    import requests
+    from datasets import Dataset
 
 # What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
 # without a line end is read before it is called no JSONL. In bytes.
@@ -109,7 +110,7 @@ class Jsonl:
             "block_bytes": self.block_bytes,
         }
 
-    def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> Dataset:
+    def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
         """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
         columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
 
@@ -130,7 +131,7 @@ class Jsonl:
             )
         return pool
 
-    def head(self, rows: int) -> Dataset:
+    def head(self, rows: int) -> "Dataset":
         """The first `rows` lines (all, if there are fewer), with the columns of `sample`."""
         return self._dataset(islice(self.rows(), rows))
 
@@ -138,7 +139,10 @@ class Jsonl:
         """All lines in order, as dictionaries with the columns of `sample`; memory does not grow with the file."""
         return self._rows(range(self.count))
 
-    def _dataset(self, rows: Iterable[dict]) -> Dataset:
+    def _dataset(self, rows: Iterable[dict]) -> "Dataset":
+        import pyarrow as pa
+        from datasets import Dataset
+
         schema = pa.schema([*((name, pa.string()) for name in self.fields), ("offset", pa.int64())])
         # Part by part, and with a fingerprint of our own (datasets pickles the whole table for it): memory stays near
         # the size of the pool's text instead of several times that.
@@ -240,6 +244,9 @@ class _Remote:
     """Bytes of a file behind HTTP, each range a request of its own; safe to use from several threads."""
 
     def __init__(self, url: str, connections: int):
+        import requests
+        from requests.adapters import HTTPAdapter
+
         self._url, self._session = url, requests.Session()
         adapter = HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY)
         self._session.mount("http://", adapter)
@@ -248,6 +255,8 @@ class _Remote:
         self.read(0, 1)
 
     def read(self, begin: int, end: int) -> bytes:
+        import requests
+
         headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
         for attempt in range(_TRIES):
             time.sleep(max(0, attempt - 1))
@@ -266,7 +275,7 @@ class _Remote:
                     return body
         raise CorpusError(f"{self._url}: the connection was cut {_TRIES} times within bytes {begin:,} to {end - 1:,}")
 
-    def _check(self, response: requests.Response, begin: int, end: int) -> None:
+    def _check(self, response: "requests.Response", begin: int, end: int) -> None:
         status, found = response.status_code, _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         changed = status == 416 and self.size is not None  # the range is no longer inside the file
         if status == 206 and found and response.headers.get("Content-Encoding", "identity") == "identity":

@@ -1,4 +1,4 @@
-"""Zero-shot evaluation, from texts and a model to `scores.parquet`: every label of every text under every prompt.
+"""Tasks of the kind `choose`, from texts and a model to `scores.parquet`: every label of every text under every prompt.
 
 The work is cut into parts, one for each task, language and prompt. A part's scores depend on nothing but what its name
 in the cache is a hash of, so a killed evaluation goes on where it was and ends with the same bytes, and several
@@ -26,9 +26,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ia_lib.evaluation import prefix_cache, scoring
-from ia_lib.evaluation.measures import dataset_and_task
 from ia_lib.evaluation.scoring import label_logprobs
-from ia_lib.instructions import templates as templates
+from ia_lib.evaluation.tasks import Choose
+from ia_lib.instructions import templates
 
 # The columns of scores.parquet: one line per example, prompt and label. `dataset` comes first where tasks name one, and
 # `prompt_logprob` last where prompts are scored.
@@ -56,7 +56,7 @@ def score(
     model,
     tokenizer,
     data: Dataset,
-    labels: dict[str, list[str]],
+    tasks: Sequence[Choose],
     wordings: Sequence[str] = ("english",),
     *,
     cache: Path | None = None,
@@ -65,8 +65,8 @@ def score(
 ) -> pd.DataFrame:
     """Score every label of every text of `data` under each prompt of each wording.
 
-    `data` and `labels` are `inputs.labelled` and `inputs.task_labels`; `wordings` as in
-    `prompts.classification_prompts`. A task whose name begins with its corpus (nusax/sentiment) gets that as `dataset`.
+    `data` holds the texts of the `tasks`, as these read them (several tasks of one name share labels and question).
+    `wordings`, as `templates.classification_prompts` takes them, are for the tasks that have no prompts of their own.
     `cache` is a folder for finished parts; those that this call has no use for are removed when they are a day old.
     `progress` shows a bar, and is called with (prompts done, prompts in all) if it can be. `more` goes to
     `scoring.label_logprobs`.
@@ -77,7 +77,7 @@ def score(
     and for two of one id.
     """
     cache = Path(cache) if cache else None
-    parts = list(_parts(data, labels, wordings))
+    parts = list(_parts(data, tasks, wordings))
     total = sum(len(part["prompts"]) for part in parts)
     identity = _identity(model, tokenizer) if cache else ""
     paths = [cache / f"{_digest([identity, part, more])}.parquet" if cache else None for part in parts]
@@ -123,7 +123,7 @@ def score(
     )
 
 
-def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str]):
+def _parts(data: Dataset, tasks: Sequence[Choose], wordings: Sequence[str]):
     """What is asked in each part, as plain values, of which the cache's name is made."""
     everything = data.to_pandas()
     everything["row"] = np.arange(len(everything))
@@ -133,25 +133,28 @@ def _parts(data: Dataset, labels: dict[str, list[str]], wordings: Sequence[str])
         )
     if (twice := everything.duplicated(["task", "language", "example"])).any():
         raise ValueError(f"example: found {everything['example'][twice].iloc[0]!r} twice; allowed: ids of their own")
-    for task_number, task in enumerate(sorted(set(everything["task"]))):
-        names, kind = labels[task], task.rpartition("/")[2]
-        for language, rows in everything[everything["task"] == task].groupby("language", sort=False):
+    named = {task.name: task for task in tasks}
+    for task_number, name in enumerate(sorted(set(everything["task"]))):
+        task = named[name]
+        for language, rows in everything[everything["task"] == name].groupby("language", sort=False):
             prompt = 0
-            for wording in wordings:
-                asked = [templates.classification_prompts(text, kind, names, wording) for text in rows["text"]]
-                empty = templates.classification_prompts(CONTENT_FREE, kind, names, wording)
+            for wording in task.asked(wordings):
+                how = task.question, task.labels, wording
+                asked = [templates.classification_prompts(text, *how) for text in rows["text"]]
+                empty = templates.classification_prompts(CONTENT_FREE, *how)
                 for number, template in enumerate(empty):
                     prompt += 1
                     yield {
-                        "task": task,
+                        "dataset": task.dataset,
+                        "task": task.task,
                         "task_number": task_number,
                         "language": language,
                         "prompt": prompt,
                         "row": rows["row"].tolist(),
                         "example": rows["example"].tolist(),
                         "gold": rows["label"].tolist(),
-                        "names": names,
-                        "words": templates.label_words(names, wording),
+                        "names": task.labels,
+                        "words": templates.label_words(task.labels, wording),
                         "prompts": [texts[number] for texts in asked],
                         "content_free": template,
                     }
@@ -171,12 +174,11 @@ def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.D
         model, tokenizer, part["prompts"], part["words"], content_free=part["content_free"], progress=progress, **more
     )
     names = part["names"]
-    dataset, task = dataset_and_task(part["task"])
-    columns = {"dataset": dataset, "task": task, "language": part["language"], "prompt": part["prompt"]}
+    columns = {name: part[name] for name in ("task_number", "dataset", "task", "language", "prompt")}
     frame = pd.DataFrame(
         {name: np.repeat(part[name], len(names)) for name in ("row", "example", "gold")}
         | {"label": np.tile(names, len(part["row"])), "label_number": np.tile(np.arange(len(names)), len(part["row"]))}
-    ).assign(task_number=part["task_number"], **columns)
+    ).assign(**columns)
     for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut_tokens", "content_free_logprob"):
         frame[name] = getattr(scores, name).reshape(-1)
     frame = frame[["task_number", "row", "label_number", "dataset", *SCORE_COLUMNS]]

@@ -1,11 +1,8 @@
-""""""
+"""Free answers: prompts as tokens become what a model says, for every kind of task that reads what is said."""
 
 import pandas as pd
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def answers(

@@ -77,7 +77,7 @@ def label_logprobs(
 
     `labels` is one list for all prompts or one list per prompt (then all of one length). A prompt holds everything
     before the answer; with `chat` it is a user's turn and a label an assistant's, in the tokenizer's chat template, as
-    `prompts.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
+    `encoding.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
     position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
     compares with. `max_length` is in tokens, label included, and never more than the
     model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 96 MB of
@@ -87,7 +87,7 @@ def label_logprobs(
 
     Raises, before the model runs, ScoringError for an empty label, a label whose tokens vanish or are all there is
     (nothing to predict them from), a label that does not fit into `max_length`, a token that the model does not know
-    and a model that cannot go on from its cache; ValueError for what `prompts.in_chat` refuses, for `chat` and
+    and a model that cannot go on from its cache; ValueError for what `encoding.in_chat` refuses, for `chat` and
     `prompt_logprob` with an encoder-decoder model and for a prompt without labels; TypeError for what is no text. A
     score that is no number (NaN) is a ScoringError too; minus infinity is a score: the model rules the label out.
     """

@@ -1,7 +1,8 @@
-"""What can be measured where a language has no labelled test: held-out translation, similarity and loss.
+"""Tasks of the kind `translate`: parallel text becomes translations, and counts from which scores are worked out.
 
-Every number stands beside what costs nothing: copying the source for chrF, a coin for similarity, a uniform guess over
-the vocabulary for the loss.
+Every count stands beside what costs nothing: copying the source for chrF, a coin for similarity, a uniform guess over
+the vocabulary for the loss. A score is a function of the counts' (weighted) sum over examples, so that `measures` can
+draw examples anew.
 """
 
 import math
@@ -13,127 +14,107 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 from sacrebleu.metrics import CHRF
-from scipy.stats import binomtest
 
 from ia_lib.evaluation.generation import answers
 from ia_lib.evaluation.scoring import label_logprobs
+from ia_lib.evaluation.tasks import Translate
 from ia_lib.instructions import cross_lingual, templates
 from ia_lib.instructions.cross_lingual import Plan
 from ia_lib.models.encoding import encode
-from ia_lib.randomness import generator
 
-COLUMNS = ["metric", "source", "target", "value", "low", "high", "baseline", "baseline_is", "examples"]
-RESAMPLES = 1000
+PREDICTIONS = ["dataset", "task", "kind", "language", "source", "example", "prompt", "gold", "predicted"]
+COUNTS = ["dataset", "task", "source", "language", "metric", "example", "counts", "baseline", "baseline_is"]
 
 
-def measure(
+def translate(
     model,
     tokenizer,
-    held_out: Dataset,
+    task: Translate,
+    parallel: Dataset,
     plan: Plan,
     encoding: dict,
     on_progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
-    """Measure a model on sentences it was not trained on, between each pivot and each taught language.
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Translate `parallel`, both ways between each pivot and each taught language of `plan` that it has.
 
-    `held_out` is parallel text (the second part of `cross_lingual.split_off`), `plan` says languages and templates and
-    `encoding` holds the keyword arguments of `encode`. One line per metric and direction, columns `COLUMNS`:
+    `parallel` is what the task reads, or for held-out sentences the second part of `cross_lingual.split_off`; `plan`
+    also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
+    `on_progress` is called with (directions done, directions in all).
 
-    - chrF (0 to 100; sacrebleu's chrF2): greedy translations under the first MT template, beside the source itself;
-    - similarity (percent): whether two sentences mean the same, half of them hard or random others, beside a coin;
-    - answer loss (nats a token): of those translations' true texts, beside a uniform guess.
+    Returns predictions (columns `PREDICTIONS`; `language` is the target, `example` the sentence's id, `prompt` counts
+    from 1) and counts (columns `COUNTS`), a line for each example and metric:
 
-    `low` and `high` bound the 95% interval: bootstrap over sentences, for similarity Wilson's.
+    - chrF (0 to 100; sacrebleu's chrF2) of greedy translations: sacrebleu's statistics of a sentence
+    - answer loss (nats a token) of the true translations: [nats, tokens]
+    - similarity (percent), whether two sentences mean the same, half of them hard or random others: [right, asked]
+
+    Several prompts of a task's own are added up in an example's counts.
     """
     pairs = [
         pair
         for code in plan.taught
         for pivot in plan.pivots
-        if code != pivot
+        if code != pivot and {code, pivot} <= set(parallel.column_names)
         for pair in ((pivot, code), (code, pivot))
     ]
-    lines = []
+    said, counted = [], []
     for done, (source, target) in enumerate(pairs):
-        lines += _translation(model, tokenizer, held_out, plan, encoding, source, target)
-        lines.append(_similarity(model, tokenizer, held_out, plan, encoding, source, target))
+        place = {"dataset": task.dataset, "task": task.task, "source": source, "language": target}
+        given = model, tokenizer, task, parallel, plan, encoding, source, target
+        predictions, counts = _translations(*given)
+        said += [{**place, "kind": task.kind, **line} for line in predictions]
+        counted += [{**place, **line} for line in counts + _similarity(*given)]
         if on_progress:
             on_progress(done + 1, len(pairs))
-    return pd.DataFrame(lines, columns=COLUMNS)
+    return pd.DataFrame(said, columns=PREDICTIONS), pd.DataFrame(counted, columns=COUNTS)
 
 
-def _translation(model, tokenizer, held_out, plan, encoding, source, target) -> list[dict]:
-    sources, targets = held_out[source][:], held_out[target][:]
+def _translations(model, tokenizer, task, parallel, plan, encoding, source, target) -> tuple[list[dict], list[dict]]:
+    sources, targets, ids = parallel[source][:], parallel[target][:], parallel["sentence_id"][:]
     names = {"SOURCE_LANG": plan.name(source), "TARGET_LANG": plan.name(target)}
-    asked = [
-        templates.fill("mt", 0, plan.templates, **names, SOURCE_TEXT=s, TARGET_TEXT=t)
-        for s, t in zip(sources, targets, strict=True)
-    ]
-    rows, _ = encode(tokenizer, [p for p, _ in asked], targets, **encoding)
-    longest = max(len(row["input_ids"]) - row["answer_start"] for row in rows)
-    said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)))["model"].tolist()
     chrf = CHRF()
-    found = chrf.corpus_score(said, [targets]).score
-    copied = chrf.corpus_score(sources, [targets]).score
-    # sacrebleu gives no percentiles of its bootstrap; the counts of its sentences do
-    counts = np.array(chrf._extract_corpus_statistics(said, [targets]))
-    rng = np.random.default_rng(_number(plan.seed, source, target))
-    draws = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=RESAMPLES)
-    low, high = np.percentile([chrf._compute_f_score(row.tolist()) for row in draws @ counts], [2.5, 97.5])
-    scores = label_logprobs(
-        model,
-        tokenizer,
-        [p for p, _ in asked],
-        [[t] for t in targets],
-        chat=encoding.get("chat", False),
-        progress=False,
-    )
-    lost, tokens = -scores.label_logprob[:, 0], scores.label_tokens[:, 0]
-    losses = (draws @ lost) / (draws @ tokens)
-    pair = {"source": source, "target": target, "examples": len(targets)}
-    return [
-        {
-            **pair,
-            "metric": "chrF",
-            "value": found,
-            "low": low,
-            "high": high,
-            "baseline": copied,
-            "baseline_is": "the source copied",
-        },
-        {
-            **pair,
-            "metric": "answer loss",
-            "value": lost.sum() / tokens.sum(),
-            "low": np.percentile(losses, 2.5),
-            "high": np.percentile(losses, 97.5),
-            "baseline": math.log(len(tokenizer)),
-            "baseline_is": "a uniform guess",
-        },
+    predictions, statistics, lost, tokens = [], 0, 0.0, 0
+    for number in range(len(task.prompts.mt) if task.prompts else 1):
+        asked = [
+            templates.fill("mt", number, task.prompts or plan.templates, **names, SOURCE_TEXT=s, TARGET_TEXT=t)[0]
+            for s, t in zip(sources, targets, strict=True)
+        ]
+        rows, _ = encode(tokenizer, asked, targets, **encoding)
+        longest = max(len(row["input_ids"]) - row["answer_start"] for row in rows)
+        said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)))["model"].tolist()
+        predictions += [
+            {"example": example, "prompt": number + 1, "gold": gold, "predicted": predicted}
+            for example, gold, predicted in zip(ids, targets, said, strict=True)
+        ]
+        # the counts of sentences, of which sacrebleu shows no more than the score of their sum
+        statistics += np.array(chrf._extract_corpus_statistics(said, [targets]))
+        chat = encoding.get("chat", False)
+        scores = label_logprobs(model, tokenizer, asked, [[t] for t in targets], chat=chat, progress=False)
+        lost, tokens = lost - scores.label_logprob[:, 0], tokens + scores.label_tokens[:, 0]
+    copied = {"baseline": chrf.corpus_score(sources, [targets]).score, "baseline_is": "the source copied"}
+    guessed = {"baseline": math.log(len(tokenizer)), "baseline_is": "a uniform guess"}
+    lines = [
+        {"metric": metric, "example": example, "counts": counts.tolist(), **baseline}
+        for metric, values, baseline in (
+            ("chrF", statistics, copied),
+            ("answer loss", np.stack([lost, tokens], 1), guessed),
+        )
+        for example, counts in zip(ids, values.astype(float), strict=True)
     ]
+    return predictions, lines
 
 
-def _similarity(model, tokenizer, held_out, plan, encoding, source, target) -> dict:
+def _similarity(model, tokenizer, task, parallel, plan, encoding, source, target) -> list[dict]:
     asked = replace(plan, objective="xss", xss_negatives="mixed", pivots=[source], taught=[target])
-    count = 2 * len(held_out)
-    made = (row for row in cross_lingual.stream(held_out, 2 * count, asked) if row["source_language"] == source)
+    count = 2 * len(parallel)
+    made = (row for row in cross_lingual.stream(parallel, 2 * count, asked) if row["source_language"] == source)
     rows = list(islice(made, count))
     texts, chat = [row["prompt"] for row in rows], encoding.get("chat", False)
     scores = label_logprobs(model, tokenizer, texts, ["yes", "no"], chat=chat, progress=False)
     said = np.where(scores.scores().argmax(1) == 0, "yes", "no")
-    right = int((said == np.array([row["answer"] for row in rows])).sum())
-    interval = binomtest(right, len(rows)).proportion_ci(method="wilson")
-    return {
-        "metric": "similarity",
-        "source": source,
-        "target": target,
-        "value": 100 * right / len(rows),
-        "low": 100 * interval.low,
-        "high": 100 * interval.high,
-        "baseline": 50.0,
-        "baseline_is": "a coin",
-        "examples": len(rows),
-    }
-
-
-def _number(*key: object) -> int:
-    return int(generator(*key, "bootstrap").random() * 2**53)
+    counts = {row["source_id"]: [0.0, 0.0] for row in rows}
+    for row, answer in zip(rows, said, strict=True):
+        right, times = counts[row["source_id"]]
+        counts[row["source_id"]] = [right + (answer == row["answer"]), times + 1]
+    coin = {"baseline": 50.0, "baseline_is": "a coin"}
+    return [{"metric": "similarity", "example": example, "counts": c, **coin} for example, c in counts.items()]

@@ -4,44 +4,32 @@ Every row is derived from (seed, epoch, sample): noise, template, objective and 
 every machine, in any number of processes and after a resume, and fresh in every epoch.
 """
 
+from __future__ import annotations
+
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count, islice
+from itertools import combinations, count, islice
 from multiprocessing import get_context
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from datasets import Dataset
 
 from ia_lib.data import languages
-from ia_lib.instructions import templates
+from ia_lib.instructions import COLUMNS, templates
 from ia_lib.instructions.noise import add_noise, mask_span, mask_words, split
 from ia_lib.randomness import generator, permuted, pick, shuffled, uniforms
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
 
 # Positions that are worked on together, and how many sentences are held in memory.
 _BLOCK = 1024
 _SMALL = 20_000
-# The columns of instructions.parquet.
-COLUMNS = [
-    "prompt",
-    "answer",
-    "objective",
-    "template",
-    "noise",
-    "negative",
-    "source_language",
-    "target_language",
-    "sentence_id",
-    "split",
-    "epoch",
-    "position",
-    "sample",
-]
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ class Plan:
 
     @property
     def codes(self) -> list[str]:
-        return [*self.pivots, *(code for code in self.taught if code not in self.pivots)]
+        return list(dict.fromkeys([*self.pivots, *self.taught]))
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -84,8 +72,8 @@ class Plan:
 
 def directions(pivots: Sequence[str], taught: Sequence[str]) -> list[tuple[str, str]]:
     """All directed pairs (source, target) that have a pivot on one side at least, each once."""
-    codes = [*pivots, *(code for code in taught if code not in pivots)]
-    pairs = [(a, b) for i, a in enumerate(codes) for b in codes[i + 1 :] if a in pivots or b in pivots]
+    codes = dict.fromkeys([*pivots, *taught])
+    pairs = [(a, b) for a, b in combinations(codes, 2) if a in pivots or b in pivots]
     return [pair for a, b in pairs for pair in ((a, b), (b, a))]
 
 
@@ -95,20 +83,20 @@ def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1
     `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
     (processes), and memory does not grow with the corpus if that is a file.
 
-    Yields `prompt, answer, objective, template` (from 0), `noise` (the kinds drawn, joined by +, None where there are
-    none), `negative` (of an XSS row with another sentence's text the kind and that sentence's id, `hard 123` or
-    `random 77`; else None), `source_language, target_language, sentence_id, epoch, position, sample`. The answer is in
-    the target language (XSS: `yes` or `no`).
+    Yields `prompt, answer, kind` (the objective), `language` (of the answer; XSS, whose answer is `yes` or `no`: of the
+    second text), `source_language, source_id` (the sentence's), `template` (from 0), `noise` (the kinds drawn, joined
+    by +, None where there are none), `negative` (of an XSS row with another sentence's text the kind and that
+    sentence's id, `hard 123` or `random 77`; else None), `epoch, position, sample`.
     """
     yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
 
-def stream(parallel: Dataset, rows: int, plan: Plan, workers: int = 1) -> Iterator[dict]:
-    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`.
+def stream(parallel: Dataset, rows: int | None, plan: Plan, workers: int = 1) -> Iterator[dict]:
+    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`; with None they never end.
 
     Raises ValueError if there is nothing to make them from.
     """
-    if not rows:
+    if rows == 0:
         return
     if not len(parallel) * len(plan.pairs):
         raise ValueError("there is nothing to make instructions from: no sentence, or no pair of languages")
@@ -142,11 +130,10 @@ class _Maker:
         self.parallel, self.plan = parallel.with_format("arrow"), plan
         self.size = len(parallel)
         # a small corpus is held in memory; of a larger one each block reads its own sentences
-        small = self.size <= _SMALL
         names = (*plan.codes, "sentence_id")
-        self.columns = {name: parallel[name][:] for name in names} if small else None
+        self.columns = {name: parallel[name][:] for name in names} if self.size <= _SMALL else None
         self.alone = {name: self.parallel.select_columns([name]) for name in names}
-        self.pools: dict[str, _Pool] = {}
+        self.neighbours: dict[str, _Neighbours] = {}
         self.known: dict[tuple[str, str], set[tuple[str, str]]] = {}
         self.names = {code: plan.name(code) for code in plan.codes}
         self.templates = {kind: len(templates.templates(kind, plan.templates)) for kind in plan.objectives}
@@ -178,13 +165,13 @@ class _Maker:
                 {
                     "prompt": prompt,
                     "answer": answer,
-                    "objective": chosen,
+                    "kind": chosen,
+                    "language": target,
+                    "source_language": source,
+                    "source_id": columns["sentence_id"][i],
                     "template": number,
                     "noise": noise,
                     "negative": negative,
-                    "source_language": source,
-                    "target_language": target,
-                    "sentence_id": columns["sentence_id"][i],
                     "epoch": epoch,
                     "position": position,
                     "sample": sample,
@@ -196,21 +183,19 @@ class _Maker:
         self, chosen: str, source: str, target: str, texts: tuple[str, str], rng
     ) -> tuple[dict, str | None, str | None]:
         """What the template's slots are filled with, the kind of noise, and what negative there is."""
-        plan = self.plan
-        (source_text, target_text), noise = texts, None
+        plan, (source_text, target_text), noise = self.plan, texts, None
         source_name, target_name = self.names[source], self.names[target]
-        if chosen in ("tlm", "word", "span"):
-            if chosen == "tlm":
-                noisy, noise = self._noisy(target_text, rng)
-            else:
-                mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
-                noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+        if chosen in ("tlm", "mlm"):
+            noisy, noise = self._noisy(target_text, rng)
+        elif chosen in ("word", "span"):
+            mask, noise = (mask_words if chosen == "word" else mask_span), f"masked {chosen}"
+            noisy = mask(target_text, rng, plan.noise_probability, plan.mask)
+        if chosen == "mlm":
+            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
+        if noise:
             names = (source_name, target_name) if plan.tlm_names == "swapped" else (target_name, source_name)
             slots = {"INPUT_TEXT": noisy, "INPUT_LANG": names[0], "CONTEXT_LANG": names[1]}
             return {**slots, "CONTEXT": source_text, "LABEL_TEXT": target_text}, noise, None
-        if chosen == "mlm":
-            noisy, noise = self._noisy(target_text, rng)
-            return {"SOURCE_LANG": target_name, "SOURCE_TEXT": noisy, "TARGET_TEXT": target_text}, noise, None
         answer, negative = {}, None
         if chosen == "xss":
             same = rng.random() < 0.5
@@ -241,9 +226,9 @@ class _Maker:
 
     def _near(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
         """One of the sentences whose text is most similar and no translation of this one."""
-        if target not in self.pools:
-            self.pools[target] = _Pool(self.alone[target], target, self.plan.seed)
-        nearest = self.pools[target].nearest(texts[1])
+        if target not in self.neighbours:
+            self.neighbours[target] = _Neighbours(self.alone[target], target, self.plan.seed)
+        nearest = self.neighbours[target].nearest(texts[1])
         while nearest:
             holders = pick(rng, nearest)
             if not self._translates(source, target, texts, holders):
@@ -297,7 +282,7 @@ class _Row:
         return self._drawn[begin : self._at]
 
 
-class _Pool:
+class _Neighbours:
     """The texts in one language among which negatives are looked for: in a large corpus 5,000 drawn at random.
 
     Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
@@ -376,12 +361,15 @@ def make(
     validation_rows: int,
     hold_out: str = "sentence",
 ) -> pd.DataFrame:
-    """All instructions of a run, with the columns `COLUMNS`: `rows` to train on, `validation_rows` held out.
+    """All instructions of a run as the stream "instructions", whose role is new: `rows` to train on, `validation_rows`
+    held out. Columns: `COLUMNS` and `source_language, template, noise, negative, sample` (see `instructions`).
 
-    `hold_out`: "sentence" keeps a validation sentence out of training in every language (see
-    `split_off`); "row" holds out directed pairs at random, as the released code does, so that the same sentence is
-    trained on in another direction. Raises ValueError if nothing would be left to train on.
+    `hold_out`: "sentence" keeps a validation sentence out of training in every language (see `split_off`); "row" holds
+    out directed pairs at random, as the released code does, so that the same sentence is trained on in another
+    direction. Raises ValueError if nothing would be left to train on.
     """
+    import pandas as pd
+
     if hold_out == "sentence":
         training, validation = split_off(parallel, validation_sentences, plan.seed)
         parts = {"train": stream(training, rows, plan), "validation": stream(validation, validation_rows, plan)}
@@ -392,22 +380,22 @@ def make(
                 f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
             )
         held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
-        endless = (row for epoch in count() for row in instructions(parallel, plan, epoch))
-        first = instructions(parallel, plan)
         parts = {
-            "train": islice((row for row in endless if row["sample"] not in held), rows),
-            "validation": (row for row in first if row["sample"] in held),
+            "train": islice((row for row in stream(parallel, None, plan) if row["sample"] not in held), rows),
+            "validation": (row for row in instructions(parallel, plan) if row["sample"] in held),
         }
-    return pd.DataFrame([{**row, "split": split} for split, made in parts.items() for row in made], columns=COLUMNS)
+    own = ["source_language", "template", "noise", "negative", "sample"]
+    # columns, since a dictionary for every row would take several times the memory
+    columns: dict[str, list] = {name: [] for name in [*COLUMNS, *own]}
+    for part, made in parts.items():
+        for row in made:
+            for name, value in {"stream": "instructions", "role": "new", **row, "split": part}.items():
+                columns[name].append(value)
+    # numbers that other streams' rows do not have stay whole numbers beside them
+    return pd.DataFrame(columns).astype({"template": "Int64", "sample": "Int64"})
 
 
 def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
     """How many training rows one epoch of `make` has."""
     size = len(parallel) * len(plan.pairs)
     return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
-
-
-def save(folder: Path, instructions: pd.DataFrame, replayed: pd.DataFrame) -> None:
-    """Write instructions.parquet and replay.parquet."""
-    instructions.to_parquet(folder / "instructions.parquet", index=False)
-    replayed.to_parquet(folder / "replay.parquet", index=False)

@@ -1,37 +1,55 @@
-""""""
+"""Past instruction data for a model trained from scratch: a mixture of labelled texts and alignment objectives."""
 
-from pathlib import Path
-
-from datasets import Dataset
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ia_lib.data import corpora
 from ia_lib.instructions import cross_lingual, templates
 from ia_lib.randomness import generator, pick
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def mixture(folder: Path, codes: list[str], settings, seed: int, corpus: str = "minilab", **where) -> Dataset:
-    """Past instruction data for a model trained from scratch: a mixture of classification, translation and so on.
+# What can be mixed: labelled texts, and alignment objectives over parallel text.
+PARTS = ("sentiment", "mt", "xss", "mlm")
 
-    `settings` (`settings.Mixture`) gives the number of rows and the shares of `sentiment` (labelled texts of the
-    corpus' train split in `codes`, under the published classification prompts) and of alignment objectives over
-    `mt/<split>.csv` in `codes`. `folder`, `corpus` and `where` are those of `corpora.parallel`. Columns `prompt,
-    answer, objective, language`.
+
+def places(shares: Mapping[str, float], codes: Sequence[str], split: str, corpus: str) -> list[tuple[str, str]]:
+    """(source, file) of what `mixture` reads itself; the labelled texts are its caller's."""
+    return corpora.places(corpus, codes, split) if any(shares.get(name) for name in PARTS[1:]) else []
+
+
+def mixture(
+    find: corpora.Find,
+    codes: Sequence[str],
+    shares: Mapping[str, float],
+    rows: int,
+    seed: int,
+    *,
+    split: str = "base",
+    xss_negatives: str = "random",
+    corpus: str = "minilab",
+    texts: "Dataset | None" = None,
+    labels: Sequence[str] = (),
+) -> "Dataset":
+    """`rows` instructions in the languages `codes`: columns `prompt, answer, objective, language`.
+
+    `shares` says how much there is of each of `PARTS`, in any unit: of `sentiment`, which are the labelled `texts` (as
+    a task reads them) with their `labels` under the published classification prompts, and of alignment objectives over
+    a split of the corpus' parallel text.
     """
-    rows, split = settings.rows, settings.split
-    shares = {name: getattr(settings, name) for name in ("sentiment", "mt", "xss", "mlm") if getattr(settings, name)}
+    from datasets import Dataset
+
+    names = [name for name in PARTS if shares.get(name)]
+    total = sum(shares[name] for name in names)
     rng = generator(seed, "mixture")
-    parallel = corpora.parallel(folder, codes, split, corpus, **where)
-    labels = corpora.LABELS["sentiment"]
-    texts = (
-        list(corpora.labelled(folder, "sentiment", codes, "train", corpus, **where)) if "sentiment" in shares else []
-    )
+    aligned = [name for name in names if name != "sentiment"]
+    parallel = corpora.parallel(find, codes, split, corpus) if aligned else None
     plans = {
-        name: cross_lingual.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=settings.xss_negatives)
-        for name in shares
-        if name != "sentiment"
+        name: cross_lingual.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=xss_negatives) for name in aligned
     }
     streams = {name: cross_lingual.stream(parallel, rows, plan) for name, plan in plans.items()}
-    names, total = list(shares), sum(shares.values())
+    labelled = list(texts) if "sentiment" in names else []
     result = []
     for _ in range(rows):
         u, chosen = rng.random() * total, names[-1]
@@ -41,11 +59,11 @@ def mixture(folder: Path, codes: list[str], settings, seed: int, corpus: str = "
                 chosen = name
                 break
         if chosen == "sentiment":
-            row = pick(rng, texts)
+            row = pick(rng, labelled)
             prompt = pick(rng, templates.classification_prompts(row["text"], "sentiment", labels))
             answer, language = row["label"], row["language"]
         else:
             row = next(streams[chosen])
-            prompt, answer, language = row["prompt"], row["answer"], row["target_language"]
+            prompt, answer, language = row["prompt"], row["answer"], row["language"]
         result.append({"prompt": prompt, "answer": answer, "objective": chosen, "language": language})
     return Dataset.from_list(result)

@@ -1,4 +1,4 @@
-"""Noise for denoising instructions, and the random numbers that everything in the kit is drawn with.
+"""Noise for denoising instructions.
 
 The kinds of noise and their mixture are the released ones (InstructAlign, section 3.1, and the released code): 24%
 infilling, 24% deletion, 24% permutation, 8% each pair, 4% all three. Span masking is that of the paper's first

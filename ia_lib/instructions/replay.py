@@ -1,12 +1,18 @@
-"""Replay of old instruction data: r rows, strictly alternated with new ones (InstructAlign, section 3.2)."""
+"""Which old instruction data is replayed: r rows of a pool (InstructAlign, section 3.2)."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from datasets import Dataset
-
+from ia_lib.instructions import COLUMNS
 from ia_lib.randomness import generator, shuffled
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
 
 # Rows that the released code's streaming shuffle holds at a time.
 BUFFER = 1000
@@ -67,6 +73,8 @@ def draw(
 
     Raises ValueError if the pool has too few rows or no such column, or for a sampling that there is not.
     """
+    from datasets import Dataset
+
     if sampling not in ("uniform", "released") or (stratify and sampling == "released"):
         beside = f" with stratify {stratify!r}" if stratify else ""
         raise ValueError(f"replay: found sampling {sampling!r}{beside}; allowed: uniform, or released unstratified")
@@ -90,10 +98,21 @@ def draw(
         rows = _in_turn(rows, pool[stratify][:], seed)[: count + validation_rows]
     splits = ["train"] * count + ["validation"] * validation_rows
     # not `select`, whose rows would have to be copied, with a progress bar, when a column is added
-    drawn = Dataset.from_dict(pool[rows], features=pool.features)
+    columns = pool[rows]
     if sampling == "released":
-        drawn = _with_prompts(drawn, [prompt.rstrip(" ") + " " for prompt in drawn["prompt"]])
+        columns["prompt"] = [prompt.rstrip(" ") + " " for prompt in columns["prompt"]]
+    drawn = Dataset.from_dict(columns, features=pool.features)
     return drawn.add_column("pool_row", rows).add_column("split", splits)
+
+
+def examples(drawn: Dataset, stream: str = "replay", role: str = "old") -> pd.DataFrame:
+    """What `draw` gives as the rows of a stream: columns `COLUMNS` and `pool_row`. `kind` is the pool's `objective` or
+    `kind`, `language` its own, empty where it has none."""
+    frame = drawn.to_pandas()
+    frame["kind"] = frame.get("objective", frame.get("kind", ""))
+    frame = frame.assign(stream=stream, role=role, source_id="", epoch=0, position=range(len(frame)))
+    # whole numbers also beside rows of other streams, which have none
+    return frame.reindex(columns=[*COLUMNS, "pool_row"], fill_value="").astype({"pool_row": "Int64"})
 
 
 def spaced(pool: Dataset) -> Dataset:
@@ -101,8 +120,12 @@ def spaced(pool: Dataset) -> Dataset:
 
     Files of instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are.
     """
-    pairs = zip(pool["prompt"], pool["answer"], strict=True)
-    return _with_prompts(pool, [p if p[-1:].isspace() or a[:1].isspace() else p + " " for p, a in pairs])
+    from datasets import Dataset
+
+    columns = pool.to_dict()
+    pairs = zip(columns["prompt"], columns["answer"], strict=True)
+    columns["prompt"] = [p if p[-1:].isspace() or a[:1].isspace() else p + " " for p, a in pairs]
+    return Dataset.from_dict(columns, features=pool.features)
 
 
 def _in_turn(order: list[int], strata: list, seed: int) -> list[int]:
@@ -113,7 +136,3 @@ def _in_turn(order: list[int], strata: list, seed: int) -> list[int]:
         turns[str(strata[row])] += 1
         keyed.append((turns[str(strata[row])], rng.random(), row))
     return [row for _, _, row in sorted(keyed)]
-
-
-def _with_prompts(pool: Dataset, prompts: list[str]) -> Dataset:
-    return Dataset.from_dict({**pool.to_dict(), "prompt": prompts}, features=pool.features)

@@ -1,16 +1,19 @@
-"""The papers' prompt templates, verbatim, how their slots are filled, and how a filled one becomes tokens.
+"""The papers' prompt templates, verbatim, a user's own, and how their slots are filled.
 
-Source of the templates: InstructAlign, appendix A, Tables 4-10; first version: Table 1.
+Source of the templates: InstructAlign, appendix A, Tables 4-10; first version: Table 1. A wording is how classification
+prompts are put: their templates, and what labels, tasks and `or` are called in them.
 """
 
 import re
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ia_lib.data import yaml_files
+from ia_lib.data.yaml_files import Refusal, Text
 from ia_lib.paths import params
 
 # A template's answer begins at one of these slots and ends the template.
@@ -56,29 +59,54 @@ class PromptError(ValueError):
     """A prompt file that cannot be used; the message says where and what is allowed."""
 
 
-@cache
-def templates(kind: str, source: str = "instructalign") -> tuple[str, ...]:
+class Prompts(BaseModel):
+    """A file of prompts: templates by kind (those it does not have are the paper's), and how a wording speaks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tlm: list[str] | None = Field(None, min_length=1)
+    mt: list[str] | None = Field(None, min_length=1)
+    xss: list[str] | None = Field(None, min_length=1)
+    mlm: list[str] | None = Field(None, min_length=1)
+    word: list[str] | None = Field(None, min_length=1)
+    span: list[str] | None = Field(None, min_length=1)
+    classification: list[str] | None = Field(None, min_length=1)
+    conjunction: Text = Field("or", alias="or")
+    tasks: dict[Text, Text] = {}
+    labels: dict[Text, Text] = {}
+
+    @field_validator(*SLOTS)
+    @classmethod
+    def _templates(cls, templates: list[str] | None, info: Any) -> list[str] | None:
+        kind = info.field_name
+        allowed = ", ".join(f"[{slot}]" for slot in sorted(SLOTS[kind]))
+        answer = f"[{ANSWER_SLOTS[kind]}]"
+        for number, template in enumerate(templates or ()):
+            slots = _SLOT.findall(template)
+            if unknown := [slot for slot in _LIKE_A_SLOT.findall(template) if slot not in SLOTS[kind]]:
+                raise Refusal(str(number), f"[{unknown[0]}]", f"the slots {allowed}")
+            if not template.endswith((f" {answer}", f"\n{answer}")) or template.count(answer) > 1:
+                raise Refusal(str(number), template[-30:], f"at its end {answer} behind a blank, once")
+            if missing := [f"[{slot}]" for slot in _ESSENTIAL[kind] if slot not in slots]:
+                raise Refusal(str(number), template, f"a template with {' and '.join(missing)}")
+        return templates
+
+
+def templates(kind: str, source: str | Prompts = "instructalign") -> Sequence[str]:
     """The templates of `kind`: tlm, mt, xss, mlm (six each), word and span (one each, of the first version), or
     classification (three).
 
-    `source` is "instructalign" (the paper), "ia1" (its first version: another wording of mt) or the path of a YAML
-    file with lists of templates by kind; what it does not have is the paper's.
+    `source` is "instructalign" (the paper), "ia1" (its first version: another wording of mt), the path of a YAML file
+    of `Prompts`, or these themselves; what it does not have is the paper's.
 
-    Raises PromptError for a file that cannot be read, a kind there is not, and a template with something in square
-    brackets that is no slot of its kind, without a slot that its kind cannot do without, or without its answer at the
-    end.
+    Raises PromptError for a file that cannot be read and what `Prompts` refuse: something in square brackets that is no
+    slot of its kind, a template without a slot that its kind cannot do without, or without its answer at the end.
     """
-    published = _load(params() / "prompts" / "instructalign.yaml")
-    first = published.pop("ia1")
-    published |= {"word": first["conditional_denoising"], "span": first["conditional_denoising"]}
-    if source == "ia1":
-        published["mt"] = first["mt"]
-    elif source != "instructalign":
-        published |= _check(_load(Path(source)), Path(source))
-    return tuple(published[kind])
+    own = _read(source) if source not in TEMPLATES else None
+    return getattr(own, kind, None) or _published(source == "ia1")[kind]
 
 
-def fill(kind: str, number: int, source: str = "instructalign", **slots: str) -> tuple[str, str]:
+def fill(kind: str, number: int, source: str | Prompts = "instructalign", **slots: str) -> tuple[str, str]:
     """Fill template `number` (from 0) of `kind`; returns (prompt, answer).
 
     The prompt is everything before the answer, with the blank or line break that ends it, so that prompt + answer is
@@ -86,30 +114,37 @@ def fill(kind: str, number: int, source: str = "instructalign", **slots: str) ->
 
     Raises KeyError if the template asks for a slot that was not given.
     """
-    parts = _heads(kind, source)[number].copy()
-    parts[1::2] = map(slots.__getitem__, parts[1::2])
-    return "".join(parts), slots[ANSWER_SLOTS[kind]]
+    return _filled(templates(kind, source)[number], kind, slots), slots[ANSWER_SLOTS[kind]]
 
 
-def classification_prompts(text: str, task: str, labels: Sequence[str], wording: str = "english") -> list[str]:
+def classification_prompts(
+    text: str, task: str, labels: Sequence[str], wording: str | Prompts = "english"
+) -> list[str]:
     """The prompts of one text under each template of a wording; the answer is one of `label_words`.
 
     `wording` is "english" (the papers' three), "indonesian" (three of the kit's own wording: those of the paper's
-    first version were not published) or the path of a YAML file of the shape of params/prompts/indonesian.yaml.
+    first version were not published), the path of a YAML file of the shape of params/prompts/indonesian.yaml, or
+    `Prompts`.
     """
-    words = _wording(wording)
-    slots = {
-        "INPUT": text,
-        "TASK": words.get("tasks", {}).get(task, task),
-        "OPTIONS": options(label_words(labels, wording), words.get("or", "or")),
-    }
-    return [_SLOT.sub(lambda match: slots[match[1]], _head(t, "classification")) for t in words["classification"]]
+    words = _read(wording)
+    named = {"TASK": words.tasks.get(task, task), "OPTIONS": options(label_words(labels, wording), words.conjunction)}
+    slots = {"INPUT": text, **named}
+    return [_filled(template, "classification", slots) for template in templates("classification", words)]
 
 
-def label_words(labels: Sequence[str], wording: str = "english") -> list[str]:
-    """What the labels are called in a wording; a label without a word of its own keeps its name."""
-    words = _wording(wording).get("labels", {})
-    return [words.get(label, label) for label in labels]
+def label_words(labels: Sequence[str], wording: str | Prompts = "english") -> list[str]:
+    """What the labels are called in a wording; a label without a word of its own keeps its name.
+
+    Raises PromptError for two labels that are called the same, between which nobody can choose.
+    """
+    called = _read(wording).labels
+    words = [called.get(label, label) for label in labels]
+    for i, word in enumerate(words):
+        if word in words[:i]:
+            first, second = (str(labels[number]) for number in (words.index(word), i))
+            where = f"the wording {wording}, field 'labels'" if isinstance(wording, str) else "labels"
+            raise PromptError(f"{where}: found {word!r} for {first!r} and for {second!r}; allowed: a word for each")
+    return words
 
 
 def options(labels: Sequence[str], conjunction: str = "or") -> str:
@@ -130,59 +165,50 @@ def wordings() -> list[str]:
     return ["english", *(name for name in own if name not in TEMPLATES)]
 
 
-@cache
-def _heads(kind: str, source: str) -> list[list[str]]:
-    """Every template without its answer, cut at its slots: text, slot, text, slot, ..."""
-    return [_SLOT.split(_head(template, kind)) for template in templates(kind, source)]
+def files(names: Iterable[str]) -> list[Path]:
+    """The prompt files that templates or wordings of these names are read from: the paper's, and then their own."""
+    return list(dict.fromkeys([_path("instructalign"), *map(_path, names)]))
 
 
-def _head(template: str, kind: str) -> str:
-    return template.removesuffix(f"[{ANSWER_SLOTS[kind]}]")
-
-
-@cache
-def _wording(name: str) -> dict:
-    if name == "english":
-        return {"classification": templates("classification")}
+def _path(name: str) -> Path:
+    name = "instructalign" if name in (*TEMPLATES, "english") else name
     own = params() / "prompts" / f"{name}.yaml"
-    path = own if own.is_file() else Path(name)
-    words = _load(path)
-    extra = {key: words.pop(key) for key in ("tasks", "labels", "or") if key in words}
-    return {"classification": templates("classification"), **_check(words, path), **extra}
+    return own if own.is_file() else Path(name)
 
 
-def _load(path: Path) -> dict:
-    try:
-        loaded = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "problem", None) or error
-        raise PromptError(f"{path}: the prompt file cannot be read ({reason})") from None
-    if not isinstance(loaded, dict):
-        raise PromptError(f"{path}: found no lists of templates; allowed: lists under {', '.join(SLOTS)}")
-    return loaded
+@cache
+def _published(first: bool) -> dict[str, list[str]]:
+    """The paper's templates by kind, those of mt in its first version's wording if that is asked for."""
+    found = dict(yaml_files.plain(yaml_files.read(_path("instructalign"), "prompt file", PromptError)))
+    ia1 = found.pop("ia1")
+    found |= dict.fromkeys(("word", "span"), ia1["conditional_denoising"])
+    return found | ({"mt": ia1["mt"]} if first else {})
 
 
-def _check(lists: dict, path: Path) -> dict[str, list[str]]:
-    """The lists of templates of a user's file, if there is nothing wrong with them."""
-    for kind, found in lists.items():
-        if kind not in SLOTS:
-            raise PromptError(f"{path}: found templates of the kind {kind!r}; allowed: {', '.join(SLOTS)}")
-        if not isinstance(found, list) or not found or not all(isinstance(template, str) for template in found):
-            raise PromptError(f"{path}, {kind}: found {found!r}; allowed: a list of templates")
-        for number, template in enumerate(found):
-            where = f"{path}, {kind}, template {number}"
-            allowed = ", ".join(f"[{slot}]" for slot in sorted(SLOTS[kind]))
-            if unknown := [slot for slot in _LIKE_A_SLOT.findall(template) if slot not in SLOTS[kind]]:
-                raise PromptError(f"{where}: found the slot [{unknown[0]}]; allowed: {allowed}")
-            answer = f"[{ANSWER_SLOTS[kind]}]"
-            if not template.endswith((f" {answer}", f"\n{answer}")) or template.count(answer) > 1:
-                raise PromptError(
-                    f"{where}: found {template[-30:]!r} at its end; allowed: {answer} behind a blank, once"
-                )
-            slots = _SLOT.findall(template)
-            if missing := [f"[{slot}]" for slot in _ESSENTIAL[kind] if slot not in slots]:
-                raise PromptError(
-                    f"{where}: found {', '.join(f'[{slot}]' for slot in slots)} and no {' and no '.join(missing)}; "
-                    f"allowed: templates with it, of the slots {allowed}"
-                )
-    return lists
+def _read(source: str | Prompts) -> Prompts:
+    return source if isinstance(source, Prompts) else _file(source)
+
+
+@cache
+def _file(name: str) -> Prompts:
+    """The prompts of a file; of the paper's the kit keeps the templates apart (`_published`)."""
+    if name == "english":
+        return Prompts()
+    path = _path(name)
+    if not path.exists():
+        known = ", ".join([*wordings(), *TEMPLATES])
+        raise PromptError(f"{path}: there is no such prompt file; allowed: {known}, or the path of a YAML file")
+    return yaml_files.validated(Prompts, path, yaml_files.read(path, "prompt file", PromptError), PromptError)
+
+
+def _filled(template: str, kind: str, slots: dict[str, str]) -> str:
+    """The template without its answer, its slots filled."""
+    parts = _cut(template.removesuffix(f"[{ANSWER_SLOTS[kind]}]")).copy()
+    parts[1::2] = map(slots.__getitem__, parts[1::2])
+    return "".join(parts)
+
+
+@lru_cache(2**10)
+def _cut(head: str) -> list[str]:
+    """A template cut at its slots: text, slot, text, slot, ..."""
+    return _SLOT.split(head)

@@ -1,4 +1,4 @@
-""""""
+"""Prompt and answer as tokens: as plain text, as a conversation, or apart for an encoder and a decoder."""
 
 import re
 from collections.abc import Iterator, Sequence

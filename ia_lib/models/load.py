@@ -1,19 +1,19 @@
-""""""
+"""Models by their name or folder: on which device, in how many bits, and of which kind."""
 
 import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
-from ia_lib.workflow.settings import New
 
-
-def device(threads: int = 1) -> str:
+def computing_device(threads: int = 1) -> str:
     """The device to compute on, "cuda" or "cpu"; sets the number of CPU threads, on which rounding depends."""
     torch.set_num_threads(threads)
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,24 +29,27 @@ def load_model(
     """A causal or encoder-decoder model, as its config says, from a folder or the Hub, in `precision` (float32,
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
     both on CPU and GPU) and the rest in `precision`."""
-    version = {"revision": revision} if revision else {}
     dtype = getattr(torch, precision)
-    options = {"dtype": dtype, **version}
+    options = {"dtype": dtype, **({"revision": revision} if revision else {})}
     if quantisation != "none":
         how = {
             "int8": {"load_in_8bit": True},
             "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
         }
         options |= {"quantization_config": BitsAndBytesConfig(**how[quantisation]), "device_map": device}
-    model = (AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM).from_pretrained(
-        source, **options
-    )
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM
+    model = kind.from_pretrained(source, **options)
     return fuse_gelu(model.to(device) if quantisation == "none" else model)
 
 
-def is_encoder_decoder(source: str | New, revision: str | None = None) -> bool:
-    """Whether the model in a folder or of a Hub name has a decoder of its own; a new one has not."""
-    return isinstance(source, str) and AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or of a Hub name."""
+    return AutoTokenizer.from_pretrained(source, revision=revision)
+
+
+def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
+    """Whether the model in a folder or of a Hub name has a decoder of its own."""
+    return AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:

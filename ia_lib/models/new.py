@@ -1,6 +1,4 @@
-""""""
-
-from datasets import Dataset
+"""A model of one's own from nothing: its tokenizer, trained on text, and an untrained BLOOM."""
 
 from ia_lib.data import languages
 from ia_lib.instructions import templates
@@ -27,9 +25,9 @@ def train_tokenizer(texts: list[str], vocabulary: int):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def tokenizer_texts(pool: Dataset, parallel: Dataset) -> list[str]:
-    """What the tokenizer is trained on: the past data, the words of all templates, and the parallel text in all its
-    languages, because a multilingual model's tokenizer has seen the languages that the model itself does not know."""
+def tokenizer_texts(pool, parallel) -> list[str]:
+    """What the tokenizer is trained on: the past data (a dataset), the words of all templates, and the parallel text
+    in all its languages, because a multilingual model's tokenizer has seen those that the model does not know."""
     words = " ".join(
         [*(t for kind in templates.ANSWER_SLOTS for t in templates.templates(kind)), *languages.NAMES.values()]
     )
@@ -39,16 +37,17 @@ def tokenizer_texts(pool: Dataset, parallel: Dataset) -> list[str]:
     return past + [words] * 100 + [text for code in codes for text in parallel[code]]
 
 
-def new_model(settings, vocabulary: int, seed: int):
-    """An untrained BLOOM of the size in `settings` (`settings.New`), tied embeddings, its weights drawn from `seed`."""
+def new_model(vocabulary: int, seed: int, *, hidden: int, layers: int, heads: int):
+    """An untrained BLOOM with `vocabulary` tokens, `hidden` dimensions, so many layers of so many attention heads, and
+    tied embeddings, its weights drawn from `seed`."""
     import torch
     from transformers import BloomConfig, BloomForCausalLM
 
     config = BloomConfig(
         vocab_size=vocabulary,
-        hidden_size=settings.hidden,
-        n_layer=settings.layers,
-        n_head=settings.heads,
+        hidden_size=hidden,
+        n_layer=layers,
+        n_head=heads,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,

@@ -1,1 +1,33 @@
-""""""
+"""One module for each paper's method: the fields it adds to a row, its readings, and the rows it trains on.
+
+In: a row's settings, and `inputs`, which reads what the row may read (`workflow.inputs.Inputs`). Out: the streams that
+training takes in turn, and their rows. A row names its recipe by `recipe: NAME`, the name of a module here, which has
+
+- `Data`: a subclass of `fields.Data` with the recipe's own fields (`Train` and `Evaluate` likewise, if it adds some)
+- `streams(run) -> list[Stream]`: what a batch is made of; none, if the row trains on nothing
+- `examples(run, inputs) -> (frame, facts)`: the rows of all streams (columns: `training.streams.COLUMNS`), and what is
+  known of them: `steps`; `rows_of_epoch` of the streams that are read once; `provenance` of what was drawn from afar
+- `drawn(run) -> dict | None`, if it draws rows from the run's past: the keywords of `replay.draw` beside pool and seed
+- `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected
+- `check(run)`, if it has rules over several fields; raises `fields.Refusal`
+- `parallel(run) -> list[str]`, if it trains on parallel text: the languages that it reads
+"""
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+FIDELITY = ("paper", "released", "corrected")
+
+
+@cache
+def names() -> list[str]:
+    """The recipes that there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "fields")
+
+
+@cache
+def load(name: str) -> ModuleType:
+    """A recipe's module."""
+    return importlib.import_module(f"{__name__}.{name}")

@@ -220,7 +220,7 @@ def _by_published(compared: pd.DataFrame) -> dict[str, tuple[dict, list[dict]]]:
 
 
 def _settings(runs: list[Run]) -> dict:
-    """The fields in which the runs differ, with every run's values, and those that are the same in all of them."""
+    """The fields in which the runs differ, with every run's values, and those that are the same where they are."""
     flat = []
     for run in runs:
         fields = {k: v for k, v in run.settings.items() if k not in ("name", "row", *_BLOCKS)}
@@ -229,9 +229,10 @@ def _settings(runs: list[Run]) -> dict:
             fields |= {f"{block}.{k}" if k in fields else k: v for k, v in run.settings.get(block, {}).items()}
         flat.append(fields)
     names = list(dict.fromkeys(field for fields in flat for field in fields))
-    differ = [f for f in names if len({json.dumps(fields.get(f), sort_keys=True) for fields in flat}) > 1]
-    rows = [(run.name, [_short(fields.get(f)) for f in differ]) for run, fields in zip(runs, flat, strict=True)]
-    same = {f: _short(flat[0][f]) for f in names if f not in differ and flat[0][f] not in (None, [])}
+    values = {f: [fields[f] for fields in flat if f in fields] for f in names}
+    differ = [f for f, found in values.items() if len({json.dumps(value, sort_keys=True) for value in found}) > 1]
+    rows = [(run.name, [_short(fields.get(f, "")) for f in differ]) for run, fields in zip(runs, flat, strict=True)]
+    same = {f: _short(found[0]) for f, found in values.items() if f not in differ and found[0] not in (None, [])}
     return {"fields": differ, "rows": rows, "same": same}
 
 

@@ -62,21 +62,21 @@ def family_coverage(families: pd.DataFrame) -> go.Figure:
 def objective_examples(rows: pd.DataFrame) -> go.Figure:
     """What an instruction of each objective looks like (InstructAlign, Figure 2), as a table that can be read aloud.
 
-    `rows` has the columns `objective, prompt, answer`, as the prompt builders give them.
+    `rows` has the columns `kind, prompt, answer` of `cross_lingual.instructions`.
     """
     wrapped = [
         ["<br>".join(part for line in text.splitlines() for part in textwrap.wrap(escape(line, quote=False), width))
          for text in rows[name]]
         for name, width in (("prompt", 64), ("answer", 38))
     ]  # fmt: skip
-    names = [_objective(objective)[0] for objective in rows["objective"]]
-    frame = go.Table(
+    names = [_objective(objective)[0] for objective in rows["kind"]]
+    shown = go.Table(
         columnwidth=[1.4, 7, 4],
         header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},
         cells={"values": [names, *wrapped], "align": "left", "font_size": 12, "height": 22},
     )
     lines = sum(2 + max(texts[i].count("<br>") for texts in wrapped) for i in range(len(rows)))
-    return style(go.Figure(frame), "One instruction of each objective", height=130 + 20 * lines)
+    return style(go.Figure(shown), "One instruction of each objective", height=130 + 20 * lines)
 
 
 def model_scaling(scores: pd.DataFrame) -> go.Figure:

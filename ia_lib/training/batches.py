@@ -1,57 +1,57 @@
-""""""
+"""From examples.parquet to the tensors of a batch: tokens, order, weights in the loss, padding."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
-from transformers import (
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedTokenizerBase
 
 from ia_lib.models.encoding import encode
-from ia_lib.training.streams import interleave
+from ia_lib.training.streams import Stream, interleave
 
 
-def prepare(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, settings, encoder_decoder: bool = False
-) -> tuple[list[dict], list[dict], list[tuple]]:
-    """Read a finished data stage and lay out the batches.
+def lay_out(
+    examples: pd.DataFrame,
+    streams: Sequence[Stream],
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: dict[str, Any],
+    seed: int,
+    length_window: int = 1,
+    alternation: str = "strict",
+    steps: int | None = None,
+) -> tuple[list[dict], list[dict]]:
+    """The training rows in the order of their batches (see `interleave`), and the validation rows, new before old.
 
-    Returns the training rows in order (as `encode` gives them), the validation rows, and for each training
-    row ("old" | "new", index).
+    `examples` has the columns `stream, role, prompt, answer, split`, `encoding` the keyword arguments of `encode`.
+    Without `steps` there are as many as the streams that are read once have rows for. A row is what `encode` gives,
+    `input_ids` and `answer_start`, with its `stream` and `role`, and as `example` its place in `examples`, from 0.
+
+    Raises ValueError for training rows of no stream that is read, and what `encode` and `interleave` raise.
     """
-    frames = {
-        "new": pd.read_parquet(folder / "instructions.parquet"),
-        "old": pd.read_parquet(folder / "replay.parquet"),
-    }
-    encoded = {}
-    for split in ("train", "validation"):
-        for kind, frame in frames.items():
-            part = frame[frame["split"] == split]
-            encoded[split, kind] = encode(
-                tokenizer, list(part["prompt"]), list(part["answer"]), **settings.encoding(encoder_decoder)
-            )[0]
-    order = interleave(
-        len(encoded["train", "new"]),
-        len(encoded["train", "old"]),
-        settings.steps or len(encoded["train", "new"]) // settings.new_per_step,
-        settings.new_per_step if settings.uses_new else 0,
-        settings.old_per_step if settings.uses_old else 0,
-        settings.seed,
-        {kind: [len(row["input_ids"]) for row in encoded["train", kind]] for kind in frames},
-        settings.length_window,
-        settings.alternation,
-    )
-    rows = [encoded["train", kind][index] for kind, index in order]
-    return rows, encoded["validation", "new"] + encoded["validation", "old"], order
+    rows, _ = encode(tokenizer, list(examples["prompt"]), list(examples["answer"]), **encoding)
+    parts: dict[str, list[dict]] = {stream.name: [] for stream in streams}
+    validation: dict[str, list[dict]] = {"new": [], "old": []}
+    columns = zip(examples["stream"], examples["role"], examples["split"], strict=True)
+    for number, (row, (stream, role, split)) in enumerate(zip(rows, columns, strict=True)):
+        row |= {"stream": stream, "role": role, "example": number}
+        if split == "train" and stream not in parts:
+            raise ValueError(f"stream: found training rows of {stream!r}; allowed: {', '.join(parts) or 'none'}")
+        (parts[stream] if split == "train" else validation[role]).append(row)
+    if steps is None:
+        steps = min(len(parts[stream.name]) // stream.per_step for stream in streams if not stream.passes)
+    lengths = {name: [len(row["input_ids"]) for row in part] for name, part in parts.items()}
+    rows_of = {name: len(part) for name, part in parts.items()}
+    order = interleave(streams, rows_of, steps, seed, lengths, length_window, alternation)
+    return [parts[name][index] for name, index in order], validation["new"] + validation["old"]
 
 
 def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
     """Give every row the weight of each of its tokens in the loss of its batch of `batch_size` consecutive rows.
 
-    Returns for each row its `input_ids`, `first`, the index of the first token that counts, and `weight`. `loss`:
-    "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
-    weight, "token" every counted token. The weights of a batch sum to one, however it is cut into micro-batches, so
+    Returns each row with `first`, the index of the first token that counts, and `weight`. `loss`: "answer" counts the
+    answer's tokens, "all" every token but the first. `average`: "example" gives every row the same weight, "token"
+    every counted token. The weights of a batch sum to one, however it is cut into micro-batches, so
     gradient accumulation changes nothing.
     """
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
@@ -63,12 +63,13 @@ def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str 
         total = sum(counts[i] for i in batch)
         for i in batch:
             weight = 1 / max(1, total) if average == "token" else 1 / (len(batch) * max(1, counts[i]))
-            weighed.append({"input_ids": rows[i]["input_ids"], "first": first[i], "weight": weight})
+            weighed.append({**rows[i], "first": first[i], "weight": weight})
     return weighed
 
 
 class Collator:
-    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [rows, tokens].
+    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [rows, tokens], and `roles`
+    [rows], 1 for a row of a new stream and 0 for one of an old.
 
     `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss, zero for
     prompts and padding. For a causal model (`position_ids` too) padding stands on the left, so that all answers end
@@ -97,6 +98,7 @@ class Collator:
             gaps = [[fill] * (width - len(values)) for values in column]
             pairs = zip(gaps, column, strict=True)
             batch[name] = torch.tensor([gap + values if causal else values + gap for gap, values in pairs])
+        batch["roles"] = torch.tensor([int(row["role"] == "new") for row in rows])
         if causal:
             return batch | {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)}
         start = torch.full((len(rows), 1), self.decoder_start)

@@ -1,10 +1,27 @@
-""""""
+"""Which rows training reads, and in which order: named streams in strict turn (InstructAlign, section 3.2)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
+from typing import Literal
 
 from ia_lib.randomness import generator, shuffled
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet.
+
+    With `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
+    carry their own epochs and shuffling).
+    """
+
+    name: str
+    role: Literal["new", "old"]  # whether they teach something, or keep what the model knows
+    per_step: int
+    passes: bool = False
 
 
 def exposure(steps: int, new_rows: int, old_rows: int, new_per_step: int, old_per_step: int) -> dict[str, float]:
@@ -33,7 +50,7 @@ def steps_for(new_epochs: float, new_rows: int, new_per_step: int) -> int:
 
 
 def endless(n: int, seed: int, name: str) -> Iterator[int]:
-    """The numbers 0 .. n - 1 over and over, every pass in a fresh order that depends on (seed, pass) alone."""
+    """The numbers 0 .. n - 1 over and over, every pass in a fresh order that depends on (seed, name, pass) alone."""
     epoch = 0
     while n:
         yield from shuffled(generator(seed, name, epoch), n)
@@ -41,55 +58,55 @@ def endless(n: int, seed: int, name: str) -> Iterator[int]:
 
 
 def interleave(
-    new: int,
-    old: int,
+    streams: Sequence[Stream],
+    rows_of: Mapping[str, int],
     steps: int,
-    new_per_step: int,
-    old_per_step: int,
     seed: int,
-    lengths: dict[str, list[int]] | None = None,
+    lengths: Mapping[str, Sequence[int]] | None = None,
     window: int = 1,
     alternation: str = "strict",
 ) -> list[tuple[str, int]]:
-    """The rows of all training batches in order, as ("old" | "new", index).
+    """The rows of all training batches in order, as (stream's name, index among the stream's `rows_of` rows).
 
-    `new` rows are read once in their order (they carry their own epochs and shuffling); `old` rows are read in
-    passes, each in a fresh order. With both kinds every batch strictly alternates old, new, old, new, so a batch of
-    2n rows has n of each; with one kind the batch is of that kind alone.
+    Every batch has each stream's `per_step` rows, in the same turn: the k-th of a stream's n rows stands in the middle
+    of the batch's k-th n-th, and of rows with the same place old ones come first, then those of the stream that is
+    listed first. So equal numbers strictly alternate (old, new, old, new), and one old row beside three new ones stands
+    among them in every batch alike (new, old, new, new).
 
     With `window` above 1, the rows of that many consecutive batches are sorted by length (`lengths`, in tokens, by
-    kind) before they are cut into batches, and the batches are shuffled: less padding, the same rows.
+    stream) before they are cut into batches, and the batches are shuffled: less padding, the same rows.
 
     `alternation` "shuffled" then shuffles all rows, so that batches are balanced only on average, as the released code
     does.
 
-    Raises ValueError if `new` is not exactly steps x new_per_step, if old rows are asked for and there are none, or if
-    both kinds are asked for in unequal numbers.
+    Raises ValueError if a stream that is read once has not exactly steps x per_step rows, or one that is read in passes
+    has none.
     """
-    if new != steps * new_per_step:
-        raise ValueError(f"{new:,} new rows do not make {steps:,} batches of {new_per_step}")
-    if steps and old_per_step and not old:
-        raise ValueError(f"{old_per_step} old rows a step are asked for, but there are none to replay")
-    if new_per_step and old_per_step and new_per_step != old_per_step:
-        raise ValueError(f"a batch alternates old and new, it cannot hold {old_per_step} old and {new_per_step} new")
-    olds = endless(old, seed, "replay order")
-    rows: list[tuple[str, int]] = []
+    first = next((stream for stream in streams if stream.passes), None)
+    orders: dict[str, Iterator[int]] = {}
+    for stream in streams:
+        name, rows = stream.name, rows_of[stream.name]
+        if not stream.passes and rows != steps * stream.per_step:
+            raise ValueError(f"{name}: {rows:,} rows do not make {steps:,} batches of {stream.per_step}")
+        if stream.passes and not rows and steps * stream.per_step:
+            raise ValueError(f"{name}: {stream.per_step} rows a step are asked for, but there are none to read")
+        # one key for the first such stream, whatever it is called; further ones must not have the same order
+        key = "replay order" if stream is first else f"order of {name}"
+        orders[name] = endless(rows, seed, key) if stream.passes else iter(range(rows))
+    # sorting leaves what has the same place in the order of the list
+    turns = sorted(
+        ((stream, k) for stream in streams for k in range(stream.per_step)),
+        key=lambda turn: (Fraction(2 * turn[1] + 1, turn[0].per_step), turn[0].role == "new"),
+    )
+    read: list[tuple[str, int]] = []
     for begin in range(0, steps, window):
         size = min(window, steps - begin)
-        kinds = {
-            "old": [next(olds) for _ in range(size * old_per_step)],
-            "new": list(range(begin * new_per_step, (begin + size) * new_per_step)),
-        }
+        held = {stream.name: list(islice(orders[stream.name], size * stream.per_step)) for stream in streams}
         if window > 1:
-            for kind, indices in kinds.items():
-                indices.sort(key=lengths[kind].__getitem__)
+            for name, indices in held.items():
+                indices.sort(key=lengths[name].__getitem__)
         for step in shuffled(generator(seed, "windows", begin), size):
-            batch = {
-                kind: indices[step * len(indices) // size : (step + 1) * len(indices) // size]
-                for kind, indices in kinds.items()
-            }
-            for i in range(max(new_per_step, old_per_step)):
-                rows += [(kind, indices[i]) for kind, indices in batch.items() if indices]
+            read += [(stream.name, held[stream.name][step * stream.per_step + k]) for stream, k in turns]
     if alternation == "shuffled":
-        rows = [rows[i] for i in shuffled(generator(seed, "batches"), len(rows))]
-    return rows
+        read = [read[i] for i in shuffled(generator(seed, "batches"), len(read))]
+    return read

@@ -1,4 +1,4 @@
-"""Continual instruction tuning: transformers' Trainer over batches that the replay plan lays out (section 3.2)."""
+"""Continual instruction tuning: transformers' Trainer over batches that are laid out beforehand (see `batches`)."""
 
 import inspect
 import json
@@ -8,34 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
-from transformers.trainer_callback import ExportableState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training.batches import Collator, weigh
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, settings) -> None:
-    """Write weights (safetensors), tokenizer and a model card."""
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
+    """Write weights (safetensors), tokenizer and `card`, the text of the model card (README.md)."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    start = settings.model.name or (f"the run {settings.model.run}" if settings.model.run else "random weights")
-    (folder / "README.md").write_text(
-        f"# {settings.name}\n\n"
-        f"Began with {start}; objective {settings.objective}, {settings.replay} replayed samples, "
-        f"seed {settings.seed}.\n\n"
-        f"Taught languages: {', '.join(settings.taught) if settings.uses_new else 'none'}. "
-        f"Corpus: {settings.corpus}.\n\n"
-        "Made for research on teaching languages; check its evaluation before you rely on it.\n",
-        encoding="utf-8",
-    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 class _OneDevice(TrainingArguments):
@@ -66,21 +50,22 @@ class AnswerTrainer(Trainer):
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        # `inputs` is what the Collator gives: also `roles`, which no model reads, for methods against forgetting
         counted = inputs["weights"] > 0
-        if not counted.any():
+        if counted.any():
+            # the vocabulary's logits are needed from the first position that counts
+            keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
+            accepted = inspect.signature(self.model.forward).parameters
+            given = {**inputs, "logits_to_keep": keep, "use_cache": False}
+            logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
+            counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
+            losses = torch.nn.functional.cross_entropy(
+                logits[:, -keep:][counted].float(), targets[counted], reduction="none"
+            )
+            loss = (losses * weights[counted]).sum()
+        else:
             # rows cut at their ends may have nothing left that counts
             loss = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
-            return (loss, {"loss": loss}) if return_outputs else loss
-        # the vocabulary's logits are needed from the first position that counts
-        keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
-        accepted = inspect.signature(self.model.forward).parameters
-        given = {**inputs, "logits_to_keep": keep, "use_cache": False}
-        outputs = model(**{name: value for name, value in given.items() if name in accepted})
-        counted = counted[:, -keep:]
-        losses = torch.nn.functional.cross_entropy(
-            outputs.logits[:, -keep:][counted].float(), inputs["targets"][:, -keep:][counted], reduction="none"
-        )
-        loss = (losses * inputs["weights"][:, -keep:][counted]).sum()
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -99,7 +84,6 @@ class _Log(TrainerCallback, ExportableState):
 
     def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
         self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
-        self.last_step, self.last_time = 0, time.monotonic()
         self.losses, self.losses_from = 0.0, 0  # the sum of the losses of the steps behind that one
 
     def state(self):
@@ -111,8 +95,8 @@ class _Log(TrainerCallback, ExportableState):
         self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
         # what a killed run logged after its last checkpoint will be logged again
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        self.path.write_text("".join(line + "\n" for line in lines))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress:
@@ -160,7 +144,7 @@ def tune(
     on_log: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PreTrainedModel:
-    """Train `model` on `rows` (from `prepare`), batch after batch in the order given; resume if `folder` has a
+    """Train `model` on `rows` (from `lay_out`), batch after batch in the order given; resume if `folder` has a
     checkpoint. AdamW, gradient norm cut at 1, learning rate linear to 0 after a linear warm-up of that share of steps.
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and

@@ -12,7 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from ia_lib.paths import params
-from ia_lib.workflow.settings import New, Settings
+from ia_lib.recipes.fields import New
+from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
@@ -47,27 +48,34 @@ class Estimate:
 
 
 def estimate(
-    run: Settings, source: str | New, report: dict | None = None, tested: Mapping[str, int] | None = None
+    run: Settings,
+    source: str | New,
+    report: dict | None = None,
+    tested: Mapping[str, int] | None = None,
+    texts: int | None = None,
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished. `tested` has for every task of the run's own `tests` how many texts are
-    scored; without it those cannot be told."""
-    steps = ((report or {}).get("steps", run.steps) or 0) if run.trains else 0
+    scored, without which those cannot be told; or `texts` says how many there are in all."""
+    steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
     lengths = {
-        "new": min(run.max_length, sum(new) / len(new) if new else ASSUMED_TOKENS["new"]),
-        "old": min(run.max_length, mean.get("old", ASSUMED_TOKENS["old"])),
+        "new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"],
+        "old": mean.get("old", ASSUMED_TOKENS["old"]),
     }
-    per_step = run.new_per_step * run.uses_new * lengths["new"] + run.old_per_step * run.uses_old * lengths["old"]
+    per_step = sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
     tokens = round(steps * per_step)
-    texts, parameters = _texts(run, tested), _parameters(source)
+    texts, parameters = _texts(run, tested) if texts is None else texts, _parameters(source)
+    texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
-    bytes_each = {"none": 4 if run.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[run.quantisation]
+    bytes_each = {"none": 4 if run.evaluate.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[
+        run.evaluate.quantisation
+    ]
     # weights, gradients and two moments of AdamW in 32 bits; then what a batch leaves behind, roughly
-    training = 16 * parameters + 120 * per_step / run.accumulation * parameters**0.5 if run.trains else 0
+    training = 16 * parameters + 120 * per_step / run.train.accumulation * parameters**0.5 if run.trains else 0
     return Estimate(
         parameters,
         steps,
@@ -113,20 +121,21 @@ def _counted(folder: str) -> int:
 
 
 def _texts(run: Settings, tested: Mapping[str, int] | None) -> int | None:
-    """Texts times prompts, by the sizes that the papers state and, of the run's own tests, by `tested`; None where
-    that is missing."""
-    own = {test.task for test in run.tests}
+    """How many texts are scored, by the sizes that the papers state and, of the run's own tests, by `tested`; None
+    where that is missing."""
+    asked = run.evaluate
+    own = {test.task for test in asked.tests}
     if not own <= set(tested or {}):
         return None
-    prompts, total = 3 * len(run.wordings), sum(tested[task] for task in own)
-    codes = {code for group in run.groups.values() for code in group}
-    for _, corpus, task in run.evaluates():
+    total = sum(tested[task] for task in own)
+    for name in run.named_tasks.values():
+        corpus, _, task = name.rpartition("/")
         if corpus == "minilab":
-            total += min(run.lab.test, run.examples or run.lab.test) * len(codes)
+            sizes = [run.lab.test] * len(run.codes)
         else:
-            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in codes]
-            total += sum(min(n, run.examples or n) for n in sizes)
-    return total * prompts
+            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in run.codes]
+        total += sum(min(size, asked.examples or size) for size in sizes)
+    return total
 
 
 @cache

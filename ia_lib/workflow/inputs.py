@@ -1,297 +1,501 @@
-"""What a run reads, from its settings: parallel text, labelled tests, past instruction data, and where each is from.
+"""What one stage of a run reads: its sources in one list, and the texts that are read through them.
 
-`folder` is in all of it the mini lab's own folder, or the data folder of the real corpora (`runs.Table.lab`).
+Every reader gets `find`, which knows the files of the list and no others: what is not in the list is in no key, so it
+cannot be read either.
 """
 
+import os
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-from datasets import Dataset, concatenate_datasets
-
-from ia_lib.data import corpora, downloads, languages
-from ia_lib.data.corpora import CorpusError
+from ia_lib.data import corpora, downloads, minilab
 from ia_lib.data.downloads import SourceError
-from ia_lib.data.pools import Jsonl
-from ia_lib.instructions import cross_lingual, replay, templates
-from ia_lib.instructions.mixture import mixture
-from ia_lib.paths import locate
-from ia_lib.randomness import generator, permuted, shuffled
-from ia_lib.workflow.settings import Refusal, Settings
+from ia_lib.data.files import CorpusError
+from ia_lib.data.yaml_files import Refusal
+from ia_lib.evaluation import tasks
+from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
+from ia_lib.instructions import mixture, replay, templates
+from ia_lib.paths import params, root
+from ia_lib.randomness import generator, shuffled
+from ia_lib.recipes.fields import New
+from ia_lib.workflow.settings import Settings
+from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
+from ia_lib.workflow.tables import drawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ia_lib.instructions.cross_lingual import Plan
 
 
-def parallel(run: Settings, folder: Path) -> Dataset:
-    """The parallel text that instructions are made from: `sentence_id` and a column per language of `Settings.plan`.
+class Inputs:
+    """The inputs of a stage of a run. `chain` is the run, the run whose model it begins with, and so on; `outputs` the
+    table's folder, in which each run has its own."""
 
-    With `sentences`, so many of them drawn uniformly. Raises CorpusError or SourceError for what is wrong or missing.
-    """
-    codes = _taught(run)
-    if run.corpus == "own":
-        part = run.parallel
-        if part.lines:
-            missing = [code for code in codes if code not in part.lines]
-            if missing:
-                raise CorpusError(f"parallel.lines: there is no file for the language {missing[0]!r}; name one")
-            found = corpora.parallel_lines({code: find_file(run, folder, part.lines[code]) for code in codes})
-        else:
-            found = corpora.parallel_file(
-                find_file(run, folder, part.file), {c: part.columns.get(c, c) for c in codes}, part.id
-            )
-    else:
-        found = corpora.parallel(folder, codes, "train", run.corpus, **_where(run))
-    if run.sentences:
-        if run.sentences > len(found):
-            raise CorpusError(f"sentences: found {run.sentences:,}, but the parallel text has {len(found):,}")
-        drawn = permuted((run.seed, "sentences"), np.arange(run.sentences), len(found))
-        found = found.select(sorted(drawn.tolist()))
-    return found
+    def __init__(self, chain: list[Settings], stage: str, outputs: Path):
+        self.chain, self.stage, self.outputs = chain, stage, outputs
+        self.run, self.begins = chain[0], chain[-1]
 
+    @property
+    def origin(self) -> str | New:
+        """The model at the beginning of the chain: its name or folder, or what a new one looks like."""
+        return self.begins.model.new or self._outside[0]
 
-def usable(run: Settings, folder: Path) -> tuple[Dataset, int]:
-    """`parallel` without the pairs that occur in test texts, unless the run keeps them, and how many those were."""
-    found = parallel(run, folder)
-    return corpora.drop_overlap(found, all_labelled(run, folder)) if run.drop_test_overlap else (found, 0)
+    @property
+    def tokenizer(self) -> tuple[str, str | None]:
+        """Where the tokenizer comes from, as (folder or Hub name, revision)."""
+        return (str(self._made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
 
+    @property
+    def model(self) -> tuple[str, str | None]:
+        """Where the model that the run begins with comes from, as (folder or Hub name, revision); not for a new one."""
+        return self._tuned(self.chain[1:])
 
-def held_out(run: Settings, folder: Path) -> Dataset:
-    """The parallel sentences that no instruction of the run is made from."""
-    return cross_lingual.split_off(usable(run, folder)[0], run.validation_sentences, run.seed)[1]
+    @property
+    def tuned_model(self) -> tuple[str, str | None]:
+        """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
+        return self._tuned(self.chain)
 
+    @property
+    def examples(self) -> Path:
+        """The file of the rows that the run trains on."""
+        return self._made(self.run, "data") / "examples.parquet"
 
-def labelled(run: Settings, folder: Path) -> Dataset:
-    """All labelled texts that the run is tested on: columns as `corpora.labelled` has them; `task` is the name under
-    which results stand. The first `examples` of each language, if that is set."""
-    parts = []
-    for name, corpus, task in run.evaluates():
-        for code in _tested(run, corpus):
-            part = corpora.labelled(folder, task, [code], run.test_split, corpus, **_where(run))
-            parts.append(part.remove_columns("task").add_column("task", [name] * len(part)))
-    for test in run.tests:
-        path = find_file(run, folder, test.file)
-        parts.append(corpora.labelled_file(path, test.task, test.language, test.labels, test.text, test.label, test.id))
-    order = ["task", "language", "example", "text", "label"]
-    if not parts:
-        return Dataset.from_dict({name: [] for name in order})
-    return concatenate_datasets(
-        [part.select(range(min(run.examples or len(part), len(part)))).select_columns(order) for part in parts]
-    )
+    def _made(self, run: Settings | str, stage: str) -> Path:
+        return self.outputs / (run if isinstance(run, str) else run.name) / stage
 
+    def _tuned(self, chain: list[Settings]) -> tuple[str, str | None]:
+        trained = next((run for run in chain if run.trains), None)
+        return (str(self._made(trained, "tune") / "model"), None) if trained else self._outside
 
-def all_labelled(run: Settings, folder: Path) -> Dataset:
-    """All labelled texts of the test split, however many of them the run is tested on."""
-    return labelled(run.model_copy(update={"examples": None}), folder)
-
-
-def task_labels(run: Settings) -> dict[str, list[str]]:
-    """The labels of every task of the run, in the order in which its prompts name them."""
-    found = {name: corpora.labels(corpus, task) for name, corpus, task in run.evaluates()}
-    found |= {test.task: test.labels for test in run.tests}
-    if run.label_order == "shuffled":
-        found = {
-            name: [labels[i] for i in shuffled(generator(run.seed, run.name, "labels", name), len(labels))]
-            for name, labels in found.items()
-        }
-    return found
-
-
-def training_labels(run: Settings, folder: Path) -> dict[str, tuple[list[str], str]]:
-    """For every task the labels that the majority baseline counts, and of what they are: the training texts of the
-    first of the run's languages that has some at hand, else its validation texts, else the test texts themselves."""
-    found: dict[str, tuple[list[str], str]] = {}
-    wanted = [] if run.majority_of == "test" else ["train", "valid"]
-    for name, corpus, task in run.evaluates():
-        for split in wanted:
-            for code in _tested(run, corpus):
-                if name not in found:
-                    try:
-                        rows = corpora.labelled(folder, task, [code], split, corpus, **{**_where(run), "offline": True})
-                        found[name] = rows["label"][:], f"{split} texts in {code}"
-                    except (CorpusError, SourceError):
-                        continue
-    everything = labelled(run, folder).to_pandas()
-    for name, rows in everything.groupby("task", sort=False):
-        found.setdefault(name, (list(rows["label"]), "the test texts"))
-    return found
-
-
-def pool(run: Settings, folder: Path, past: Path | None) -> tuple[Dataset, list[dict[str, Any]]]:
-    """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest).
-
-    `past` is the file of the run's past, if it has one. Of a pool too large to load, the rows of random parts.
-    """
-    source = run.past
-    if source is None or not run.uses_old:
-        return corpora.past(None), []
-    if source.mixture:
-        return mixture(folder, run.known, source.mixture, run.seed, run.corpus, **_where(run)), []
-    if source.run:
-        return corpora.past(past), []
-    rows = run.replay if run.replay == "all" else run.replay + (0 if run.uses_new else run.validation_rows)
-    if source.file:
-        if source.stream and rows != "all":
-            lines = Jsonl(past, source.fields)
-            if run.replay_sampling == "released":
-                return lines.head(rows + replay.BUFFER), []
-            return replay.spaced(Dataset.from_list(replay.reservoir(lines.rows(), rows, run.seed))), []
-        found = corpora.past(past, **source.fields, column=run.replay_stratify)
-        return (found if run.replay_sampling == "released" else replay.spaced(found)), []
-    places = [source.url] if source.url else [_xp3(code, run.mirror) for code in source.xp3]
-    cache = downloads.cache_folder() / "past"
-    columns = {run.replay_stratify: run.replay_stratify} if run.replay_stratify and source.url else {}
-    files = [Jsonl(place, {**source.fields, **columns}, cache=cache, offline=run.offline) for place in places]
-    if run.replay_sampling == "released":
-        # nearly contiguous rows of the one file, as the released code reads them
-        return files[0].head(rows + replay.BUFFER), [files[0].facts]
-    total = sum(file.size for file in files)
-    parts = [
-        file.sample(run.seed, max(1, round(source.blocks * file.size / total)), rows if len(files) == 1 else 0)
-        for file in files
-    ]
-    facts = [file.facts for file in files]
-    if source.xp3:
-        parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, source.xp3, strict=True)]
-        facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
-    return replay.spaced(concatenate_datasets(parts)), facts
-
-
-def read_files(run: Settings, folder: Path, stage: str) -> dict[str, Any]:
-    """What a stage reads from outside, by name: the paths of local files, or None for what is to be fetched."""
-    wanted: list[tuple[str, str]] = []
-    found: dict[str, Any] = {}
-    if (stage == "data" and run.uses_new) or (stage == "evaluate" and run.measures_held_out):
-        if run.corpus == "own":
-            named = run.parallel.lines or {"file": run.parallel.file}
-            found |= {f"parallel {name}": find_file(run, folder, path) for name, path in named.items()}
-        elif run.corpus != "minilab":
-            wanted += corpora.places(run.corpus, None, _taught(run), "train")
-    for _, corpus, task in run.evaluates():
-        if corpus != "minilab":
-            wanted += corpora.places(corpus, task, _tested(run, corpus), run.test_split)
-    for test in run.tests:
-        found[f"test {test.file}"] = find_file(run, folder, test.file)
-    if stage == "data":
-        field, names, own = "templates", [run.templates], templates.TEMPLATES
-    else:
-        field, names, own = "wordings", run.wordings, templates.wordings()
-    for name in names:
-        path = find_file(run, folder, name)
-        if name not in own and not path.is_file():
-            raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
-        if templates.is_file(name):
-            found[f"prompts {name}"] = path
-    for source, file in dict.fromkeys(wanted):
-        path = folder / source / file
-        found[f"{source}/{file}"] = path if path.is_file() else None
-    if stage == "data" and run.uses_old and run.past.file:
-        found["past"] = find_file(run, folder, run.past.file)
-    return found
-
-
-def to_download(run: Settings, folder: Path, stage: str) -> list[str]:
-    """What a stage reads that is not on this machine yet, in words: published files, and pools drawn from afar."""
-    found = []
-    files = read_files(run, folder, stage) if stage != "tune" else {}
-    for name in [name for name, path in files.items() if path is None]:
-        source, _, file = name.partition("/")
-        place = downloads.location(source, file, run.mirror)
-        if isinstance(place, str) and not (downloads.cache_folder() / source / file).is_file():
-            found.append(f"{name} from {place}")
-    if stage == "data" and run.uses_old and run.past and (run.past.url or run.past.xp3):
-        for place in [run.past.url] if run.past.url else [_xp3(code, run.mirror) for code in run.past.xp3]:
-            try:
-                Jsonl(place, cache=downloads.cache_folder() / "past", offline=True)
-            except CorpusError:
-                found.append(f"parts of {place}")
-    return list(dict.fromkeys(found))
-
-
-def provenance(run: Settings, folder: Path, stage: str) -> list[dict[str, Any]]:
-    """Licence, citation and checksums of the published files that a stage has read, for its manifest."""
-    by_source: dict[str, list[Path]] = {}
-    for name, path in read_files(run, folder, stage).items():
-        source, _, file = name.partition("/")
-        if source in downloads.known():
-            by_source.setdefault(source, []).append(path or downloads.fetch(source, file, **_where(run)))
-    own = [
-        {"file": name, "bytes": path.stat().st_size, "sha256": downloads.checksum(path)}
-        for name, path in read_files(run, folder, stage).items()
-        if path and name.partition("/")[0] not in downloads.known()
-    ]
-    return [downloads.provenance(source, paths) for source, paths in by_source.items()] + own
-
-
-def check(run: Settings, folder: Path, past: Path | None) -> None:
-    """Read what is here of all that the run will read, so that what is wrong is said before any work.
-
-    Raises CorpusError, SourceError, PromptError or Refusal.
-    """
-    for objective in run.objective.split("+") if run.uses_new else ():
-        templates.templates(objective, run.plan()["templates"])
-    for wording in run.asked():
-        templates.label_words([], wording)
-    if run.uses_old and run.past.xp3:
-        corpora.xp3_languages(run.past.xp3)
-    here = all(path is not None for stage in ("data", "evaluate") for path in read_files(run, folder, stage).values())
-    if run.corpus == "minilab":
-        # it is not written yet, and no sentence of it stands in two of its files
-        _check_sentences(run, run.lab.train, run.sentences or run.lab.train)
-    elif here:
-        all_labelled(run, folder)
-        if run.uses_new or run.measures_held_out:
-            if run.sentences:
-                _check_sentences(run, len(parallel(run.model_copy(update={"sentences": None}), folder)))
-            _check_sentences(run, None, len(usable(run, folder)[0]))
-    if here and run.uses_old and run.past.file and not run.past.stream:
-        rows = 0 if run.uses_new else run.validation_rows
-        try:
-            replay.draw(
-                pool(run, folder, past)[0], run.replay, run.seed, rows, run.replay_stratify, run.replay_sampling
-            )
-        except ValueError as error:
-            raise CorpusError(str(error)) from None
-
-
-def _check_sentences(run: Settings, parallel: int | None, left: int | None = None) -> None:
-    """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
-    if parallel and run.sentences and run.sentences > parallel:
-        raise Refusal("sentences", run.sentences, f"{parallel:,} at most, the sentences of the parallel text")
-    held_out = (run.uses_new or run.measures_held_out) and run.hold_out == "sentence"
-    if left is not None and held_out and run.validation_sentences >= left:
-        raise Refusal(
-            "validation_sentences",
-            run.validation_sentences,
-            f"below {left:,}, the parallel sentences that are left beside the test texts",
+    @property
+    def _outside(self) -> tuple[str, str | None]:
+        place = self.outside
+        return (
+            (place.name, place.commit or place.revision) if isinstance(place, HubModel) else (str(place.folder), None)
         )
 
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """All that the stage reads from outside, by name. Raises Refusal, or an error that names the file."""
+        if self.stage == "report":
+            kit = Path(__file__).parents[1] / "report" / "page.html"
+            tables = sorted((params() / "published").glob("*.csv")) if self.run.reproduces else []
+            return {file.name: File(file.name, file, ours=True) for file in [kit, *tables]}
+        return {source.name: source for source in self._listed()}
 
-def find_file(run: Settings, folder: Path, path: str) -> Path:
-    """A user's file: beside the table, from the data folder, from here, or from the kit's folder."""
-    return locate(path, run.home, folder)
+    def _listed(self) -> list[Source]:
+        run, outside = self.run, [self.outside] if self.begins.model.name else []
+        if self.stage == "tune":
+            return outside
+        found: list[Source] = []
+
+        found += self._prompts()
+        split = run.evaluate.test_split
+        wanted = self._parallel_places() if self.reads_parallel else []
+        wanted += [place for task in self.tasks for place in task.places(self._tested(task), split)]
+        wordings = run.wordings if self.stage == "evaluate" else ()
+        found += [self._kits(path) for task in self.tasks for path in task.files(wordings)]
+        if self.stage == "data":
+            wanted += self._past_places()
+        else:
+            found += self._majority.values()
+        return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
+
+    def _prompts(self) -> list[Source]:
+        """The files of templates and wordings. Raises Refusal for a name that is neither the kit's nor a file's."""
+        run, data, asked = self.run, self.run.data, []
+        if self.stage == "data" or run.measures_held_out:
+            asked.append(("templates", data.templates, run.templates, templates.TEMPLATES))
+        if self.stage == "evaluate":
+            names = zip(run.evaluate.wordings, run.wordings, strict=True)
+            asked += [("wordings", name, path, templates.wordings()) for name, path in names]
+        for field, name, path, own in asked:
+            if name not in own and not Path(path).is_file():
+                raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
+        return [self._kits(path) for path in templates.files([path for _, _, path, _ in asked])]
+
+    @property
+    def reads_parallel(self) -> bool:
+        """Whether the stage reads parallel text: to make instructions of it, to train a tokenizer on it, to test on it
+        what was held out."""
+        run = self.run
+        return run.measures_held_out if self.stage == "evaluate" else bool(run.parallel_codes or run.model.new)
+
+    @property
+    def outside(self) -> Folder | HubModel:
+        """The model that the chain of models begins with, if it is one from outside."""
+        asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
+        if place.is_dir():
+            return Folder(asked.name, place.resolve())
+        if asked.name.startswith(("/", ".", "~")):
+            raise Refusal("model.name", asked.name, "a folder, or a name on the Hub; there is no such folder")
+        return HubModel(asked.name, asked.revision, self.outputs / "revisions.json")
+
+    def _kits(self, path: Path) -> File:
+        ours = path.is_relative_to(params())
+        return File(path.relative_to(params()).as_posix() if ours else str(path), path, ours)
+
+    def _source(self, source: str, file: str) -> Source:
+        run = self.run
+        if source == "minilab":
+            return self.lab
+        if source == "file":
+            return File(f"file/{file}", Path(run.locate(file, self.data_folder)))
+        if source == "address":
+            return Address(file, run.machine.offline)
+        return Published(source, file, self.data_folder, run.machine.mirror, run.machine.offline)
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """The folder of real data: `data_dir`, else the environment variable IA_DATA, else ../shared/data."""
+        folder = Path(self.run.machine.data_dir or os.environ.get("IA_DATA") or "../shared/data").expanduser()
+        return folder if folder.is_absolute() else root() / folder
+
+    @cached_property
+    def lab(self) -> MiniLab:
+        """The mini lab: its own folder for each seed, size and choice of languages, and for what it is made from."""
+        run, sizes = self.run, self.run.lab.model_dump()
+        content = minilab.identity(run.seed, run.codes, sizes)
+        folder = self.outputs / "lab" / f"seed{run.seed}-{content[:8]}"
+        return MiniLab("minilab", folder, content, partial(minilab.write, folder, run.seed, run.codes, sizes))
+
+    def find(self, source: str, file: str) -> Path | str:
+        """Where a file of the list is read. Raises SourceError for one that is not in it."""
+        name = "minilab" if source == "minilab" else file if source == "address" else f"{source}/{file}"
+        if name not in self.sources:
+            raise SourceError(f"{name}: {self.run.name}'s {self.stage} stage does not read this; it reads: "
+                              f"{', '.join(self.sources)}")  # fmt: skip
+        place = self.sources[name].path()
+        return place / file if source == "minilab" else place
+
+    # ------------------------------------------------------------------ loops over the list
+
+    def identities(self) -> dict[str, Any]:
+        """For the stage's key."""
+        return {name: source.identity() for name, source in sorted(self.sources.items())}
+
+    def missing(self) -> list[str]:
+        """What would have to be downloaded, in words."""
+        return list(filter(None, (source.missing() for source in self.sources.values())))
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """For the manifest: licence, citation and checksums; the files of one published source together."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, source in self.sources.items():
+            if said := source.provenance():
+                known = found.setdefault(said.get("source", name), said)
+                if known is not said:
+                    known["files"] += said["files"]
+        return list(found.values())
+
+    def check(self) -> None:
+        """Read what is here of all that the stage will read, so that what is wrong is said before any work.
+
+        Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
+        """
+        run = self.run
+        for source in self.sources.values():
+            source.check()
+        if self.stage == "data" and run.data.past and run.data.past.xp3:
+            corpora.xp3_languages(run.data.past.xp3)
+        if self.stage == "tune":
+            return
+        # reads the files, and so finds what is wrong in them
+        templates.templates("mt", run.templates)
+        for wording in run.wordings if self.stage == "evaluate" else ():
+            templates.label_words([], wording)
+        here = not self.missing()
+        if run.corpus == "minilab":
+            # it is not written yet, and no sentence of it stands in two of its files
+            self._check_sentences(run.lab.train, run.data.sentences or run.lab.train)
+        elif here:
+            self.tests()
+            if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
+                if run.data.sentences:
+                    self._check_sentences(len(self._whole))
+                self._check_sentences(None, len(self.usable()))
+        if here and self.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
+            try:
+                replay.draw(self.pool()[0], seed=run.seed, **drawn(run))
+            except ValueError as error:
+                raise CorpusError(str(error)) from None
+
+    def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
+        """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
+        data = self.run.data
+        if parallel and data.sentences and data.sentences > parallel:
+            allowed = f"{parallel:,} at most, the sentences of the parallel text"
+            raise Refusal("sentences", data.sentences, allowed)
+        reads = self.run.parallel_codes or self.run.measures_held_out
+        by_sentence = getattr(data, "hold_out", "sentence") == "sentence"
+        if left is not None and reads and by_sentence and data.validation_sentences >= left:
+            allowed = f"below {left:,}, the parallel sentences that are left beside the test texts"
+            raise Refusal("validation_sentences", data.validation_sentences, allowed)
+
+    # ------------------------------------------------------------------ what is read
+
+    @cached_property
+    def tasks(self) -> list[Task]:
+        """The run's tasks: the named ones, those of its own tests, and held-out translation where that is measured."""
+        run, found = self.run, []
+        for called, name in run.named_tasks.items():
+            try:
+                task = tasks.load(name, run.home)
+            except TaskError as error:
+                if name.endswith((".yaml", ".yml")):
+                    raise
+                raise Refusal("tasks", called, f"<task> or <corpus>/<task> ({error})") from None
+            found.append(task.model_copy(update={"name": called}) if "." not in called else task)
+            if not self._tested(task):
+                allowed = f"a task with one of the run's languages; {name} has none of them"
+                raise Refusal("tasks", called, allowed)
+        labels: dict[str, list[str]] = {}
+        places = set()
+        for test in run.evaluate.tests:
+            if test.language not in run.codes:
+                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(run.codes)})")
+            if len(set(test.labels)) < len(test.labels):
+                raise Refusal("tests", test.labels, "each label once")
+            if labels.setdefault(test.task, test.labels) != test.labels:
+                raise Refusal("tests", test.labels, f"the same labels in all tests of {test.task}")
+            if not test.id and (test.task, test.language) in places:
+                allowed = "an id column, since another file has texts of that task and language"
+                raise Refusal("tests", test.file, allowed)
+            places.add((test.task, test.language))
+            found.append(tasks.own(**test.model_dump()))
+        if run.evaluate.label_order == "shuffled":
+            found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
+        return [*found, *([tasks.load("held_out")] if run.measures_held_out else [])]
+
+    def _shuffled(self, task: Choose) -> Choose:
+        order = shuffled(generator(self.run.seed, self.run.name, "labels", task.name), len(task.labels))
+        return task.model_copy(update={"labels": [task.labels[i] for i in order]})
+
+    @property
+    def choices(self) -> list[Choose]:
+        """Those of the tasks that have labels."""
+        return [task for task in self.tasks if isinstance(task, Choose)]
+
+    @property
+    def translations(self) -> list[Translate]:
+        """Those of the tasks that are of parallel text."""
+        return [task for task in self.tasks if isinstance(task, Translate)]
+
+    def _tested(self, task: Task) -> list[str]:
+        return task.has(self.run.codes if isinstance(task, Choose) else self.run.paired_codes)
+
+    def pairs(self, task: Translate) -> "Dataset":
+        """The parallel text of a task: `sentence_id` and a column per language."""
+        if task.data.held_out:
+            return self.held_out()
+        return task.read(self.find, self._tested(task), self.run.evaluate.test_split)
+
+    def tests(self, every: bool = True) -> "Dataset":
+        """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
+        stand. Without `every` the first `examples` of each language, which are those that the run is tested on."""
+        from datasets import Dataset, concatenate_datasets
+
+        few = None if every else self.run.evaluate.examples
+        parts = [
+            task.read(self.find, [code], self.run.evaluate.test_split)
+            for task in self.choices
+            for code in self._tested(task)
+        ]
+        if not parts:
+            return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})
+        return concatenate_datasets([part.select(range(min(few or len(part), len(part)))) for part in parts])
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """The labels of every task of the run, in the order in which its prompts name them."""
+        return {task.name: list(task.labels) for task in self.choices}
+
+    @cached_property
+    def _majority(self) -> dict[str, Source]:
+        """Task -> the file whose labels the majority baseline counts: the training texts of the first of the run's
+        languages that has some in the data folder, else its validation texts; nothing where neither is there."""
+        return {name: self._source(*place) for name, (_, _, place) in self._majority_places.items()}
+
+    @cached_property
+    def _majority_places(self) -> dict[str, tuple[str, str, tuple[str, str]]]:
+        found: dict[str, tuple[str, str, tuple[str, str]]] = {}
+        for task in self.choices if self.run.evaluate.majority_of == "train" else ():
+            for split in ("train", "valid"):
+                for code in self._tested(task):
+                    for place in task.places([code], split) if split in task.splits else ():
+                        source = self._source(*place)
+                        if isinstance(source, MiniLab):
+                            there = split != "train" or code in minilab.KNOWN
+                        else:
+                            there = isinstance(source, Published) and source.here
+                        if there:
+                            found.setdefault(task.name, (split, code, place))
+        return found
+
+    def training_labels(self) -> dict[str, tuple[list[str], str]]:
+        """For every task the labels that the majority baseline counts, and of what they are."""
+        found: dict[str, tuple[list[str], str]] = {}
+        for task in self.choices:
+            if task.name in self._majority_places:
+                split, code, _ = self._majority_places[task.name]
+                found[task.name] = task.read(self.find, [code], split)["label"][:], f"{split} texts in {code}"
+        for name, rows in self.tests(every=False).to_pandas().groupby("task", sort=False):
+            found.setdefault(name, (list(rows["label"]), "the test texts"))
+        return found
+
+    @cached_property
+    def _whole(self) -> "Dataset":
+        run, part = self.run, self.run.data.parallel
+        if run.corpus == "own":
+            paths = {place: self.find(*place) for place in self._parallel_places()}
+            if part.lines:
+                return corpora.parallel_lines({code: paths["file", part.lines[code]] for code in run.paired_codes})
+            columns = {code: part.columns.get(code, code) for code in run.paired_codes}
+            return corpora.parallel_file(paths["file", part.file], columns, part.id)
+        return corpora.parallel(self.find, run.paired_codes, "train", run.corpus)
+
+    def _parallel_places(self) -> list[tuple[str, str]]:
+        run, part = self.run, self.run.data.parallel
+        if run.corpus != "own":
+            return corpora.places(run.corpus, run.paired_codes, "train")
+        if part.file:
+            return [("file", part.file)]
+        for code in run.paired_codes:
+            if code not in part.lines:
+                raise CorpusError(f"parallel.lines: there is no file for the language {code!r}; name one")
+        return [("file", part.lines[code]) for code in run.paired_codes]
+
+    def parallel(self) -> "Dataset":
+        """The parallel text: `sentence_id` and a column per language. With `sentences`, so many drawn uniformly."""
+        found, sentences = self._whole, self.run.data.sentences
+        if not sentences:
+            return found
+        import numpy as np
+
+        from ia_lib.randomness import permuted
+
+        if sentences > len(found):
+            raise CorpusError(f"sentences: found {sentences:,}, but the parallel text has {len(found):,}")
+        drawn = permuted((self.run.seed, "sentences"), np.arange(sentences), len(found))
+        return found.select(sorted(drawn.tolist()))
+
+    @cached_property
+    def _usable(self) -> "tuple[Dataset, int]":
+        found = self.parallel()
+        return corpora.drop_overlap(found, self.tests()) if self.run.data.drop_test_overlap else (found, 0)
+
+    def usable(self) -> "Dataset":
+        """`parallel` without the pairs that occur in test texts, unless the run keeps them."""
+        return self._usable[0]
+
+    @property
+    def dropped(self) -> int:
+        """How many pairs were left out because they occur in test texts."""
+        return self._usable[1]
+
+    def plan(self) -> "Plan":
+        """Languages and templates of what is translated, to and from the pivots."""
+        from ia_lib.instructions.cross_lingual import Plan
+
+        run = self.run
+        taught = [code for code in run.paired_codes if code not in run.pivots]
+        return Plan("mt", run.pivots, taught, run.seed, templates=run.templates, names=run.languages)
+
+    def held_out(self) -> "Dataset":
+        """The parallel sentences that no instruction of the run is made from."""
+        from ia_lib.instructions.cross_lingual import split_off
+
+        return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[1]
+
+    def _past_places(self) -> list[tuple[str, str]]:
+        run, past = self.run, self.run.data.past
+        if drawn(run) is None or past.run:
+            return []
+        if past.file:
+            return [("file", past.file)]
+        if past.mixture:
+            found = mixture.places(past.mixture.shares, run.known, past.mixture.split, run.corpus)
+            return found + (self._mixed.places(run.known, "train") if past.mixture.sentiment else [])
+        places = [past.url] if past.url else [str(_xp3(code, run.machine.mirror)) for code in past.xp3]
+        return [("address", place) for place in places]
+
+    @property
+    def _mixed(self) -> Task:
+        """The labelled texts of a mixture."""
+        return tasks.load(f"{self.run.corpus}/sentiment", self.run.home)
+
+    def pool(self) -> "tuple[Dataset, list[dict[str, Any]]]":
+        """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool
+        too large to load, the rows of random parts; empty, if the run draws nothing."""
+        from datasets import concatenate_datasets
+
+        from ia_lib.data.pools import Jsonl
+
+        run, past, asked = self.run, self.run.data.past, drawn(self.run)
+        if asked is None:
+            return corpora.past(None), []
+        if past.run:
+            return _trained_on(self._made(past.run, "data") / "examples.parquet"), []
+        if past.mixture:
+            texts = self._mixed.read(self.find, run.known, "train") if past.mixture.sentiment else None
+            labels = self._mixed.labels if past.mixture.sentiment else []
+            made = mixture.mixture(
+                self.find,
+                run.known,
+                past.mixture.shares,
+                past.mixture.rows,
+                run.seed,
+                split=past.mixture.split,
+                xss_negatives=past.mixture.xss_negatives,
+                corpus=run.corpus,
+                texts=texts,
+                labels=labels,
+            )
+            return made, []
+        rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
+        released = asked.get("sampling") == "released"
+        if past.file:
+            file = self.find("file", past.file)
+            if past.stream and rows != "all":
+                lines = Jsonl(file, past.fields)
+                if released:
+                    return lines.head(rows + replay.BUFFER), []
+                return replay.spaced(replay.reservoir(lines.rows(), rows, run.seed)), []
+            found = corpora.past(file, **past.fields, column=asked["stratify"])
+            return (found if released else replay.spaced(found)), []
+        places = [self.find(*place) for place in self._past_places()]
+        columns = {asked["stratify"]: asked["stratify"]} if asked["stratify"] and past.url else {}
+        more = {"cache": downloads.cache_folder() / "past", "offline": run.machine.offline}
+        files = [Jsonl(place, {**past.fields, **columns}, **more) for place in places]
+        if released:
+            # nearly contiguous rows of the one file, as the released code reads them
+            return files[0].head(rows + replay.BUFFER), [files[0].facts]
+        total = sum(file.size for file in files)
+        parts = [
+            file.sample(run.seed, max(1, round(past.blocks * file.size / total)), rows if len(files) == 1 else 0)
+            for file in files
+        ]
+        facts = [file.facts for file in files]
+        if past.xp3:
+            parts = [
+                part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)
+            ]
+            facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
+        return replay.spaced(concatenate_datasets(parts)), facts
 
 
-def _taught(run: Settings) -> list[str]:
-    return list(dict.fromkeys([*run.pivots, *run.plan()["taught"]]))
+def _trained_on(examples: Path) -> "Dataset":
+    """What a run drew from its own past to train on, as a pool."""
+    import pandas as pd
+    from datasets import Dataset
 
-
-def _tested(run: Settings, corpus: str) -> list[str]:
-    have = languages.CORPORA[corpus]
-    return [code for group in run.groups.values() for code in group if code in have]
-
-
-def _where(run: Settings) -> dict[str, Any]:
-    return {} if run.corpus == "minilab" else {"mirror": run.mirror, "offline": run.offline}
+    frame = pd.read_parquet(examples)
+    frame = frame[frame["pool_row"].notna() & (frame["split"] == "train")].rename(columns={"kind": "objective"})
+    columns = [name for name in ("objective", "language") if frame[name].fillna("").ne("").any()]
+    return Dataset.from_dict({name: frame[name].tolist() for name in ("prompt", "answer", *columns)})
 
 
 def _xp3(code: str, mirror: str | None) -> str | Path:
     return downloads.location("xp3", f"{code}/merged_{code}.jsonl", mirror)
-
-
-def shown(run: Settings, frame: pd.DataFrame) -> pd.DataFrame:
-    """`frame` as notebooks and reports may show it: with `share_text: false` every text in it is replaced by its
-    number of words, since whoever it belongs to has not agreed to its being passed on."""
-    if run.share_text:
-        return frame
-    codes = [code for group in run.groups.values() for code in group]
-    hidden = [name for name in frame if name in ("prompt", "answer", "text", "model", *codes)]
-    return frame.assign(**{name: [f"({len(str(text).split())} words)" for text in frame[name]] for name in hidden})

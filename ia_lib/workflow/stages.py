@@ -13,40 +13,26 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ia_lib.data import minilab
+from ia_lib.data.downloads import checksum
 from ia_lib.paths import root
+from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
-
-if TYPE_CHECKING:
-    from ia_lib.workflow.graph import Table
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 3, "tune": 2, "evaluate": 3, "report": 3}
-_PACKAGES = (
-    "ia_lib",
-    "torch",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "accelerate",
-    "bitsandbytes",
-    "numpy",
-    "pandas",
-)
+STAGE_VERSION = {"data": 4, "tune": 3, "evaluate": 4, "report": 4}
+_VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate bitsandbytes numpy pandas"
+_PACKAGE = Path(__file__).parents[1]
 
 # What lies in a stage's folder only while it is being made.
 _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
@@ -62,10 +48,14 @@ class Stage:
 
     name: str
     run: Settings | None  # None for the report, which is the table's
-    table: "Table"
+    inputs: Inputs
+    table: Path  # the table's file
+    outputs: Path  # the folder of all tables' outputs
     folder: Path
     key: str  # what the finished artefacts must have been made from
     needs: list["Stage"] = field(default_factory=list)
+    asked: tuple[str, dict[str, Any]] | None = None  # the run that this one was made of, and what was changed
+    without: list[str] = field(default_factory=list)  # of a report, the runs that are not in it
     _started: float = field(default_factory=time.time)
     _spent: float = 0.0  # seconds of earlier tries that were cut off and are gone on from
 
@@ -110,16 +100,22 @@ class Stage:
         return "code changed" if REDO in os.environ and self.code_changed else "finished"
 
     @property
+    def origin(self) -> str:
+        """The name of the model that the run's chain of models began with, empty for a new one."""
+        return self.inputs.begins.model.name or ""
+
+    @property
     def marker(self) -> Path:
         """The file that tells Snakemake that the stage is finished; its name carries the key, not its time."""
         run = f"{self.run.name}." if self.run else ""
-        return self.table.folder / ".jobs" / f"{run}{self.name}.{self.key[:16]}"
+        return self.inputs.outputs / ".jobs" / f"{run}{self.name}.{self.key[:16]}"
 
     @property
     def code_changed(self) -> bool:
         """Whether the code of a finished stage has changed since."""
         manifest = self.manifest
-        return manifest is not None and manifest["code"] != _code_hash(self.name)
+        now = _code(self.name)
+        return manifest is not None and any(now.get(name) != value for name, value in manifest["code"].items())
 
     def open(self) -> "Stage":
         """Make ready for work: inputs must be finished; leftovers of other settings are removed.
@@ -129,6 +125,8 @@ class Stage:
         for needed in self.needs:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
+        # as it is now: what is edited while the stage is at work has not made it
+        self._code = _code(self.name)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
         try:
@@ -138,7 +136,7 @@ class Stage:
         if not self.done:
             # inputs that were made anew count too: a checkpoint must not go on with other data
             made_from = [self.key, *(needed.manifest["digest"] for needed in self.needs)]
-            made_from = digest([*made_from, *([_code_hash(self.name)] if REDO in os.environ else [])])
+            made_from = digest([*made_from, *([self._code] if REDO in os.environ else [])])
             stamp = self.part / "key"
             if not stamp.is_file() or stamp.read_text() != made_from:
                 shutil.rmtree(self.part, ignore_errors=True)
@@ -156,20 +154,22 @@ class Stage:
             self._told = now
             write_json(self.part / "progress.json", {"done": done, "total": total, "seconds": self._seconds()})
 
-    def finish(self, device: str = "cpu", sources: list[dict[str, Any]] | None = None) -> Path:
+    def finish(self, device: str = "cpu", drawn_from: list[dict[str, Any]] | None = None) -> Path:
         """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
 
-        `sources` says what was read from outside, with its licence and checksums.
+        `drawn_from` says what was read of sources too large to be read whole.
         """
         if not self.done:
             (self.part / "manifest.json").unlink(missing_ok=True)
             made = sorted(p for p in self.part.rglob("*") if p.is_file())
-            files = {p.relative_to(self.part).as_posix(): hash_file(p) for p in made}
+            files = {p.relative_to(self.part).as_posix(): checksum(p) for p in made}
             # what a killed stage would go on from stays until the rest is in place
             files = {name: value for name, value in files.items() if name.split("/")[0] not in _SCAFFOLDING}
             manifest = {
                 "stage": self.name,
-                "table": self.table.path.name,
+                "table": self.table.name,
+                "row": self.run.row if self.run else None,
+                "origin": self.origin,
                 "run": self.run.name if self.run else None,
                 "seed": self.run.seed if self.run else None,
                 "settings": self.run.model_dump(mode="json") if self.run else None,
@@ -179,8 +179,8 @@ class Stage:
                 "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
                 "files": files,
                 "bytes": {name: (self.part / name).stat().st_size for name in files},
-                "sources": sources or [],
-                "code": _code_hash(self.name),
+                "sources": [*(drawn_from or []), *self.inputs.provenance()],
+                "code": self._loaded_code(),
                 "versions": {"python": platform.python_version(), **_versions()},
                 "git_commit": _git_commit(),
                 "device": device,
@@ -201,6 +201,12 @@ class Stage:
                 (self.folder / name).unlink(missing_ok=True)
         self._lock.release(force=True)
         return self.folder
+
+    def _loaded_code(self) -> dict[str, str]:
+        """The hashes of the notebook and of the kit's modules that this process has imported, as they were at first."""
+        loaded = {name.replace(".", "/") for name in sys.modules if name.split(".")[0] == _PACKAGE.name}
+        names = {f"{name}{end}" for name in loaded for end in (".py", "/__init__.py")}
+        return {name: value for name, value in self._code.items() if name in names or name.endswith(".ipynb")}
 
     def _seconds(self) -> float:
         """What the stage has cost so far, with earlier tries as far as they told."""
@@ -227,9 +233,9 @@ class Stage:
             return 6
         if self.name == "evaluate":
             return 20
-        run = self.run
-        steps = run.steps or 1000
-        return 8 + steps * (run.new_per_step * run.uses_new * 2.5e-3 + run.old_per_step * run.uses_old * 1.2e-3)
+        steps = self.run.data.steps or 1000
+        seconds = {"new": 2.5e-3, "old": 1.2e-3}  # a row
+        return 8 + steps * sum(stream.per_step * seconds[stream.role] for stream in self.run.streams)
 
 
 def execute(stage: Stage) -> None:
@@ -244,14 +250,14 @@ def execute(stage: Stage) -> None:
     running, failed = stage.notebook("running"), stage.notebook("failed")
     running.parent.mkdir(parents=True, exist_ok=True)
     # paths inside the project are given from its folder, where the kernel starts
-    paths = {"table": stage.table.path.resolve(), "outputs_dir": stage.table.outputs}
+    paths = {"table": stage.table.resolve(), "outputs_dir": stage.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
     if stage.run:
-        name, changes = stage.table.changed.get(stage.run.name, (stage.run.name, {}))
+        name, changes = stage.asked or (stage.run.name, {})
         parameters |= {"run": name, "changes": changes}
     environment = dict(os.environ)
     os.environ[JOB] = str(stage)
-    if stage.run and stage.run.offline:
+    if stage.run and stage.run.machine.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         for attempt in range(5):
@@ -271,7 +277,7 @@ def execute(stage: Stage) -> None:
                     raise
                 time.sleep(attempt + 1)
     except (PapermillExecutionError, DeadKernelError):
-        if stage.run and not stage.run.share_text:
+        if stage.run and not stage.run.machine.share_text:
             _hide_text(running)
         os.replace(running, failed)
         raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
@@ -282,53 +288,6 @@ def execute(stage: Stage) -> None:
     failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
-
-
-@contextlib.contextmanager
-def alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
-    """Hold the lock of a table's jobs. Raises StageFailed, saying `otherwise`, while it is held by another process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=5)  # one that has just been ended may hold it for a moment yet
-    except Timeout:
-        with contextlib.suppress(OSError):
-            otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
-        raise StageFailed(otherwise) from None
-    (folder / "pid").unlink(missing_ok=True)
-    try:
-        yield lock
-    finally:
-        lock.release()
-
-
-def snakemake(folder: Path, config: dict[str, Any], cores: int | None, lock: FileLock, look: Callable[[], None]) -> int:
-    """Let Snakemake carry out a table's jobs in `folder`, calling `look` every second; returns its exit code.
-
-    It holds the lock as well: if this process is killed, Snakemake lives on, and no second one may begin beside it.
-    """
-    write_json(folder / "config.json", config)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
-    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(folder)]
-    command += ["--cores", str(cores)] if cores else []
-    command += ["--configfile", str(folder / "config.json")]
-    # a lock on a file ends when the last process that has the file open does
-    shared = {"pass_fds": [lock._context.lock_file_fd]} if os.name == "posix" else {}
-    with open(folder / "snakemake.log", "w") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True, **shared
-        )
-    (folder / "pid").write_text(str(process.pid))
-    try:
-        while process.poll() is None:
-            look()
-            time.sleep(1)
-        look()
-    except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-        raise
-    return process.returncode
 
 
 def _hide_text(notebook: Path) -> None:
@@ -352,33 +311,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def hash_folder(folder: Path) -> dict[str, str]:
-    """Hashes of a folder's text and weights files, by their path in it."""
-    kinds = (".csv", ".tsv", ".yaml", ".json", ".txt", ".model", ".safetensors")
-    return {p.relative_to(folder).as_posix(): hash_file(p) for p in sorted(folder.rglob("*")) if p.suffix in kinds}
-
-
-@cache
-def _code_hash(stage: str) -> str:
-    paths = [*sorted((root() / "ia_lib").rglob("*.py")), root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"]
-    return digest([hash_file(path) for path in paths])
-
-
-@cache
-def lab_hash() -> str:
-    package = Path(minilab.__file__).parent
-    return digest([hash_file(package / "minilab.py"), hash_folder(package / "minilab_data")])
+def _code(stage: str) -> dict[str, str]:
+    """The hashes of all that the kit's work on a stage may hang on: its modules, and the stage's notebook."""
+    files = {path.relative_to(_PACKAGE.parent).as_posix(): path for path in sorted(_PACKAGE.rglob("*.py"))}
+    notebook = root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"
+    return {name: checksum(path) for name, path in {**files, f"notebooks/{notebook.name}": notebook}.items()}
 
 
 def _versions() -> dict[str, str]:
     found = {}
-    for name in _PACKAGES:
+    for name in _VERSIONS.split():
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

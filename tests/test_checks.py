@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from ia_lib.instructions import cross_lingual
-from ia_lib.workflow import preflight
+from ia_lib.workflow import checks
 from ia_lib.workflow.cost import estimate
 from ia_lib.workflow.settings import Settings
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 
 @pytest.fixture
 def settings():
-    return Settings(
+    return Settings.of(
         name="run",
         model={"name": "some/model"},
         objective="mt",
@@ -30,10 +30,12 @@ def settings():
 def report(parallel, tests, tokenizer, settings, dropped=0):
     plan = cross_lingual.Plan("mt", ["ind"], ["jav"], 1)
     made = cross_lingual.make(parallel, plan, 60 * 4, 2, 2)
-    old = pd.DataFrame({"prompt": ["A? "] * 2, "answer": ["b", "c"], "split": "train"})
+    old = pd.DataFrame({"prompt": ["A? "] * 2, "answer": ["b", "c"], "split": "train", "role": "old"})
     encoding, labels = settings.encoding(), {"sentiment": ["negative", "positive"]}
     epoch = cross_lingual.rows_of_epoch(parallel, plan, 2, 2, "sentence")
-    return preflight.report(made, old, parallel, tests, labels, tokenizer, settings, encoding, epoch, dropped)
+    every = pd.concat([made, old])
+    more = (parallel, tests, labels, tokenizer, encoding, settings.data.steps, epoch, dropped)
+    return checks.report(every, settings.streams, *more)
 
 
 def test_trouble_is_counted_and_said(tokenizer, settings):
@@ -76,7 +78,8 @@ def test_noise_that_changes_nothing_is_said(tokenizer, settings, parallel):
             plan = cross_lingual.Plan(objective, ["ind"], ["jav"], 1, noise="infilling" if noise != 0.2 else "mixture")
             plan = dataclasses.replace(plan, noise_probability=noise)
             made = cross_lingual.make(text, plan, 60 * 4, 2, 2)
-            found = preflight.report(made, made[:0], text, tests, {}, tokenizer, settings, settings.encoding())
+            more = (tests, {}, tokenizer, settings.encoding(), settings.data.steps)
+            found = checks.report(made, settings.streams, text, *more)
             shares = found["noisy_texts_unchanged"]
             assert set(shares) == {"ind", "jav"}
             assert all(least <= share <= most for share in shares.values()), (objective, noise, shares)
@@ -86,18 +89,20 @@ def test_noise_that_changes_nothing_is_said(tokenizer, settings, parallel):
 
 def test_own_tests_count_in_the_estimate(settings):
     own = {"file": "x.csv", "language": "jav", "labels": ["a", "b"]}
-    run = settings.model_validate({**settings.model_dump(), "tests": [own, {**own, "language": "sun"}]})
-    (task,) = {test.task for test in run.tests}
+    run = Settings.of(**settings.model_dump(), tests=[own, {**own, "language": "sun"}])
+    (task,) = {test.task for test in run.evaluate.tests}
     without, found = (estimate(run, "bigscience/bloomz-560m", None, counts) for counts in (None, {task: 70, "x": 9}))
     assert without.texts is None
-    assert found.texts == 3 * len(run.wordings) * 70 + (estimate(settings, "bigscience/bloomz-560m").texts or 0)
+    assert found.texts == 3 * len(run.evaluate.wordings) * 70 + (
+        estimate(settings, "bigscience/bloomz-560m").texts or 0
+    )
     assert found.hours["T4"] > without.hours["T4"]
 
 
 def test_without_trouble_there_is_no_warning_about_the_text(tokenizer, settings, parallel):
     tests = Dataset.from_dict({"task": [], "language": [], "example": [], "text": [], "label": []})
     some = parallel.select_columns(["sentence_id", "ind", "jav"])
-    found = report(some, tests, tokenizer, settings.model_copy(update={"max_length": 256}))
+    found = report(some, tests, tokenizer, settings.changed(max_length=256))
     assert found["pairs_still_in_tests"] == found["doubled_pairs"] == 0
     assert found["answers_cut"] == {"new mt": 0, "old": 0}
     assert not any("NFC" in line or "cut by" in line or "occur" in line for line in found["warnings"])

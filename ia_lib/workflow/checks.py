@@ -3,18 +3,17 @@
 `report` is the data stage's report.json; its `warnings` say in plain words what a careful person would look into.
 """
 
-import json
 import unicodedata
 from collections import Counter
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from ia_lib.data import corpora
 from ia_lib.models.encoding import encode
-from ia_lib.training.streams import exposure
+from ia_lib.training.streams import Stream, exposure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
 
 # How many tokens of a text are looked at for the answers' lengths and the like, at most.
 _LOOKED_AT = 2000
@@ -22,25 +21,26 @@ _APOSTROPHES = "'’ʼ‘`´"
 
 
 def report(
-    instructions: pd.DataFrame,
-    replayed: pd.DataFrame,
-    parallel: Dataset,
-    tests: Dataset,
+    examples: "pd.DataFrame",
+    streams: list[Stream],
+    parallel: "Dataset",
+    tests: "Dataset",
     labels: dict[str, list[str]],
     tokenizer,
-    settings,
     encoding: dict[str, Any],
+    steps: int,
     rows_of_epoch: int = 0,
     dropped: int = 0,
 ) -> dict[str, Any]:
     """Counts and checks of all that training will read.
 
-    `instructions` and `replayed` have a column `split`; only their training rows are counted as training.
-    `encoding` holds the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows,
-    `dropped` the number of pairs left out because they occur in test data. Shares are from 0 to 1.
+    `examples` are the rows of all `streams`; only those of the split "train" are counted as training. `encoding` holds
+    the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of
+    pairs left out because they occur in test data. Shares are from 0 to 1.
     """
-    new, old = (frame[frame["split"] == "train"] for frame in (instructions, replayed))
-    kinds = {f"new {name}": frame for name, frame in new.groupby("objective", sort=False)} | {"old": old}
+    train = examples[examples["split"] == "train"]
+    new, old = (train[train["role"] == role] for role in ("new", "old"))
+    kinds = {f"new {name}": frame for name, frame in new.groupby("kind", sort=False)} | {"old": old}
     encoded = {
         name: encode(tokenizer, list(frame["prompt"]), list(frame["answer"]), **encoding)
         for name, frame in kinds.items()
@@ -48,12 +48,11 @@ def report(
     }
     codes = [column for column in parallel.column_names if column != "sentence_id"]
     texts = {code: parallel[code][:] for code in codes}
-    steps = len(new) // settings.new_per_step if settings.uses_new else settings.steps
-    old_per_step = settings.old_per_step if settings.uses_old else 0
-    new_per_step = settings.new_per_step if settings.uses_new else 0
+    new_per_step, old_per_step = (sum(s.per_step for s in streams if s.role == role) for role in ("new", "old"))
+    validation = examples[examples["split"] == "validation"]
     found: dict[str, Any] = {
-        "new_rows": {name: int(count) for name, count in new["objective"].value_counts(sort=False).items()},
-        "new_rows_validation": int((instructions["split"] == "validation").sum()),
+        "new_rows": {name: int(count) for name, count in new["kind"].value_counts(sort=False).items()},
+        "new_rows_validation": int((validation["role"] == "new").sum()),
         "old_rows": len(old),
         "steps": steps,
         **exposure(steps, rows_of_epoch, len(old), new_per_step, old_per_step),
@@ -63,7 +62,7 @@ def report(
         },
         "answers_cut": {name: cut for name, (_, cut) in encoded.items()},
         "rows_with_prompt_cut": {
-            name: sum(len(row["input_ids"]) == settings.max_length for row in rows)
+            name: sum(len(row["input_ids"]) == encoding["max_length"] for row in rows)
             for name, (rows, _) in encoded.items()
         },
         "tokens_per_word": {code: _tokens_per_word(tokenizer, texts[code]) for code in codes},
@@ -85,22 +84,19 @@ def report(
     return {**found, "warnings": _warnings(found, len(parallel), encoded)}
 
 
-def save(folder: Path, found: dict[str, Any]) -> None:
-    """Write report.json."""
-    (folder / "report.json").write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def _unchanged(new: pd.DataFrame, parallel: Dataset) -> dict[str, float]:
+def _unchanged(new: "pd.DataFrame", parallel: "Dataset") -> dict[str, float]:
     """Of the rows that ask for a text out of its noisy form, the share in which the noise has changed nothing, by the
     text's language. Such a prompt holds its answer, once more than the context does."""
-    rows = new[new["objective"].isin(["tlm", "mlm", "word", "span"])]
-    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])} if len(rows) else {}
+    rows = new[new["kind"].isin(["tlm", "mlm", "word", "span"])]
+    if rows.empty:
+        return {}
+    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])}
     seen: dict[str, list[bool]] = {}
     for code, part in rows.groupby("source_language", sort=False):
         contexts = parallel[code][:]
         for row in part.itertuples():
-            context = "" if row.objective == "mlm" else contexts[numbers[row.sentence_id]]
-            seen.setdefault(row.target_language, []).append(
+            context = "" if row.kind == "mlm" else contexts[numbers[row.source_id]]
+            seen.setdefault(row.language, []).append(
                 row.prompt.count(row.answer) > context.count(row.answer) if row.answer else False
             )
     return {code: round(sum(found) / len(found), 3) for code, found in seen.items()}

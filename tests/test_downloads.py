@@ -214,8 +214,8 @@ def test_the_data_folder_comes_first(tmp_path, server, cache):
     mine = tmp_path / "nusax" / FILE
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert downloads.find("nusax", FILE, tmp_path, mirror=server.url, cache=cache) == mine
-    assert downloads.find("nusax", FILE, tmp_path / "none", mirror=server.url, cache=cache).read_bytes() == TEXT
+    assert downloads.finder(tmp_path, mirror=server.url, cache=cache)("nusax", FILE) == mine
+    assert downloads.finder(tmp_path / "none", mirror=server.url, cache=cache)("nusax", FILE).read_bytes() == TEXT
     assert downloads.provenance("nusax", [mine])["files"] == [
         {"file": FILE, "url": None, "bytes": 4, "sha256": hashlib.sha256(b"mine").hexdigest()}
     ]

@@ -6,31 +6,32 @@ import pandas as pd
 import pytest
 import torch
 from chats import CHATS
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ia_lib.evaluation.generation import answers
 from ia_lib.models.encoding import encode
-from ia_lib.models.load import fuse_gelu, load_model
 from ia_lib.training import trainer
-from ia_lib.training.batches import prepare, weigh
-from ia_lib.training.streams import interleave
-from ia_lib.workflow.settings import Settings
+from ia_lib.training.batches import lay_out
+from ia_lib.training.streams import Stream
 
 STEPS, NEW, OLD = 6, 4, 4
 OPTIONS = {"steps": STEPS, "batch_size": NEW + OLD, "learning_rate": 1e-3, "log_steps": 1, "validate_steps": 3}
 
 
+def encoded(tokenizer, pairs, length=60, role="new", **how):
+    rows, _ = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], length, **how)
+    return [{**row, "stream": "rows", "role": role} for row in rows]
+
+
 @pytest.fixture(scope="module")
 def rows(tokenizer):
     """Training rows in batches that alternate; old answers are upper case, new ones lower case."""
-    new = [(f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * NEW)]
-    old = [(f"Food {i}? ", "THE FOOD") for i in range(10)]
-    encoded = {
-        kind: encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60)[0]
-        for kind, pairs in (("new", new), ("old", old))
-    }
-    order = interleave(len(new), len(old), STEPS, NEW, OLD, 1)
-    return [encoded[kind][i] for kind, i in order]
+    new = [("new", f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * NEW)]
+    old = [("old", f"Food {i}? ", "THE FOOD") for i in range(10)]
+    examples = pd.DataFrame(new + old, columns=["role", "prompt", "answer"])
+    examples = examples.assign(stream=examples["role"], split="train")
+    streams = [Stream("new", "new", NEW), Stream("old", "old", OLD, passes=True)]
+    return lay_out(examples, streams, tokenizer, {"max_length": 60}, 1)[0]
 
 
 def weights(model):
@@ -83,7 +84,7 @@ def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, a
 def apart(tokenizer):
     """Training rows for an encoder and a decoder."""
     pairs = [(f"Text {i}: " + "kata " * (i % 7), "makanan bagus " * (1 + i % 3)) for i in range(STEPS * (NEW + OLD))]
-    return encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 60, encoder_decoder=True)[0]
+    return encoded(tokenizer, pairs, encoder_decoder=True)
 
 
 def logged(folder, name):
@@ -113,7 +114,7 @@ def test_the_loss_of_an_encoder_decoder_model_is_the_naive_one(encoder_decoder, 
 @pytest.mark.quick
 def test_the_loss_of_a_conversation_is_that_of_the_assistants_turn(chat_model, turns_tokenizer, chat, tmp_path):
     asked, answers = ["A? ", "Kamar ini\n", "x", "y: "], ["good", "sangat bagus", "b", "tidak"]
-    rows, _ = encode(turns_tokenizer, asked, answers, 100, chat=True)
+    rows = encoded(turns_tokenizer, list(zip(asked, answers, strict=True)), 100, chat=True)
     losses = []
     for prompt, answer in zip(asked, answers, strict=True):
         begin, whole = (
@@ -149,29 +150,6 @@ def test_one_process_uses_one_device(model, tokenizer, rows, tmp_path, monkeypat
 
 
 @pytest.mark.quick
-def test_the_fused_activation_is_blooms_own(model, tokenizer):
-    ids = torch.randint(3, len(tokenizer), (2, 20))
-    plain, fused = copy(model).train(), fuse_gelu(copy(model)).train()
-    assert "BloomGelu" in str(plain)
-    assert "BloomGelu" not in str(fused)
-    for one in (plain, fused):
-        one(ids, labels=ids).loss.backward()
-    torch.testing.assert_close(plain(ids).logits, fused(ids).logits, atol=1e-5, rtol=1e-5)
-    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
-
-
-@pytest.mark.quick
-def test_weights_of_a_batch_sum_to_one(rows):
-    for average in ("example", "token"):
-        for loss in ("answer", "all"):
-            weighed = weigh(rows, 8, loss, average)
-            for i in range(0, len(weighed), 8):
-                total = sum(r["weight"] * (len(r["input_ids"]) - r["first"]) for r in weighed[i : i + 8])
-                assert total == pytest.approx(1)
-
-
-@pytest.mark.quick
 def test_the_batches_that_reach_the_model_alternate(model, tokenizer, rows, tmp_path):
     model = copy(model)
     seen = []
@@ -185,6 +163,35 @@ def test_the_batches_that_reach_the_model_alternate(model, tokenizer, rows, tmp_
     assert len(seen) == STEPS * 2
     for batch in seen:
         assert [text.endswith("THE FOOD") for text in batch] == [True, False] * (len(batch) // 2)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["causal", "encoder_decoder"])
+def test_roles_reach_the_training_step_and_not_the_model(
+    kind, model, encoder_decoder, tokenizer, rows, apart, tmp_path, monkeypatch
+):
+    """Methods against forgetting must know which rows are old wherever the loss and the gradient are."""
+    seen = {"training_step": [], "compute_loss": []}
+
+    class Looking(trainer.AnswerTrainer):
+        def training_step(self, model, inputs, *given):
+            seen["training_step"].append(inputs["roles"].tolist())
+            return super().training_step(model, inputs, *given)
+
+        def compute_loss(self, model, inputs, *given, **named):
+            seen["compute_loss"].append(inputs["roles"].tolist())
+            return super().compute_loss(model, inputs, *given, **named)
+
+    monkeypatch.setattr(trainer, "AnswerTrainer", Looking)
+    if kind == "causal":
+        model, roles = copy(model), [0, 1]
+    else:
+        model, rows, roles = deepcopy(encoder_decoder), apart, [1, 1]
+    held_out = [{**row, "role": "old"} for row in rows[:3]]
+    trainer.tune(model, tokenizer, rows, held_out, tmp_path, **OPTIONS, accumulation=2)
+    assert seen["training_step"] == [roles * 2] * STEPS * 2
+    validation = [[0] * 3] * 2
+    assert sorted(seen["compute_loss"]) == sorted([roles * 2] * STEPS * 2 + validation)
 
 
 @pytest.mark.quick
@@ -256,7 +263,7 @@ def test_what_was_learned_is_answered(kind, chat_model, encoder_decoder, tokeniz
     model = deepcopy(chat_model if kind == "chat" else encoder_decoder)
     each = turns_tokenizer if kind == "chat" else tokenizer
     turns_tokenizer.chat_template = CHATS["gemma3"].template
-    rows, _ = encode(each, ["Makanan? ", "Kamar? "], ["sangat bagus", "buruk"], 60, **{kind: True})
+    rows = encoded(each, [("Makanan? ", "sangat bagus"), ("Kamar? ", "buruk")], **{kind: True})
     options = {"steps": 80, "batch_size": 2, "learning_rate": 2e-2, "log_steps": 80}
     tuned = trainer.tune(model, each, rows * 80, [], tmp_path, **options)
     told = answers(tuned.eval(), each, rows, tokens=12)
@@ -265,39 +272,11 @@ def test_what_was_learned_is_answered(kind, chat_model, encoder_decoder, tokeniz
 
 
 @pytest.mark.quick
-def test_the_config_says_how_a_model_is_loaded(model, encoder_decoder, tmp_path):
-    for each in (model, encoder_decoder):
-        each.save_pretrained(tmp_path / each.config.model_type)
-        loaded = load_model(str(tmp_path / each.config.model_type))
-        assert type(loaded) is type(each)
-        torch.testing.assert_close(weights(loaded), weights(each), atol=0, rtol=0)
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize("kind", ["plain", "chat", "encoder_decoder"])
-def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer, tmp_path):
-    turns_tokenizer.chat_template = CHATS["llama3"].template
-    new = {"prompt": ["A? ", "B? ", "C? "], "answer": ["a", "b", "c"], "split": ["train", "train", "validation"]}
-    pd.DataFrame(new).to_parquet(tmp_path / "instructions.parquet")
-    pd.DataFrame({"prompt": ["D? "], "answer": ["d"], "split": ["train"]}).to_parquet(tmp_path / "replay.parquet")
-    kinds = {} if kind == "plain" else {kind: True}
-    settings = Settings(
-        name="run",
-        model={"name": "some/model"},
-        objective="tlm",
-        past={"file": "x"},
-        replay=1,
-        max_length=100,
-        steps=2,
-        new_per_step=1,
-        old_per_step=1,
-        chat=kind == "chat",
-    )
-    rows, validation, order = prepare(tmp_path, turns_tokenizer, settings, kind == "encoder_decoder")
-    assert order == [("old", 0), ("new", 0), ("old", 0), ("new", 1)]
-    expected, _ = encode(turns_tokenizer, ["D? ", "A? ", "D? ", "B? "], list("dadb"), 100, **kinds)
-    assert rows == expected
-    assert validation == encode(turns_tokenizer, ["C? "], ["c"], 100, **kinds)[0]
+def test_a_model_is_saved_with_its_card(model, tokenizer, tmp_path):
+    trainer.save(model, tokenizer, tmp_path, "# tlm\n\nBegan with nothing, bahasa “baru”.\n")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# tlm\n\nBegan with nothing, bahasa “baru”.\n"
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
+    torch.testing.assert_close(weights(AutoModelForCausalLM.from_pretrained(tmp_path)), weights(model), atol=0, rtol=0)
 
 
 @pytest.mark.quick
@@ -315,22 +294,10 @@ def test_the_log_and_who_watches(model, tokenizer, rows, tmp_path):
     assert all(r["tokens_per_second"] > 0 for r in records if "loss" in r)
 
 
-def test_eight_bit_models_load_on_the_cpu_and_agree_nearly(model, tokenizer, tmp_path):
-    from ia_lib.evaluation.scoring import label_logprobs
-
-    model.save_pretrained(tmp_path)
-    asked, labels = ["Makanan ini ", "Kamar itu sangat "], ["bagus", "buruk"]
-    whole = label_logprobs(load_model(str(tmp_path)), tokenizer, asked, labels).label_logprob
-    eight = label_logprobs(load_model(str(tmp_path), quantisation="int8"), tokenizer, asked, labels).label_logprob
-    assert not np.array_equal(whole, eight)
-    np.testing.assert_allclose(whole, eight, rtol=0.02)
-
-
 @pytest.mark.quick
 def test_rows_with_nothing_left_that_counts_cost_nothing(model, tokenizer, tmp_path):
-    pairs = [("word " * 30, "answer")] * 4
-    rows, cut = encode(tokenizer, [p for p, _ in pairs], [a for _, a in pairs], 16, cut="end")
-    assert cut == 4
+    rows = encoded(tokenizer, [("word " * 30, "answer")] * 4, 16, cut="end")
+    assert all(row["answer_start"] == len(row["input_ids"]) == 16 for row in rows)
     before = weights(model).clone()
     tuned = trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **{**OPTIONS, "steps": 1, "batch_size": 4})
     torch.testing.assert_close(weights(tuned), before)

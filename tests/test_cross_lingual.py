@@ -1,11 +1,12 @@
 import collections
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 from scipy import stats
 
 from ia_lib.data import languages
-from ia_lib.instructions import cross_lingual, templates
+from ia_lib.instructions import COLUMNS, cross_lingual, templates
 
 pytestmark = pytest.mark.quick
 PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
@@ -33,7 +34,7 @@ def test_directions_have_a_pivot_on_one_side():
 def test_rows_are_what_their_columns_say(parallel, objective):
     known = texts(parallel)
     for row in rows(parallel, objective, 600):
-        sentence, source, target = known[row["sentence_id"]], row["source_language"], row["target_language"]
+        sentence, source, target = known[row["source_id"]], row["source_language"], row["language"]
         assert "[" not in row["prompt"] + row["answer"]
         names = [languages.name(source), languages.name(target)]
         template = templates.templates(objective)[row["template"]]
@@ -62,10 +63,10 @@ def test_rows_are_what_their_columns_say(parallel, objective):
 def test_templates_answers_and_objectives_are_drawn_uniformly(parallel):
     found = rows(parallel, "tlm+xss", 4000)
     for objective in ("tlm", "xss"):
-        counts = collections.Counter(row["template"] for row in found if row["objective"] == objective)
+        counts = collections.Counter(row["template"] for row in found if row["kind"] == objective)
         assert stats.chisquare([counts[i] for i in range(6)]).pvalue > 0.001
-    yes = sum(row["answer"] == "yes" for row in found if row["objective"] == "xss")
-    xss = sum(row["objective"] == "xss" for row in found)
+    yes = sum(row["answer"] == "yes" for row in found if row["kind"] == "xss")
+    xss = sum(row["kind"] == "xss" for row in found)
     assert stats.binomtest(yes, xss).pvalue > 0.001
     assert stats.binomtest(xss, len(found)).pvalue > 0.001
 
@@ -73,7 +74,7 @@ def test_templates_answers_and_objectives_are_drawn_uniformly(parallel):
 def test_an_epoch_has_every_sentence_in_every_direction_once(parallel):
     size = len(parallel) * 10
     found = rows(parallel, "mt", size + 5)
-    first = [(r["sentence_id"], r["source_language"], r["target_language"]) for r in found[:size]]
+    first = [(r["source_id"], r["source_language"], r["language"]) for r in found[:size]]
     assert len(set(first)) == size
     assert {r["epoch"] for r in found[:size]} == {0}
     assert {r["epoch"] for r in found[size:]} == {1}
@@ -104,7 +105,7 @@ def test_held_out_sentences_are_in_no_training_row(parallel):
 
 def test_pivots_can_be_selected(parallel):
     found = rows(parallel, "mt", 300, pivots=["ind"], taught=["jav"])
-    assert {frozenset((r["source_language"], r["target_language"])) for r in found} == {frozenset(("ind", "jav"))}
+    assert {frozenset((r["source_language"], r["language"])) for r in found} == {frozenset(("ind", "jav"))}
 
 
 def test_xss_needs_sentences_that_differ(parallel):
@@ -143,8 +144,8 @@ def test_hard_negatives_are_the_nearest_that_read_differently(parallel):
         shares = []
         for row in rows(parallel, "xss", 1200, xss_negatives=kind):
             if row["answer"] == "no":
-                true = known[row["sentence_id"]][row["target_language"]]
-                others = [s[row["target_language"]] for s in known.values()]
+                true = known[row["source_id"]][row["language"]]
+                others = [s[row["language"]] for s in known.values()]
                 used = [t for t in others if t != true and t in row["prompt"]]
                 shares += [max(similarity(true, text) for text in used)] if used else []
         means[kind] = sum(shares) / len(shares)
@@ -168,8 +169,8 @@ def test_a_negative_can_be_traced(parallel, monkeypatch, small):
             assert (row["negative"] is not None) == (bool(kinds) and row["answer"] == "no")
             if row["negative"]:
                 _, sentence = row["negative"].split(" ", 1)
-                assert sentence != row["sentence_id"]
-                assert known[sentence][row["target_language"]] in row["prompt"]
+                assert sentence != row["source_id"]
+                assert known[sentence][row["language"]] in row["prompt"]
 
 
 @pytest.mark.parametrize("small", [20_000, 10])
@@ -186,7 +187,7 @@ def test_no_negative_is_a_translation(monkeypatch, small, kind):
     if small > 20:
         # of a corpus in memory every pair counts: sentence 0 has a translation beside another source, too
         assert not any(ind[0] in row["prompt"] and jav[19] in row["prompt"] for row in found if row["negative"])
-    negatives = [(row["sentence_id"], row["negative"].split()[1]) for row in found if row["negative"]]
+    negatives = [(row["source_id"], row["negative"].split()[1]) for row in found if row["negative"]]
     assert len(negatives) > 600
     assert not [pair for pair in negatives if any(set(pair) <= group for group in same)]
 
@@ -200,8 +201,8 @@ def test_the_first_version_masks_words_or_one_span(parallel):
             if objective == "span":
                 assert row["prompt"].count("___") == 1
     found = rows(parallel, "word+span+mt", 300, templates="ia1")
-    assert {row["objective"] for row in found} == {"word", "span", "mt"}
-    translated = [row["prompt"] for row in found if row["objective"] == "mt"]
+    assert {row["kind"] for row in found} == {"word", "span", "mt"}
+    translated = [row["prompt"] for row in found if row["kind"] == "mt"]
     assert all(prompt.startswith("What is the ") for prompt in translated)
 
 
@@ -211,7 +212,24 @@ def test_rows_held_out_as_released_share_sentences_with_training(parallel):
     train, held = (made[made["split"] == split] for split in ("train", "validation"))
     assert (len(train), len(held)) == (2000, 50)
     assert not set(train["sample"]) & set(held["sample"])
-    assert set(train["sentence_id"]) & set(held["sentence_id"])
+    assert set(train["source_id"]) & set(held["source_id"])
     apart = cross_lingual.make(parallel, plan, 2000, 20, 50)
     train, held = (apart[apart["split"] == split] for split in ("train", "validation"))
-    assert not set(train["sentence_id"]) & set(held["sentence_id"])
+    assert not set(train["source_id"]) & set(held["source_id"])
+
+
+def test_what_is_made_is_a_stream_of_new_rows(parallel):
+    plan = cross_lingual.Plan("tlm+xss", **PLAN)
+    made = cross_lingual.make(parallel, plan, 300, 20, 50)
+    own = ["source_language", "template", "noise", "negative", "sample"]
+    assert list(made) == [*COLUMNS, *own]
+    assert made[["stream", "role"]].drop_duplicates().values.tolist() == [["instructions", "new"]]
+    assert made["split"].tolist() == ["train"] * 300 + ["validation"] * 50
+    training, _ = cross_lingual.split_off(parallel, 20, plan.seed)
+    expected = list(cross_lingual.stream(training, 300, plan))
+    for name in ("prompt", "answer", "kind", "language", "source_id", "epoch", "position", *own):
+        assert [None if pd.isna(value) else value for value in made[name][:300]] == [row[name] for row in expected]
+    # rows of other streams, which have no template, do not make it a fraction
+    both = pd.concat([made, pd.DataFrame({"prompt": ["p"]})])
+    assert str(both["template"].dtype) == "Int64"
+    assert list(cross_lingual.make(parallel, plan, 0, 20, 0)) == list(made)

@@ -11,22 +11,23 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ia_lib.data.corpora import LABELS
-from ia_lib.evaluation import choice, measures
+from ia_lib.evaluation import choice, tasks
+from ia_lib.evaluation.rules import RULES, rules
 from ia_lib.evaluation.scoring import label_logprobs
 from ia_lib.instructions import templates
+from ia_lib.instructions.templates import Prompts
 
-TASKS = {"nusax/sentiment": LABELS["sentiment"], "emotion": ["joy", "anger"]}
+TASKS = [tasks.load("nusax/sentiment"), tasks.own("own.csv", "ind", ["joy", "anger"], "emotion")]
 
 
 def some_texts(count=6) -> Dataset:
     lines = []
-    for task, names in TASKS.items():
+    for task in TASKS:
         for language in ("ind", "sun"):
             for i in range(count):
                 text = " ".join(["makanan sangat bagus", "hotel", "tidak"][: 1 + i % 3]) + f" {language} {i}"
-                lines.append({"task": task, "language": language, "example": f"e{i}", "text": text})
-                lines[-1]["label"] = names[i % len(names)]
+                lines.append({"task": task.name, "language": language, "example": f"e{i}", "text": text})
+                lines[-1]["label"] = task.labels[i % len(task.labels)]
     return Dataset.from_pandas(pd.DataFrame(lines))
 
 
@@ -47,7 +48,7 @@ def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
     part = table[(table["task"] == "sentiment") & (table["language"] == "ind") & (table["example"] == "e1")]
     assert part["prompt"].tolist() == [n for n in range(1, 7) for _ in range(3)]
     for wording, numbers in (("english", (1, 2, 3)), ("indonesian", (4, 5, 6))):
-        names = TASKS["nusax/sentiment"]
+        names = TASKS[0].labels
         asked = templates.classification_prompts(row["text"], "sentiment", names, wording)
         empty = templates.classification_prompts("N/A", "sentiment", names, wording)
         words = templates.label_words(names, wording)
@@ -56,10 +57,22 @@ def test_every_label_of_every_text_under_every_prompt(model, tokenizer):
         assert own["label"].tolist() == names * 3
         for name in ("label_logprob", "content_free_logprob", "prompt_logprob", "label_chars", "label_tokens"):
             np.testing.assert_allclose(own[name], getattr(expected, name).ravel(), atol=1e-5)
-    assert measures.rules(table) == list(measures.RULES)
+    assert rules(table) == list(RULES)
     alone = choice.score(model, tokenizer, data.filter(lambda r: r["task"] == "emotion"), TASKS)
     assert list(alone.columns) == choice.SCORE_COLUMNS
     assert choice.score(model, tokenizer, data.select([]), TASKS).empty
+
+
+@pytest.mark.quick
+def test_a_task_asks_its_own_question_in_its_own_prompts(model, tokenizer):
+    how = Prompts(classification=["[INPUT] [TASK]: [OPTIONS]? [LABELS_CHOICE]"], labels={"joy": "gembira"})
+    task = TASKS[1].model_copy(update={"question": "rasa", "prompts": how})
+    data = some_texts().filter(lambda row: row["task"] == "emotion")
+    table = choice.score(model, tokenizer, data, [task])
+    asked = [f"{text} rasa: gembira or anger? " for text in data["text"]]
+    expected = label_logprobs(model, tokenizer, asked, ["gembira", "anger"]).label_logprob
+    np.testing.assert_allclose(table["label_logprob"], expected.ravel(), atol=1e-5)
+    assert table["label"].tolist() == ["joy", "anger"] * len(data)
 
 
 @pytest.mark.quick
@@ -115,7 +128,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from ia_lib.evaluation import choice
 sys.path.insert(0, {tests!r})
-from test_zero_shot import TASKS, some_texts
+from test_choice import TASKS, some_texts
 torch.set_num_threads(1)
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 
@@ -137,7 +150,7 @@ def test_a_killed_or_shared_evaluation_ends_with_the_same_bytes(model, tokenizer
     tokenizer.save_pretrained(tmp_path / "model")
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    environment = {**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[2])}
 
     def run(*command):
         return subprocess.run(
@@ -192,7 +205,7 @@ def test_the_key_of_an_adapted_model_is_the_same_in_every_process(model, tokeniz
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", ADAPTED.replace("FOLDER", repr(str(tmp_path)))], stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[1]), "PYTHONHASHSEED": str(seed)},
+            env={**os.environ, "PYTHONPATH": str(Path(choice.__file__).parents[2]), "PYTHONHASHSEED": str(seed)},
         )
         for seed in range(3)
     ]  # fmt: skip

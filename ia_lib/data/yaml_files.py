@@ -1,0 +1,186 @@
+"""YAML files that people write (tables of settings, tasks, prompts), and what is wrong in one in a single sentence.
+
+A file is read with the lines of its keys, checked against a pydantic model, and refused by file, line, field, what was
+found and what is allowed. What kind of error that sentence becomes is the caller's choice.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, Discriminator, StringConstraints, Tag, ValidationError
+
+# Text that is not empty; numbers, true, false and lists are no text.
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# pydantic's words -> ours, in this order
+_WORDS = {
+    "Input should be ": "",
+    "String should have ": "",
+    "a valid boolean, unable to interpret input": "true or false",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text",
+    "a valid list": "a list",
+    "greater than or equal to": "at least",
+}
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class Refusal(ValueError):
+    """A value that a rule refuses; `field` (with dots) is where it stands, seen from the part that has the rule."""
+
+    def __init__(self, field: str, found: Any, allowed: str):
+        super().__init__(f"found {found!r}; allowed: {allowed}")
+        self.field = field
+
+
+def either(one: Any, fields: Any) -> Any:
+    """The type of a value that is `fields` if it is written as fields (a mapping), and `one` if it is anything else."""
+    tagged = Annotated[one, Tag("one")] | Annotated[fields, Tag("fields")]
+    return Annotated[tagged, Discriminator(lambda v: "fields" if isinstance(v, dict | BaseModel) else "one")]
+
+
+def read(path: Path, what: str, error: type[Exception]) -> dict:
+    """The fields of a file, with their lines. Raises `error` if it cannot be read; `what` is what it is then called."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as problem:
+        raise error(f"{path}: the {what} cannot be read ({problem.strerror})") from None
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: the {what} is not UTF-8 text ({problem.reason} at byte {problem.start})") from None
+    try:
+        fields = YAML(typ="rt").load(text)
+    except YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        said = " ".join(str(getattr(problem, "problem", None) or problem).split())
+        raise error(f"{path}, line {mark.line + 1 if mark else 1}: this is not valid YAML ({said})") from None
+    if not isinstance(fields, dict):
+        raise error(f"{path}, line 1: found {plain(fields)!r:.60}; allowed: a {what}, which has fields with values")
+    return fields
+
+
+def validated(model: type[_Model], path: Path, fields: dict, error: type[Exception]) -> _Model:
+    """What `read` gave as a `model`; raises `error` for the first thing that is wrong."""
+    values = plain(fields)
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        location, text = explain(problem, model, values)
+        raise error(f"{where(path, *place(fields, location))}, field {'.'.join(location)!r}: {text}") from None
+
+
+def explain(
+    error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()
+) -> tuple[list[str], str]:
+    """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`, where
+    `hidden` fields, which nobody writes, are not named."""
+    problem = error.errors()[0]
+    location = _location(problem, values)
+    if cause := problem.get("ctx", {}).get("error"):
+        return location + [part for part in getattr(cause, "field", "").split(".") if part], str(cause)
+    if problem["type"] == "extra_forbidden":
+        names = _names(_inside(model, location[:-1]))
+        return location, unknown(location[-1], [name for name in names if name not in hidden])
+    if problem["type"] == "missing":
+        return location, "found nothing; allowed: a value for it"
+    same = (other for other in error.errors() if _location(other, values) == location)
+    allowed = "; or ".join(dict.fromkeys(_allowed(other, model, location) for other in same))
+    return location, f"found {problem['input']!r}; allowed: {allowed}"
+
+
+def unknown(key: Any, known: Iterable[str]) -> str:
+    """What is said of a name that nobody knows."""
+    close = difflib.get_close_matches(str(key), known := list(known), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"found an unknown field; {hint}allowed: {', '.join(known)}"
+
+
+def place(holder: Any, location: Iterable[str]) -> tuple[Any, Any]:
+    """What holds the value at a location, as far as it is there, and the value's key in it."""
+    inside, key = holder, None
+    for part in location:
+        if (found := _key(inside, part)) is None:
+            return holder, part if key is None else key
+        holder, key, inside = inside, found, inside[found]
+    return holder, key
+
+
+def where(path: Path, holder: Any, key: Any) -> str:
+    """File and line of a key, or of its holder if the key is not there."""
+    try:
+        line = holder.lc.key(key)[0]
+    except (AttributeError, KeyError, TypeError):
+        # a key that is not there itself, or that a merge key brought in
+        line = getattr(getattr(holder, "lc", None), "line", 0) or 0
+    return f"{path}, line {line + 1}"
+
+
+def plain(value: Any) -> Any:
+    """ruamel's containers and scalars as plain Python ones."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [plain(v) for v in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
+
+
+def _key(holder: Any, part: str) -> Any:
+    """The key of a mapping, or the index of a list, that is written so; None if there is none."""
+    keys = holder if isinstance(holder, dict) else range(len(holder)) if isinstance(holder, list) else ()
+    return next((key for key in keys if str(key) == part), None)
+
+
+def _location(problem: dict, values: Any) -> list[str]:
+    """Where a problem is, without pydantic's own names of the kinds that a value may be of."""
+    location = []
+    for i, part in enumerate(problem["loc"]):
+        key = _key(values, str(part))
+        if key is not None:
+            values = values[key]
+        elif problem["type"] != "missing" or i + 1 < len(problem["loc"]):
+            continue
+        location.append(str(part))
+    return location
+
+
+def _models(annotation: Any) -> Iterable[type[BaseModel]]:
+    """The models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _inside(model: type[BaseModel] | None, location: Iterable[str]) -> type[BaseModel] | None:
+    """The model of the fields at a location; None if there are no named fields."""
+    for part in location:
+        field = next((f for n, f in model.model_fields.items() if part == (f.alias or n)), None) if model else None
+        # an index of a list, or a key of a free mapping, leads to what its field is made of
+        if field is not None:
+            model = next(iter(_models(field.annotation)), None)
+    return model
+
+
+def _names(model: type[BaseModel] | None) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()] if model else []
+
+
+def _allowed(problem: dict, model: type[BaseModel], location: list[str]) -> str:
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        names = _names(_inside(model, location))
+        return f"some of {', '.join(names)} with their values" if names else "fields with their values"
+    if problem["type"] == "too_short":
+        least = problem["ctx"]["min_length"]
+        return "at least one entry" if least == 1 else f"at least {least} entries"
+    text = problem["msg"]
+    for theirs, ours in _WORDS.items():
+        text = text.replace(theirs, ours)
+    return text

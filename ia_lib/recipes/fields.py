@@ -1,0 +1,234 @@
+"""The fields of a row that all recipes share, in blocks: what all stages read (`Shared`), and what the data, train and
+evaluate stages read beside it. A block dumped is its part of a stage's key. What stands in `Machine` changes how the
+work is carried out and not what it makes, so it is in no key. A recipe's own blocks are subclasses with more fields.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ia_lib.data.yaml_files import Refusal
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """A part of a row, checked and never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def exactly_one(self, *fields: str) -> None:
+        """Refuse a part that has none or several of `fields`."""
+        given = [field for field in fields if getattr(self, field) is not None]
+        if len(given) != 1:
+            raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
+
+
+class Lab(Part):
+    """Sizes of the mini lab, in sentences."""
+
+    base: Count = 6000
+    train: Count = 2000
+    valid: Count = 100
+    test: Count = 400
+
+
+class Mixture(Part):
+    """Past data for a model trained from scratch: shares in percent (see `instructions.mixture`)."""
+
+    sentiment: Number = Field(0, ge=0)
+    mt: Number = Field(0, ge=0)
+    xss: Number = Field(0, ge=0)
+    mlm: Number = Field(0, ge=0)
+    rows: Count = 60000
+    split: str = "base"
+    xss_negatives: Literal["random", "hard", "mixed"] = "random"
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Kind of instruction -> its share, of those that have one."""
+        return {name: share for name in ("sentiment", "mt", "xss", "mlm") if (share := getattr(self, name))}
+
+    @model_validator(mode="after")
+    def _has_shares(self):
+        if not self.shares:
+            raise Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm")
+        return self
+
+
+class Past(Part):
+    """Where the model's old instruction data comes from: exactly one of run, file, url, xp3 and mixture."""
+
+    run: str | None = None  # what that run of the table was trained on
+    file: str | None = None  # a JSONL or parquet file with the two fields below
+    url: str | None = None  # a JSONL file too large to download: rows are drawn from random parts of it
+    xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
+    prompt: str | None = None
+    answer: str | None = None
+    stream: bool = False  # read a large local file line by line, holding only the rows that are drawn
+    blocks: Count = 2000
+    mixture: Mixture | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Column of the pool -> the file's field."""
+        names = {"prompt": "inputs", "answer": "targets"} if self.xp3 else {"prompt": "prompt", "answer": "answer"}
+        return {**names, **{name: getattr(self, name) for name in names if getattr(self, name)}}
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        self.exactly_one("run", "file", "url", "xp3", "mixture")
+        if self.stream and not self.file:
+            raise Refusal("stream", True, "nothing, unless there is a local file")
+        return self
+
+
+class Parallel(Part):
+    """A user's own parallel text: one file with a column per language, or one text file per language."""
+
+    file: str | None = None  # CSV, TSV, JSONL, parquet, XLSX or TMX
+    columns: dict[str, str] = {}  # language code -> the file's column (in TMX: language); default: the code itself
+    id: str | None = None  # the file's column with the sentences' ids
+    lines: dict[str, str] | None = None  # language code -> a text file; line n of one translates line n of the others
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        self.exactly_one("file", "lines")
+        return self
+
+
+class Test(Part):
+    """A user's own labelled texts in one language."""
+
+    file: str  # CSV, TSV, JSONL, parquet or XLSX
+    language: str
+    labels: list[str] = Field(min_length=2)
+    task: str = "sentiment"
+    text: str = "text"
+    label: str = "label"
+    id: str | None = None
+
+
+class New(Part):
+    """An untrained BLOOM and its tokenizer, trained on the past data."""
+
+    hidden: Count = 64
+    layers: Count = 2
+    heads: Count = 4
+    vocabulary: int = Field(2500, ge=300, strict=True)
+
+    @model_validator(mode="after")
+    def _divisible(self):
+        if self.hidden % self.heads:
+            raise Refusal("heads", self.heads, f"a divisor of hidden ({self.hidden})")
+        return self
+
+
+class Model(Part):
+    """The model to begin with: exactly one of the three."""
+
+    new: New | None = None
+    run: str | None = None  # the model that this run of the table ended with
+    name: str | None = None  # a Hub name or a local folder
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        self.exactly_one("new", "run", "name")
+        if self.revision and not self.name:
+            raise Refusal("revision", self.revision, "nothing, unless the model has a name")
+        return self
+
+
+class Shared(Part):
+    """What more than one stage reads."""
+
+    recipe: str = "instructalign"
+    seed: int = Field(1, ge=0, strict=True)
+    threads: Count = 1
+    corpus: Literal["minilab", "nusax", "nusatranslation", "flores", "own"] = "minilab"
+    lab: Lab = Lab()
+    languages: dict[str, str] = {}
+    known: list[str] = ["eng", "ind"]
+    taught: list[str] = ["sun", "jav", "ban", "min", "bug", "ace", "bjn"]
+    unseen: list[str] = ["bbc", "mad", "nij"]
+    pivots: list[str] = ["eng", "ind"]
+    chat: bool = False
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """L1, L2, L3 -> language codes."""
+        return {"L1": self.known, "L2": self.taught, "L3": self.unseen}
+
+    @property
+    def codes(self) -> list[str]:
+        """All languages of the row."""
+        return [*self.known, *self.taught, *self.unseen]
+
+
+class Data(Part):
+    """What the data stage reads, whatever the recipe."""
+
+    parallel: Parallel | None = None
+    sentences: Count | None = None
+    templates: str = "instructalign"
+    drop_test_overlap: bool = True
+    validation_sentences: Count = 50
+    validation_rows: Count = 256
+    past: Past | None = None
+    steps: Annotated[int, Field(ge=0, strict=True)] | None = None
+    max_length: Annotated[int, Field(ge=16, strict=True)] = 256
+    end_of_sequence: bool = True
+    cut: Literal["prompt", "end"] = "prompt"
+
+
+class Train(Part):
+    """What tuning reads beside its data."""
+
+    alternation: Literal["strict", "shuffled"] = "strict"
+    learning_rate: Number = Field(1e-5, gt=0)
+    warmup: Share = 0.0
+    weight_decay: Number = Field(0.0, ge=0)
+    accumulation: Count = 1
+    loss: Literal["answer", "all"] = "answer"
+    loss_average: Literal["example", "token"] = "token"
+    length_window: Count = 1
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    validate_steps: Count = 500
+
+
+class Evaluate(Part):
+    """What evaluation reads beside the model."""
+
+    tasks: Annotated[list[str], Field(min_length=1)] | None = None
+    tests: list[Test] = []
+    held_out: bool | None = None
+    test_split: Literal["valid", "test"] = "test"
+    examples: Count | None = None
+    wordings: list[str] = Field(["english"], min_length=1)
+    label_order: Literal["documented", "shuffled"] = "documented"
+    scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char", "calibrated"] = "label_sum"
+    prompt_logprob: bool = False
+    majority_of: Literal["train", "test"] = "train"
+    quantisation: Literal["none", "int8", "nf4"] = "none"
+    score_precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    score_max_length: Count = 1024
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' own log-probabilities are needed, which costs the vocabulary at every position."""
+        return self.prompt_logprob or self.scoring_rule in ("joint", "mean")
+
+
+class Machine(Part):
+    """How the work is carried out."""
+
+    data_dir: str | None = None
+    mirror: str | None = None
+    offline: bool = False
+    batch_tokens: Count | None = None
+    share_text: bool = True
+    log_steps: Count = 50
+    save_steps: Count = 500

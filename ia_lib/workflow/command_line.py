@@ -1,0 +1,83 @@
+"""The command line.
+
+python -m ia_lib.runs plan TABLE            what each run would do, and what is finished
+python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
+python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
+"""
+
+import argparse
+import os
+import signal
+import sys
+
+from ia_lib.workflow import plan, scheduler
+from ia_lib.workflow.graph import Table
+from ia_lib.workflow.settings import SettingsError
+from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed, execute
+
+
+def _cores(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m ia_lib.runs", description="Carry out a table of settings.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("plan", "what each run would do, and what is finished"),
+        ("run", "do what is missing, then print the results"),
+        ("show", "the results, or one run's settings and artefacts"),
+        ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("table", help="a table of settings, for example params/mini.yaml")
+        if name == "stage":
+            command.add_argument("run")
+            command.add_argument("stage", choices=NOTEBOOKS)
+        else:
+            command.add_argument("runs", nargs="?" if name == "show" else "*", metavar="run", help="default: all")
+        command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
+        if name == "run":
+            command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
+            command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
+    options = parser.parse_args(arguments)
+    # who ends the run ends its jobs too
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    try:
+        table = Table(options.table, options.outputs)
+        if options.command == "plan":
+            table.check(options.runs)
+            plan.print_plan(table, options.runs)
+        elif options.command == "stage":
+            stage = (
+                table.report(finished_only=True)
+                if options.stage == "report"
+                else table.stage(options.run, options.stage)
+            )
+            if not stage.done:
+                execute(stage)
+            stage.marker.parent.mkdir(parents=True, exist_ok=True)
+            stage.marker.touch()
+        elif options.command == "show" and options.runs:
+            plan.print_run(table, options.runs)
+        else:
+            if options.command == "run" and options.changed:
+                os.environ[REDO] = "1"  # for the jobs, too
+            failed = scheduler.execute(table, options.runs, options.cores) if options.command == "run" else []
+            os.environ.pop(REDO, None)
+            plan.print_results(table)
+            for line in failed:
+                print(line, file=sys.stderr)
+            return 1 if failed else 0
+    except (SettingsError, StageFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,125 @@
+"""What the command line prints: the plan, the results, one run."""
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ia_lib.workflow.cost import GPUS, assumptions, estimate
+from ia_lib.workflow.stages import Stage
+
+if TYPE_CHECKING:
+    from ia_lib.workflow.graph import Table
+
+
+def print_plan(table: "Table", runs: list[str] | None) -> None:
+    """What is finished, and what each run would take."""
+    print(f"{table.path}: {len(table.runs)} runs, outputs in {table.folder}")
+    stages = table.stages(runs)
+    for stage in [*stages, *([] if runs else [table.report()])]:
+        note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
+        print(f"  {stage!s:<36} {stage.status}{note}   {_what(stage)}")
+    wanted = table.to_download(runs)
+    for what in wanted:
+        print(f"  to be downloaded: {what}")
+    header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>9}"
+    print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
+    for run in dict.fromkeys(stage.run.name for stage in stages):
+        print("  " + _estimated(table, table.by_name[run]))
+    print(f"* more memory than this GPU has; {assumptions()}")
+
+
+def _estimated(table: "Table", run) -> str:
+    data, stage = table.folder / run.name / "data" / "report.json", table.stage(run.name, "evaluate")
+    report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
+    tested = Counter(stage.inputs.tests(every=False)["task"]) if run.evaluate.tests else None
+    found = estimate(run, stage.inputs.origin, report, tested)
+    texts = "?" if found.texts is None else _short(found.texts)
+    memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
+    line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
+    if found.hours is None:
+        return line + "  the model's size is unknown"
+    # a star: more memory than that GPU has
+    stars = {name: "*" if found.memory_gib > gib else " " for name, (_, _, gib) in GPUS.items()}
+    return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items())
+
+
+def _short(number: int) -> str:
+    for unit, size in (("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
+
+
+def _what(stage: Stage) -> str:
+    run = stage.run
+    if stage.name == "data":
+        return ", ".join(f"{stream.name} ({stream.role}, {stream.per_step} a step)" for stream in run.streams)
+    if stage.name == "tune":
+        epochs = getattr(run.data, "new_epochs", None) or getattr(run.data, "epochs", None)
+        length = f"{run.data.steps:,} steps" if run.data.steps else f"{epochs:g} epochs"
+        return f"{length} of {run.per_step} rows"
+    if stage.name == "evaluate":
+        tests = stage.inputs.choices
+        number = len({code for task in tests for code in task.has(run.codes)})
+        names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in stage.inputs.translations]
+        where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
+        return ", ".join(filter(None, [", ".join(dict.fromkeys(names[0])) + where, *names[1]]))
+    return ""
+
+
+def print_results(table: "Table") -> None:
+    """The group averages of every run and task, and what was measured on held-out sentences."""
+    from ia_lib.report import results
+
+    found = results.read(table.folder / "report")
+    if found.empty:
+        print("no results yet")
+        return
+    groups, held_out = results.groups(found), results.held_out(found)
+    if len(groups):
+        print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
+    names = groups["dataset"].fillna("").astype(str).str.cat(groups["task"], sep="/").str.lstrip("/")
+    for name, part in groups.groupby(names, sort=False):
+        print(f"\n{name}")
+        _print_task(part)
+    if len(held_out):
+        print("\nheld-out sentences\n" + held_out.to_string(index=False))
+    if not table.report(finished_only=True).done:
+        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
+    print(f"\nreport: {table.folder / 'report' / 'index.html'}")
+
+
+def _print_task(frame) -> None:
+    """One task's group averages, a line per run, above its baselines."""
+    width = max(len(name) for name in frame["run"]) + 2
+    groups = list(dict.fromkeys(zip(frame["group"], frame["group_name"], strict=True)))
+    print(" " * width + "".join(f"{f'{group} {name}':<26}" for group, name in groups))
+    for run, part in frame.groupby("run", sort=False):
+        by_group = {line.group: line for line in part.itertuples()}
+        cells = [_cell(by_group.get(group)) for group, _ in groups]
+        print(f"{run:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
+    for name in ("chance", "majority"):
+        cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
+        print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
+
+
+def _cell(line) -> str:
+    if line is None:
+        return ""
+    return f"{line.value:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
+
+
+def print_run(table: "Table", name: str) -> None:
+    run = table.run(name)
+    print(json.dumps(run.model_dump(mode="json"), indent=1))
+    for stage in table.stages([run.name]):
+        if stage.run.name == run.name:
+            manifest = stage.manifest or {}
+            facts = ", ".join(
+                f"{k} {manifest[k]}" for k in ("end", "seconds", "peak_memory_mb", "device") if k in manifest
+            )
+            print(f"{stage.name}: {stage.status} {stage.folder} {facts}")

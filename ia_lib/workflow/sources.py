@@ -1,0 +1,251 @@
+"""Sources: the things that a stage reads from outside, each with what a key, a check, a download and a manifest need.
+
+A source has a `name` and
+
+- `identity()`: what stands for its content in a key
+- `check()`: raises SourceError in one sentence if it cannot be read
+- `missing()`: what would have to be downloaded first, in words; None if it is here
+- `provenance()`: what a manifest says of it; None of the kit's own files, which belong to its version
+- `path()`: where it is read, brought there if need be
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from ia_lib.data import downloads
+from ia_lib.data.downloads import SourceError
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the user's, or of the kit's own (`ours`)."""
+
+    name: str
+    file: Path
+    ours: bool = False
+
+    def identity(self) -> str:
+        self.check()
+        return downloads.checksum(self.file)
+
+    def check(self) -> None:
+        if not self.file.is_file():
+            where = "beside the table, in the data folder or in the kit's folder"
+            raise SourceError(f"{self.file}: there is no such file, nor {where}")
+
+    def missing(self) -> None:
+        return None
+
+    def provenance(self) -> dict[str, Any] | None:
+        known = {"bytes": self.file.stat().st_size, "sha256": downloads.checksum(self.file)}
+        return None if self.ours else {"file": self.name, **known}
+
+    def path(self) -> Path:
+        return self.file
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of one of the published sources (`data/downloads.yaml`): in the data folder, or fetched."""
+
+    source: str
+    file: str
+    data: Path
+    mirror: str | None = None
+    offline: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.source}/{self.file}"
+
+    @property
+    def here(self) -> bool:
+        return (self.data / self.source / self.file).is_file()
+
+    def identity(self) -> Any:
+        if self.here:
+            return downloads.checksum(self.path())
+        # it is pinned, or recorded at its first download
+        known = downloads.known()[self.source]
+        return ["fetched", known.revision, known.checksums.get(self.file)]
+
+    def check(self) -> None:
+        downloads.location(self.source, self.file, self.mirror)
+
+    def missing(self) -> str | None:
+        place = downloads.location(self.source, self.file, self.mirror)
+        cached = (downloads.cache_folder() / self.source / self.file).is_file()
+        return None if self.here or cached or isinstance(place, Path) else f"{self.name} from {place}"
+
+    def provenance(self) -> dict[str, Any]:
+        return downloads.provenance(self.source, [self.path()])
+
+    def path(self) -> Path:
+        find = downloads.finder(self.data, mirror=self.mirror, offline=self.offline)
+        return find(self.source, self.file)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with a model and its tokenizer, every file of it."""
+
+    name: str
+    folder: Path
+
+    def identity(self) -> dict[str, str]:
+        return _checksums(self.folder)
+
+    def check(self) -> None:
+        if not self.folder.is_dir():
+            raise SourceError(f"{self.folder}: there is no such folder")
+
+    def missing(self) -> None:
+        return None
+
+    def provenance(self) -> dict[str, Any]:
+        return {"model": self.name, "files": self.identity()}
+
+    def path(self) -> Path:
+        return self.folder
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hub. One whose revision is not pinned is taken at the commit that the table met first, which
+    `record` keeps, so that rows of one report never stand on different weights."""
+
+    name: str
+    revision: str | None
+    record: Path
+
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit that the name stands for; None while nothing of it is on this machine."""
+        from huggingface_hub import try_to_load_from_cache
+
+        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        asked = f"{self.name}@{self.revision or 'main'}"
+        if asked not in known:
+            config = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+            # <cache>/models--owner--name/snapshots/<commit>/config.json
+            return Path(config).parent.name if isinstance(config, str) else None
+        return known[asked]
+
+    def settle(self) -> None:
+        """Ask the Hub once for the commit, if it is known neither here nor in the record, and record it.
+
+        Raises SourceError if it cannot be asked.
+        """
+        from huggingface_hub import HfApi
+
+        found = self.commit
+        if found is None:
+            try:
+                found = HfApi().model_info(self.name, revision=self.revision, timeout=30).sha
+            except Exception as error:  # the Hub's client raises what its libraries raise
+                said = " ".join(str(error).split())[:200]
+                raise SourceError(f"the model {self.name}: the Hub does not tell its commit ({said})") from None
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        part = self.record.with_name(f".{self.record.name}.{os.getpid()}")
+        part.write_text(json.dumps({**known, f"{self.name}@{self.revision or 'main'}": found}, indent=1))
+        os.replace(part, self.record)
+        self.__dict__["commit"] = found
+
+    def identity(self) -> list[str | None]:
+        return [self.name, self.commit or self.revision]
+
+    def check(self) -> None:
+        return None
+
+    def missing(self) -> str | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        # whole or in parts; that a config is there says nothing of the weights
+        files = (f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
+        version = self.commit or self.revision
+        here = any(isinstance(try_to_load_from_cache(self.name, file, revision=version), str) for file in files)
+        return None if here else f"the model {self.name}"
+
+    def provenance(self) -> dict[str, Any]:
+        return {"model": self.name, "revision": self.revision, "commit": self.commit}
+
+    def path(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Address:
+    """A JSONL file behind HTTP, of which random parts are read."""
+
+    name: str
+    offline: bool = False
+
+    def identity(self) -> str:
+        return self.name
+
+    def check(self) -> None:
+        return None
+
+    def missing(self) -> str | None:
+        from ia_lib.data.files import CorpusError
+        from ia_lib.data.pools import Jsonl
+
+        try:
+            Jsonl(self.name, cache=downloads.cache_folder() / "past", offline=True)
+        except CorpusError:
+            return f"parts of {self.name}"
+        return None
+
+    def provenance(self) -> None:
+        return None  # what was read is known when it was
+
+    def path(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class MiniLab:
+    """The mini lab: made here from the kit's grammar and lexicon, once for each seed and size."""
+
+    name: str
+    folder: Path
+    content: str  # the hash of what it is made from
+    write: Callable[[], Path]
+
+    def identity(self) -> str:
+        return self.content
+
+    def check(self) -> None:
+        return None
+
+    def missing(self) -> None:
+        return None
+
+    def provenance(self) -> None:
+        return None
+
+    def path(self) -> Path:
+        return self.write()
+
+
+Source = File | Published | Folder | HubModel | Address | MiniLab
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    known = {path: path.stat() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): _checksum(path, state.st_size, state.st_mtime_ns)
+        for path, state in known.items()
+    }
+
+
+@cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    return downloads.checksum(path)

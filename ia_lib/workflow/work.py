@@ -1,0 +1,274 @@
+"""What each stage does, as functions: a stage's notebook calls them and shows what they return.
+
+Each ends with the stage finished; of a stage that was finished before it only reads what there is. What takes long is
+imported where it is used, so that a stage is made by no more of the kit than it needs.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia_lib.workflow.stages import Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass
+class MadeData:
+    """What a data stage has made."""
+
+    folder: Path
+    examples: "pd.DataFrame"  # examples.parquet
+    report: dict[str, Any]  # report.json
+
+
+def make_data(stage: Stage) -> MadeData:
+    """Make the rows that the run trains on, count and check them, and, for a new model, train its tokenizer."""
+    import pandas as pd
+
+    if not stage.done:
+        _make_data(stage)
+    folder = stage.folder
+    examples = pd.read_parquet(folder / "examples.parquet")
+    return MadeData(folder, examples, json.loads((folder / "report.json").read_text(encoding="utf-8")))
+
+
+def _make_data(stage: Stage) -> None:
+    from datasets import Dataset
+
+    from ia_lib.data import minilab
+    from ia_lib.models import load, new
+    from ia_lib.workflow import checks
+    from ia_lib.workflow.cost import estimate
+
+    run, inputs = stage.run, stage.inputs
+    examples, facts = run.method.examples(run, inputs)
+    parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
+    if run.model.new:
+        texts = new.tokenizer_texts(facts["pool"], parallel)
+        tokenizer = new.train_tokenizer(texts, run.model.new.vocabulary)
+    else:
+        tokenizer = load.load_tokenizer(*inputs.tokenizer)
+    encoding = run.encoding(isinstance(inputs.origin, str) and load.is_encoder_decoder(*inputs.tokenizer))
+    report = checks.report(
+        examples,
+        run.streams,
+        parallel,
+        inputs.tests(),
+        inputs.labels,
+        tokenizer,
+        encoding,
+        facts["steps"],
+        sum(facts["rows_of_epoch"].values()),
+        inputs.dropped if inputs.reads_parallel else 0,
+    )
+    if run.corpus == "minilab":
+        report["untranslated_share"] = minilab.untranslated_shares(run.seed)
+    report["estimated"] = asdict(estimate(run, inputs.origin, report, texts=len(inputs.tests(every=False))))
+    examples.to_parquet(stage.part / "examples.parquet", index=False)
+    (stage.part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    if run.model.new:
+        tokenizer.save_pretrained(stage.part / "tokenizer")
+    stage.finish(drawn_from=facts["provenance"])
+
+
+@dataclass
+class Tuning:
+    """What tuning begins with."""
+
+    device: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
+    validation: list[dict]
+    per_step: int  # rows of a batch
+
+
+def begin_tuning(stage: Stage) -> Tuning:
+    """Load the model that the run begins with, and lay out its batches."""
+    import pandas as pd
+
+    from ia_lib.models import load, new
+    from ia_lib.training import batches
+
+    run, inputs = stage.run, stage.inputs
+    device = load.computing_device(run.threads)
+    tokenizer = load.load_tokenizer(*inputs.tokenizer)
+    if run.model.new:
+        sizes = run.model.new.model_dump(exclude={"vocabulary"})
+        model = new.new_model(len(tokenizer), run.seed, **sizes)
+    else:
+        model = load.load_model(*inputs.model)
+    examples = pd.read_parquet(inputs.examples)
+    rows, validation = batches.lay_out(
+        examples,
+        run.streams,
+        tokenizer,
+        run.encoding(model.config.is_encoder_decoder),
+        run.seed,
+        run.train.length_window,
+        run.train.alternation,
+        run.data.steps,
+    )
+    return Tuning(device, model, tokenizer, rows, validation, run.per_step)
+
+
+@dataclass
+class Tuned:
+    """What tuning has made."""
+
+    folder: Path
+    log: "pd.DataFrame"  # log.jsonl
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    validation: list[dict]
+
+
+def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = None) -> Tuned:
+    """Train the model; `on_log` gets every record of log.jsonl as it is written."""
+    import pandas as pd
+
+    from ia_lib.models import load
+    from ia_lib.training import trainer
+
+    run = stage.run
+    if not stage.done:
+        chosen = run.train.model_dump(exclude={"alternation", "length_window"})
+        model = trainer.tune(
+            begun.model,
+            begun.tokenizer,
+            begun.rows,
+            begun.validation,
+            stage.part,
+            steps=len(begun.rows) // begun.per_step,
+            batch_size=begun.per_step,
+            **chosen,
+            log_steps=run.machine.log_steps,
+            save_steps=run.machine.save_steps,
+            seed=run.seed,
+            on_log=on_log,
+            on_progress=stage.progress,
+        )
+        trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
+        stage.finish(begun.device)
+    log = pd.read_json(stage.folder / "log.jsonl", lines=True)
+    model = load.load_model(*stage.inputs.tuned_model, begun.device)
+    return Tuned(stage.folder, log, model, begun.tokenizer, begun.validation)
+
+
+def _card(stage: Stage) -> str:
+    """The model card of a tuned model."""
+    run = stage.run
+    start = run.model.name or (f"the run {run.model.run}" if run.model.run else "random weights")
+    taught = ", ".join(run.taught) if run.parallel_codes else "none"
+    said = ", ".join(f"{name} {value}" for name in ("objective", "replay", "rows")
+                     if (value := getattr(run.data, name, None)) is not None)  # fmt: skip
+    return (
+        f"# {run.name}\n\nBegan with {start}; recipe {run.recipe} ({said}), seed {run.seed}.\n\n"
+        f"Taught languages: {taught}. Corpus: {run.corpus}.\n\n"
+        "Made for research on teaching languages; check its evaluation before you rely on it.\n"
+    )
+
+
+@dataclass
+class Evaluation:
+    """What evaluation begins with."""
+
+    device: str
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    texts: "Dataset"  # labelled, of all tasks
+    labels: dict[str, list[str]]
+
+
+def begin_evaluation(stage: Stage) -> Evaluation:
+    """Load the model that the run ends with, and the texts that it is tested on."""
+    from ia_lib.models import load
+
+    run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
+    device = load.computing_device(run.threads)
+    tokenizer = load.load_tokenizer(*inputs.tokenizer)
+    model = load.load_model(*inputs.tuned_model, device, asked.quantisation, asked.score_precision)
+    return Evaluation(device, model, tokenizer, inputs.tests(every=False), inputs.labels)
+
+
+@dataclass
+class Evaluated:
+    """What evaluation has made."""
+
+    folder: Path
+    measures: "pd.DataFrame"  # measures.csv
+
+
+def evaluate(stage: Stage, begun: Evaluation) -> Evaluated:
+    """Let the model answer all tasks, each by its kind, and measure the answers."""
+    from ia_lib.data.files import own_csv
+
+    if not stage.done:
+        _evaluate(stage, begun)
+    return Evaluated(stage.folder, own_csv(stage.folder / "measures.csv"))
+
+
+def _evaluate(stage: Stage, begun: Evaluation) -> None:
+    import pandas as pd
+
+    from ia_lib.evaluation import choice, measures, translation
+
+    run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
+    scores = choice.score(
+        begun.model,
+        begun.tokenizer,
+        begun.texts,
+        inputs.choices,
+        run.wordings,
+        chat=run.chat,
+        prompt_logprob=asked.scores_prompts,
+        max_length=asked.score_max_length,
+        batch_tokens=run.machine.batch_tokens,
+        # finished parts, so that a killed evaluation goes on where it was
+        cache=stage.folder.with_name(".scores"),
+        progress=stage.progress,
+    )
+    encoding = run.encoding(begun.model.config.is_encoder_decoder)
+    translated = [
+        translation.translate(begun.model, begun.tokenizer, task, inputs.pairs(task), inputs.plan(), encoding)
+        for task in inputs.translations
+    ]
+    predictions, counts = (pd.concat(frames) for frames in zip(*translated, strict=True)) if translated else (None,) * 2
+    measures.save(
+        stage.part,
+        scores,
+        predictions,
+        counts,
+        inputs.training_labels(),
+        run.shown(begun.texts.to_pandas()),
+        run.groups,
+        run.seed,
+        asked.scoring_rule,
+        asked.majority_of,
+    )
+    stage.finish(begun.device)
+
+
+@dataclass
+class Reported:
+    """What the report stage has made."""
+
+    folder: Path
+    results: "pd.DataFrame"  # results.csv
+
+
+def write_report(stage: Stage) -> Reported:
+    """Put all evaluated runs of the table side by side in results.csv, figures and one page."""
+    from ia_lib.data.files import own_csv
+    from ia_lib.report import page
+
+    if not stage.done:
+        page.write(stage.part, stage.table.stem, [needed.folder for needed in stage.needs], stage.without)
+        stage.finish()
+    return Reported(stage.folder, own_csv(stage.folder / "results.csv"))
