@@ -106,7 +106,7 @@ def test_a_text_has_its_draws_in_whatever_company():
 
 @pytest.mark.parametrize(("n", "right", "most"), [(400, 0.55, 0.97), (100, 0.7, 0.97), (400, 0.99, 0.99)])
 def test_intervals_of_weighted_f1_hold_the_truth_in_95_of_100_cases(n, right, most):
-    rng, texts, truth = np.random.default_rng(3), examples(n), resampling.weighted_f1(joint(right).ravel())
+    rng, texts, truth = np.random.default_rng(3), examples(n), METRICS["weighted_f1"].score(joint(right).ravel())
     hits = 0
     for _ in range(300):
         texts.gold, predicted = drawn(rng, joint(right), n)
@@ -175,7 +175,9 @@ def test_a_difference_of_nothing_is_found_in_5_of_100_cases():
 @pytest.mark.parametrize("spread", [0.0, 0.06])
 def test_intervals_over_three_seeds(spread):
     rng, texts = np.random.default_rng(5), examples(300)
-    truth = np.mean([resampling.weighted_f1(joint(r).ravel()) for r in np.clip(rng.normal(0.6, spread, 4000), 0, 1)])
+    truth = np.mean(
+        [METRICS["weighted_f1"].score(joint(r).ravel()) for r in np.clip(rng.normal(0.6, spread, 4000), 0, 1)]
+    )
     hits = 0
     for _ in range(120):
         texts.gold, _ = drawn(rng, joint(0.5), 300)

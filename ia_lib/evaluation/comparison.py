@@ -17,28 +17,14 @@ from ia_lib.evaluation.rules import rules as rules_of
 # What a group's difference to the base says about the method.
 HEADLINES = {"L1": "retention", "L2": "gain", "L3": "transfer"}
 PLACE = ["dataset", "task", "group"]
-_RENAMED = {
-    "value": "first_f1",
-    "base": "second_f1",
-    "difference": "difference",
-    "difference_low": "low",
-    "difference_high": "high",
-    "difference_p": "p",
-    "detectable": "detectable",
-    "only_here": "only_first",
-    "only_base": "only_second",
-    "mcnemar_p": "mcnemar_p",
-}
+_RENAMED = {"value": "first_f1", "base": "second_f1", "difference": "difference", "difference_low": "low"}
+_RENAMED |= {"difference_high": "high", "difference_p": "p", "detectable": "detectable", "only_here": "only_first"}
+_RENAMED |= {"only_base": "only_second", "mcnemar_p": "mcnemar_p"}
 Answers = Answered | list[Answered]
 
 
 def models(
-    runs: dict[str, Answers],
-    pairs: list[tuple[str, str]],
-    groups: dict[str, list[str]],
-    *,
-    average: str = "table2",
-    single: bool = True,
+    runs: dict[str, Answers], pairs: list[tuple[str, str]], groups: dict[str, list[str]], single: bool = True
 ) -> pd.DataFrame:
     """Compare two runs at a time on the same examples; with `single=False` just the averages over groups.
 
@@ -52,7 +38,7 @@ def models(
     """
     frames = []
     for first, second in pairs:
-        found = measures.measures(runs[first], groups, runs[second], average=average, single=single, metrics=[HEADLINE])
+        found = measures.measures(runs[first], groups, runs[second], single=single, metrics=[HEADLINE])
         frames.append(_compared(found, first, second, [*PLACE, "language", "prompt"]))
     return _families(pd.concat(frames, ignore_index=True))
 
@@ -98,7 +84,6 @@ def rules(
     by_rule: Iterable[tuple[str, dict[str, Answers]]],
     groups: dict[str, list[str]],
     bases: dict[str, str] | None = None,
-    average: str = "table2",
 ) -> pd.DataFrame:
     """The same answers under several scoring rules: the group averages of `measures.measures`, behind `rule` and `run`.
     `by_rule` gives each rule with the runs' answers under it, `bases` maps a run to the one it is compared with."""
@@ -106,7 +91,7 @@ def rules(
     for rule, runs in by_rule:
         for run, answers in runs.items():
             base = runs.get((bases or {}).get(run))
-            found = measures.measures(answers, groups, base, average=average, single=False)
+            found = measures.measures(answers, groups, base, single=False)
             found.insert(0, "run", run)
             found.insert(0, "rule", rule)
             frames.append(found)

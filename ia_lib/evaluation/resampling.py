@@ -41,40 +41,6 @@ def confusions(gold: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarr
     return np.bincount(cells.ravel(), minlength=draws * labels**2).reshape(draws, labels**2)
 
 
-def accuracy(counts: np.ndarray) -> np.ndarray:
-    """Accuracy in percent of confusions [..., labels * labels], as in all that follows."""
-    gold, _, right = _by_label(counts)
-    return 100 * _share(_sum(right), _sum(gold))
-
-
-def weighted_f1(counts: np.ndarray) -> np.ndarray:
-    """F1 in percent, weighted by how often each label is true; a label never predicted scores 0."""
-    gold, said, right = _by_label(counts)
-    return 100 * _share(_sum(_share(2 * right, gold + said), gold), _sum(gold))
-
-
-def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """The mean over labels, as scikit-learn has it: over those that are true or predicted somewhere."""
-    gold, said, right = _by_label(counts)
-    return _mean(_share(2 * right, gold + said), gold + said)
-
-
-def macro_precision(counts: np.ndarray) -> np.ndarray:
-    gold, said, right = _by_label(counts)
-    return _mean(_share(right, said), gold + said)
-
-
-def macro_recall(counts: np.ndarray) -> np.ndarray:
-    gold, said, right = _by_label(counts)
-    return _mean(_share(right, gold), gold + said)
-
-
-def balanced_accuracy(counts: np.ndarray) -> np.ndarray:
-    """As macro recall, but over the labels that are true somewhere: the recall of another says nothing."""
-    gold, _, right = _by_label(counts)
-    return _mean(_share(right, gold), gold)
-
-
 def chrf(counts: np.ndarray) -> np.ndarray:
     """chrF2 (0 to 100) of sacrebleu's statistics [..., 3 * orders]: for each length of n-grams how many of them the
     translations have, the true texts, and both."""
@@ -90,7 +56,8 @@ def ratio(counts: np.ndarray) -> np.ndarray:
 
 
 def _by_label(counts: np.ndarray) -> list[np.ndarray]:
-    """How often each label is true, is predicted, and is both: [..., labels] each."""
+    """How often each label is true, is predicted, and is both, from confusions [..., labels * labels]: [..., labels]
+    each."""
     return np.split(counts @ _columns(isqrt(counts.shape[-1])), 3, -1)
 
 
@@ -141,9 +108,20 @@ class Metric:
     highest: float = 100.0
 
 
+# Of labels, in percent, from how often each is true, is predicted, and is both. The macro scores are means over the
+# labels that are true or predicted somewhere, as scikit-learn has them; balanced accuracy over those that are true.
+_OF_LABELS = {
+    "weighted_f1": lambda true, said, both: 100 * _share(_sum(_share(2 * both, true + said), true), _sum(true)),
+    "accuracy": lambda true, said, both: 100 * _share(_sum(both), _sum(true)),
+    "macro_f1": lambda true, said, both: _mean(_share(2 * both, true + said), true + said),
+    "macro_precision": lambda true, said, both: _mean(_share(both, said), true + said),
+    "macro_recall": lambda true, said, both: _mean(_share(both, true), true + said),
+    "balanced_accuracy": lambda true, said, both: _mean(_share(both, true), true),
+}
+LABEL_METRICS = tuple(_OF_LABELS)  # the first is the headline
 METRICS = {
-    **{f.__name__: Metric(f, _wrong_or_right)
-       for f in (weighted_f1, accuracy, macro_f1, macro_precision, macro_recall, balanced_accuracy)},
+    # confusions: how often each label is true where each is predicted, row by row
+    **{name: Metric(lambda counts, f=f: f(*_by_label(counts)), _wrong_or_right) for name, f in _OF_LABELS.items()},
     # how many questions are right, of how many
     "similarity": Metric(lambda counts: 100 * ratio(counts), _one_asked),
     # To scores of single examples that lie between all wrong and all right nothing is added: one translation without a
@@ -151,9 +129,7 @@ METRICS = {
     # 95%, from 25 on it holds). What they count: sacrebleu's statistics of a sentence; nats lost and tokens.
     "chrF": Metric(chrf, _nothing),
     "answer loss": Metric(ratio, _nothing, inf),
-}  # fmt: skip
-# Those of labels; the first is the headline.
-LABEL_METRICS = tuple(METRICS)[:6]
+}
 
 
 class Examples:

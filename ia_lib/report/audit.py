@@ -1,4 +1,4 @@
-"""The audit of the papers' numbers: recomputed from one another, held against constant answers, beside ours, and the
+"""The audit of the published numbers: recomputed from one another, held against constant answers, beside ours, and the
 papers' claims with the cells that speak for or against them.
 
 A printed average is a weighted sum over languages, and `_weights` says with which weights; docs/audit.md says what else
@@ -20,15 +20,9 @@ FOLLOWS, CONTRADICTED, NOT_TESTABLE = "follows", "contradicted", "not testable"
 AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not run"
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
 _COUNTS = ("languages", "train", "valid", "test")
-_SETS = {
-    "nusatranslation+nusax": [("nusatranslation", "sentiment"), ("nusax", "sentiment")],
-    "average": [
-        ("nusatranslation", "sentiment"),
-        ("nusax", "sentiment"),
-        ("nusaparagraph", "emotion"),
-        ("nusaparagraph", "topic"),
-    ],
-}
+_FOUR = [("nusatranslation", "sentiment"), ("nusax", "sentiment")]
+_FOUR += [("nusaparagraph", "emotion"), ("nusaparagraph", "topic")]
+_SETS = {"nusatranslation+nusax": _FOUR[:2], "average": _FOUR}
 _SINGLE = ("mlm", "mt", "tlm", "xss")
 _AMOUNTS = ("0", "1000", "10000", "100000")
 _PRINTED = "mean of the row's printed cells"
@@ -40,7 +34,7 @@ def recomputation() -> pd.DataFrame:
     Averages are recomputed from the tables per language; those that stand beside their parts, from these as well. What
     has no parts in print (baselines and combinations in Table 3) is not in the list.
     """
-    cells, books = published.cells(), _papers_books()
+    cells, books = published.cells(), _published_books()
     lines = []
     audited = (cells["paper"] == INSTRUCTALIGN) & cells["table"].isin(["Table 1", "Table 2", "Table 3", "Figure 6"])
     for cell in cells[audited].itertuples():
@@ -64,18 +58,18 @@ def recomputation() -> pd.DataFrame:
         "recomputed": published.correlation(points["L2"], points["L3"])[0],
         "rule": f"gain over the untuned model, each row with r = 100,000 in each test set: {len(points)} points",
     }
-    table = pd.DataFrame([*lines, figure5])
-    table["recomputed"] = table["recomputed"].round(4)
-    table.insert(4, "difference", (table["recomputed"] - table["published"]).round(4))
-    return table
+    frame = pd.DataFrame([*lines, figure5])
+    frame["recomputed"] = frame["recomputed"].round(4)
+    frame.insert(4, "difference", (frame["recomputed"] - frame["published"]).round(4))
+    return frame
 
 
 def audit() -> pd.DataFrame:
     """The published numbers that disagree with their recomputation beyond rounding (`TOLERANCE`): `table, cell,
     published, recomputed`."""
-    table = recomputation()
-    wrong = table["difference"].abs() > TOLERANCE
-    return table.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
+    frame = recomputation()
+    wrong = frame["difference"].abs() > TOLERANCE
+    return frame.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
 
 
 def compare(results: pd.DataFrame) -> pd.DataFrame:
@@ -98,26 +92,18 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
     books[("", "", "")] = {"": _counted(tests)}
     cells, lines = published.cells(), []
     for cell in cells[cells["paper"] != COMMIT].itertuples(index=False):
-        found = {
-            name: _weigh(cell, book) for name, book in books.get((cell.model, cell.objective, cell.replay), {}).items()
-        }
+        rows = books.get((cell.model, cell.objective, cell.replay), {})
+        found = {name: _weigh(cell, book) for name, book in rows.items()}
         found = {name: values for name, values in found.items() if values is not None} or {"": np.full(3, np.nan)}
         for name, values in found.items():
             difference, low, high = values - cell.published
             agrees = low - TOLERANCE / 2 <= 0 <= high + TOLERANCE / 2 if low == low else abs(difference) <= TOLERANCE
-            texts, printed = _texts(cell, books.get((cell.model, cell.objective, cell.replay), {}).get(name, {}))
+            texts, printed = _texts(cell, rows.get(name, {}))
             unclear = texts != printed or (agrees and max(-low, high) > _TELLS)
             verdict = CANNOT_TELL if unclear else AGREES if agrees else DIFFERS
-            lines.append(
-                {
-                    **cell._asdict(),
-                    **{"run": name, "ours": values[0], "difference": difference},
-                    **{"difference_low": low, "difference_high": high},
-                    **{"texts": texts, "texts_published": printed},
-                    "verdict": NOT_RUN if np.isnan(difference) else verdict,
-                    "rule": _rule(cell),
-                }
-            )
+            line = cell._asdict() | {"run": name, "ours": values[0], "difference": difference}
+            line |= {"difference_low": low, "difference_high": high, "texts": texts, "texts_published": printed}
+            lines.append(line | {"verdict": NOT_RUN if np.isnan(difference) else verdict, "rule": _rule(cell)})
     return pd.DataFrame(lines)
 
 
@@ -127,24 +113,24 @@ def constants(data_dir: str | Path | None = None) -> pd.DataFrame:
     Columns: `table, dataset, task`, those of `published.ROW`, `language, published`, of `published.baselines`, and
     `constant` (the one label whose constant answer has the scores of most of the row's cells), `constant_f1, equal`
     (whether the cell is the score of that answer), `within_chance` and `below_majority`. Test sets whose labels are not
-    in the folder are missing; without any, the table is empty.
+    in the folder are missing; without any there are no lines.
     """
     cells = published.cells()
     cells = cells[(cells["paper"] == INSTRUCTALIGN) & cells["table"].isin([f"Table {n}" for n in range(16, 20)])]
-    table = cells.merge(published.baselines(data_dir), on=["dataset", "task", "language"])
-    table = table.drop(columns=["paper", "row", "metric"])
+    frame = cells.merge(published.baselines(data_dir), on=["dataset", "task", "language"])
+    frame = frame.drop(columns=["paper", "row", "metric"])
     rows = []
-    for _, part in table.groupby(["table", *ROW], sort=False):
+    for _, part in frame.groupby(["table", *ROW], sort=False):
         of_label = pd.DataFrame(
             [published.constant_f1(pd.Series(counts)) for counts in part["labels"]], index=part.index
         )
         gaps = of_label.sub(part["published"], axis=0).abs()
         label = max(of_label, key=lambda name, gaps=gaps: ((gaps[name] <= TOLERANCE).sum(), -gaps[name].mean()))
         rows.append(part.assign(constant=label, constant_f1=of_label[label], equal=gaps[label] <= TOLERANCE))
-    table = pd.concat(rows) if rows else table.assign(constant="", constant_f1=np.nan, equal=False)
-    table["within_chance"] = table["published"] <= table["chance_high"]
-    table["below_majority"] = table["published"] < table["majority"] - TOLERANCE
-    return table
+    frame = pd.concat(rows) if rows else frame.assign(constant="", constant_f1=np.nan, equal=False)
+    frame["within_chance"] = frame["published"] <= frame["chance_high"]
+    frame["below_majority"] = frame["published"] < frame["majority"] - TOLERANCE
+    return frame
 
 
 def constant_rows(data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -152,14 +138,14 @@ def constant_rows(data_dir: str | Path | None = None) -> pd.DataFrame:
     task`, those of `published.ROW`, `label, languages, equal, within_chance, below_majority` (counts) and `published,
     majority, chance` (means), the most constant rows first."""
     grouped = constants(data_dir).groupby(["table", "dataset", "task", *ROW], sort=False)
-    table = grouped.agg(
+    frame = grouped.agg(
         label=("constant", "first"),
         languages=("language", "size"),
         **{name: (name, "sum") for name in ("equal", "within_chance", "below_majority")},
         **{name: (name, "mean") for name in ("published", "majority", "chance")},
     ).reset_index()
-    share = table["equal"] / table["languages"]
-    return table.iloc[np.argsort(-share, kind="stable")].reset_index(drop=True)
+    share = frame["equal"] / frame["languages"]
+    return frame.iloc[np.argsort(-share, kind="stable")].reset_index(drop=True)
 
 
 def ledger() -> pd.DataFrame:
@@ -282,15 +268,15 @@ def _judged() -> dict[str, tuple[bool | None, dict[str, float] | str]]:
 
 
 def _shown(
-    table: pd.DataFrame, where: str, objectives=("tlm", "xss"), replays=("100000",), column="difference"
+    frame: pd.DataFrame, where: str, objectives=("tlm", "xss"), replays=("100000",), column="difference"
 ) -> dict[str, float]:
-    """Name -> number, of the lines of `table` that are meant."""
-    table = table.query(where)
-    table = table[table["objective"].isin(objectives) & table["replay"].isin(replays)]
-    title = table["row"]
+    """Name -> number, of the lines of `frame` that are meant."""
+    frame = frame.query(where)
+    frame = frame[frame["objective"].isin(objectives) & frame["replay"].isin(replays)]
+    title = frame["row"]
     for name in ("dataset", "task", "language"):
-        title = title + " " + table[name] if name in table and table[name].ne("all").all() else title
-    return dict(zip(title, table[column], strict=True))
+        title = title + " " + frame[name] if name in frame and frame[name].ne("all").all() else title
+    return dict(zip(title, frame[column], strict=True))
 
 
 def _listed(shown: dict[str, float], sign: str = "") -> str:
@@ -301,16 +287,17 @@ def _all(shown: dict[str, float], holds) -> tuple[bool, dict[str, float]]:
     return all(holds(value) for value in shown.values()), shown
 
 
-def _books(table: pd.DataFrame) -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
+def _books(frame: pd.DataFrame) -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
     """(model, objective, replay) -> row -> (dataset, task, language, metric) -> [value, low, high]."""
     books: dict[tuple, dict[str, dict[tuple, np.ndarray]]] = {}
-    for line in table.itertuples():
+    for line in frame.itertuples():
         book = books.setdefault((line.model, line.objective, line.replay), {}).setdefault(line.row, {})
         book[line.dataset, line.task, line.language, line.metric] = np.array([line.value, line.low, line.high])
     return books
 
 
-def _papers_books() -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
+@cache
+def _published_books() -> dict[tuple, dict[str, dict[tuple, np.ndarray]]]:
     sizes = published.read("instructalign_dataset_statistics").assign(metric="test")
     sizes = sizes.rename(columns={"test": "value"})
     return _books(published.scores()) | {("", "", ""): {"": _counted(sizes)}}
@@ -376,14 +363,9 @@ def _weigh(cell, book: dict[tuple, np.ndarray]) -> np.ndarray | None:
     return sum(weight * book[(*place, cell.metric)] for place, weight in weights.items())
 
 
-@cache
-def _sizes() -> dict[tuple, np.ndarray]:
-    return _papers_books()["", "", ""][""]
-
-
 def _texts(cell, book: dict[tuple, np.ndarray]) -> tuple[float, float]:
     """How many test texts our cell and the published one rest on; 0 and 0 where that says nothing."""
-    sizes = _sizes()
+    sizes = _published_books()["", "", ""][""]
     places = [] if cell.metric in _COUNTS else [(*place, "test") for place in _weights(cell)]
     if any(place not in book or place not in sizes for place in places):
         return 0.0, 0.0
@@ -396,10 +378,5 @@ def _line(cell, recomputed: float, rule: str) -> dict:
     place = " ".join(part for part in dict.fromkeys(parts) if part not in ("", "all"))
     if rule == _PRINTED and cell.paper == INSTRUCTALIGN:
         place += ", from the cells beside it"
-    return {
-        "table": f"{cell.paper} {cell.table}",
-        "cell": f"{name}: {place}" if name else place,
-        "published": cell.published,
-        "recomputed": recomputed,
-        "rule": rule,
-    }
+    line = {"table": f"{cell.paper} {cell.table}", "cell": f"{name}: {place}" if name else place}
+    return line | {"published": cell.published, "recomputed": recomputed, "rule": rule}

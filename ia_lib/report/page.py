@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from html import escape
 from itertools import product
 from pathlib import Path
@@ -49,9 +48,8 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
     runs = [Run(run) for run in runs]
     every, pairs = results.every(runs), _named(results.pairs(runs))
     compared = results.beside_published(every, runs)
-    by_rule, claims, lengths = (
-        _named(found) if isinstance(found, pd.DataFrame) else found for found in results.rules(runs)
-    )
+    *found, lengths = results.rules(runs)
+    by_rule, claims = map(_named, found)
     written = {"results": every, "published": compared, "rules": by_rule, "conclusions": claims, "pairs": pairs}
     for file, frame in written.items():
         if len(frame) or file == "results":
@@ -63,35 +61,28 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory")
         plotly = next(path.name for path in (folder / "figures").glob("plotly*.js"))
     shown = _named(of_rows(every))
-    single = shown[(shown["dataset"] != "all") & (shown["task"] != "all")]
-    groups, languages = (
-        single[single["prompt"].eq("all") & single["language"].eq("all").eq(one)] for one in (True, False)
-    )
+    single = _single(shown)
+    groups, languages = single[single["language"] == "all"], single[single["language"] != "all"]
+    languages = languages[languages["prompt"] == "all"]
+    told = _single(pairs[pairs["difference"].notna()]) if len(pairs) else pairs
     page = {
         "asked": ("what was run", _asked(single)),
-        "groups": ("results", _by_name(groups, lambda part: (part, _cells(part, "group")))),
+        "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
         "headline": ("kept and gained", _named(results.headline(every)).to_dict("records")),
-        "pairs": ("row against row", _pairs(pairs)),
-        "figures": (
-            "figures",
-            {title: pio.to_html(f, full_html=False, include_plotlyjs=False) for title, f in drawn.items()},
-        ),
+        "pairs": ("row against row", {kind: part.to_dict("records") for kind, part in _by("kind", told).items()}),
+        "figures": ("figures", {title: _inline(figure) for title, figure in drawn.items()}),
         "published": ("published against ours", _by_published(compared)),
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
         "held-out": ("held-out sentences", results.held_out(every).to_dict("records")),
-        "languages": ("every language", _by_name(languages, lambda part: (part, _cells(part, "language")))),
+        "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),
         "costs": ("costs", _costs(runs)),
         "notebooks": ("notebooks", _notebooks(runs, folder / "notebooks", plotly)),
         "cite": ("how to cite", _made_with(runs)),
     }
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html")
+    layout = {"autoescape": select_autoescape(), "trim_blocks": True, "lstrip_blocks": True}
+    template = Environment(loader=FileSystemLoader(Path(__file__).parent), **layout).get_template("page.html")
     text = template.render(
         name=name,
         sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
@@ -111,7 +102,7 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
         rules_missing=[rule for rule in RULES if rule not in claims],
         by_rule=[
             (*key, part.set_index("rule").to_dict("index"))
-            for key, part in (of_rows(by_rule).groupby(["run", "name", "group"], sort=False) if len(by_rule) else ())
+            for key, part in _by(["run", "name", "group"], of_rows(by_rule) if len(by_rule) else by_rule).items()
         ],
         lengths=lengths,
         language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},
@@ -127,8 +118,7 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
 def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
     base. `every` has the lines of results.csv."""
-    shown = _named(of_rows(every))
-    tasks = _by_name(shown[(shown["dataset"] != "all") & (shown["task"] != "all")], lambda part: part)
+    tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
         found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
@@ -139,6 +129,11 @@ def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
                 figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
             drawn[f"{title}-{task.replace('/', '-')}" if len(tasks) > 1 else title] = figure
     return drawn
+
+
+def _inline(figure: go.Figure | dict) -> str:
+    """A figure as a part of a page that has plotly's code."""
+    return pio.to_html(figure, full_html=False, include_plotlyjs=False)
 
 
 def find_chromium() -> str | None:
@@ -172,9 +167,13 @@ def _named(lines: pd.DataFrame) -> pd.DataFrame:
     return lines.assign(name=[f"{d}/{task}" if isinstance(d, str) and d else task for d, task in pairs])
 
 
-def _by_name(lines: pd.DataFrame, made: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
-    """What `made` makes of the lines of each task of each data set."""
-    return {name: made(part) for name, part in (lines.groupby("name", sort=False) if len(lines) else ())}
+def _by(column: str | list[str], lines: pd.DataFrame) -> dict[Any, pd.DataFrame]:
+    return dict(iter(lines.groupby(column, sort=False))) if len(lines) else {}
+
+
+def _single(lines: pd.DataFrame) -> pd.DataFrame:
+    """Without the averages over data sets and tasks."""
+    return lines[(lines["dataset"] != "all") & (lines["task"] != "all")] if len(lines) else lines
 
 
 def _cells(lines: pd.DataFrame, column: str) -> list[tuple[str, dict[str, dict]]]:
@@ -186,7 +185,7 @@ def _cells(lines: pd.DataFrame, column: str) -> list[tuple[str, dict[str, dict]]
 def _asked(lines: pd.DataFrame) -> list[tuple[str, str, int]]:
     """Per task its texts, in words, and its number of prompts."""
     found = []
-    for name, part in _by_name(lines[lines["prompt"] != "all"], lambda part: part).items():
+    for name, part in _by("name", lines[lines["prompt"] != "all"]).items():
         sizes = part.groupby("language_name", sort=False)["examples"].max()
         texts = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
         where = f"each of {len(sizes)} languages" if len(sizes) > 1 else sizes.index[0]
@@ -209,14 +208,6 @@ def _one_label(languages: pd.DataFrame) -> list[str]:
         place = f"{line['run']}{' on ' + line['name'] if several else ''}"
         found.setdefault(place, []).append(line["language_name"] + under)
     return [f"{place}: {', '.join(names)}" for place, names in found.items()]
-
-
-def _pairs(pairs: pd.DataFrame) -> dict[str, list[dict]]:
-    """The comparisons by their kind, without averages over data sets."""
-    if pairs.empty:
-        return {}
-    pairs = pairs[(pairs["dataset"] != "all") & (pairs["task"] != "all")].dropna(subset="difference")
-    return {kind: part.to_dict("records") for kind, part in pairs.groupby("kind", sort=False)}
 
 
 def _by_published(compared: pd.DataFrame) -> dict[str, tuple[dict, list[dict]]]:
@@ -297,8 +288,7 @@ def _notebooks(runs: list[Run], folder: Path, plotly: str | None) -> dict[str, d
             for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
                 output.get("data", {}).pop(kind, None)
             if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
-                drawn = {"data": drawn["data"], "layout": drawn["layout"]}
-                output["data"]["text/html"] = pio.to_html(drawn, full_html=False, include_plotlyjs=False)
+                output["data"]["text/html"] = _inline({"data": drawn["data"], "layout": drawn["layout"]})
         body, _ = exporter.from_notebook_node(notebook)
         script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
         head = f'<head><meta charset="utf-8"><title>{escape(run.name)}: {stage}</title>{script}{_LOOK}</head>'

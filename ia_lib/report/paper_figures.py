@@ -24,6 +24,7 @@ _OBJECTIVES = {
     "mt+span+word": ("(IA)¹", "#D55E00", "diamond", "solid"),
     "mlm+mt+span+word": ("(IA)¹ + MLM", "#7F3C8D", "triangle-up", "dash"),
 }
+_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon"]  # of test sets
 
 
 def family_coverage(families: pd.DataFrame) -> go.Figure:
@@ -69,44 +70,37 @@ def objective_examples(rows: pd.DataFrame) -> go.Figure:
         for name, width in (("prompt", 64), ("answer", 38))
     ]  # fmt: skip
     names = [_objective(objective)[0] for objective in rows["kind"]]
-    table = go.Table(
+    shown = go.Table(
         columnwidth=[1.4, 7, 4],
         header={"values": ["objective", "prompt", "answer"], "align": "left", "font_size": 13},
         cells={"values": [names, *wrapped], "align": "left", "font_size": 12, "height": 22},
     )
     lines = sum(2 + max(texts[i].count("<br>") for texts in wrapped) for i in range(len(rows)))
-    return style(go.Figure(table), "One instruction of each objective", height=130 + 20 * lines)
+    return style(go.Figure(shown), "One instruction of each objective", height=130 + 20 * lines)
 
 
 def model_scaling(scores: pd.DataFrame) -> go.Figure:
     """Average weighted F1 on L1 and L2 against model size, per objective at its largest r (InstructAlign, Figure 3).
 
-    `scores` is a table as `published.scores` gives it; each source is a row of panels. Averages are those of Table 2.
+    `scores` is what `published.beside` gives; each source is a row of panels. Averages are those of Table 2.
     """
-    table = published.averages(scores)
-    table["size"] = table["model"].map(_parameters)
-    table["tick"] = [_size_name(size) or model for size, model in zip(table["size"], table["model"], strict=True)]
-    table["amount"] = pd.to_numeric(table["replay"], errors="coerce").fillna(-1)
+    frame = published.averages(scores)
+    frame["size"] = frame["model"].map(_parameters)
+    frame["tick"] = [_size_name(size) or model for size, model in zip(frame["size"], frame["model"], strict=True)]
+    frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce").fillna(-1)
     series = ["source", "model", "objective", "group"]
-    table = table[table["amount"] == table.groupby(series)["amount"].transform("max")]
-    figure, panels = _panels(table, [group for group in ("L1", "L2") if group in set(table["group"])])
+    frame = frame[frame["amount"] == frame.groupby(series)["amount"].transform("max")]
+    figure, panels = _panels(frame, [group for group in ("L1", "L2") if group in set(frame["group"])])
     for (source, group), place in panels.items():
-        part = table[(table["source"] == source) & (table["group"] == group)].sort_values("size")
+        part = frame[(frame["source"] == source) & (frame["group"] == group)].sort_values("size")
         part = part.assign(family=part["model"].str.extract(r"^(.*?)-?\d", expand=False).fillna(part["model"]))
         for (family, objective), line in part.groupby(["family", "objective"], sort=False):
             name, colour, symbol, dash = _objective(objective)
             plain = objective == "none" and family == "bloom"
-            figure.add_scatter(
-                name=f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"])),
-                x=line["tick"],
-                y=line["value"],
-                error_y=bars(line, "value", "low", "high"),
-                mode="lines+markers",
-                line={"color": GREY if plain else colour, "dash": dash},
-                marker={"symbol": "x" if plain else symbol, "size": 9},
-                hovertemplate=f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>",
-                **place,
-            )
+            look = (GREY if plain else colour, "x" if plain else symbol, dash)
+            title = f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"]))
+            hover = f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>"
+            _curve(figure, title, line["tick"], line, ("value", "low", "high"), look, hover, place)
         _baselines(figure, part, place)
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=part["tick"].unique(), **place)
     figure.update_yaxes(matches="y", rangemode="tozero")
@@ -120,28 +114,21 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
     `scores` as for `model_scaling`; panels are groups and sources. Averages are over all languages of a group, as in
     Table 3, so give it the tasks that are to be averaged.
     """
-    table = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
-    table["amount"] = pd.to_numeric(table["replay"], errors="coerce")
-    several = table.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
-    table = table[several].dropna(subset="amount").sort_values("amount", kind="stable")
-    ticks = [f"{int(r):,}" for r in sorted(table["amount"].unique())]
-    figure, panels = _panels(table, [group for group in GROUPS if group in set(table["group"])])
+    frame = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
+    frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce")
+    several = frame.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
+    frame = frame[several].dropna(subset="amount").sort_values("amount", kind="stable")
+    ticks = [f"{int(r):,}" for r in sorted(frame["amount"].unique())]
+    figure, panels = _panels(frame, [group for group in GROUPS if group in set(frame["group"])])
     for (source, group), place in panels.items():
-        part = table[(table["source"] == source) & (table["group"] == group)]
+        part = frame[(frame["source"] == source) & (frame["group"] == group)]
         for (model, objective), line in part.groupby(["model", "objective"], sort=False):
-            name, colour, symbol, dash = _objective(objective)
-            figure.add_scatter(
-                name=f"{model} {name}",
-                x=[f"{int(r):,}" for r in line["amount"]],
-                y=line["difference"],
-                error_y=bars(line, "difference", "difference_low", "difference_high"),
-                mode="lines+markers",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol, "size": 9},
-                hovertemplate=f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>",
-                **place,
-            )
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+            name, *look = _objective(objective)
+            amounts = [f"{int(r):,}" for r in line["amount"]]
+            hover = f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>"
+            ends = ("difference", "difference_low", "difference_high")
+            _curve(figure, f"{model} {name}", amounts, line, ends, look, hover, place)
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=ticks)
     figure.update_yaxes(matches="y")
     _axes(figure, panels, "replayed samples r", "weighted F1 minus untuned model (points)")
@@ -154,30 +141,26 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
     points = published.gains(scores)
     figure, panels = _panels(points, [""])
     ends = [min(points[["L2", "L3"]].min()) - 2, max(points[["L2", "L3"]].max()) + 2]
-    colours = dict(
-        zip(points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None), COLOURS, strict=False)
-    )
-    symbols = dict(
-        zip(colours, ["circle", "diamond", "square", "triangle-up", "x", "cross", "star", "hexagon"], strict=False)
-    )
+    sets = points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None)
+    looks = dict(zip(sets, zip(COLOURS, _SYMBOLS, strict=True), strict=False))
     for (source, _), place in panels.items():
         part = points[points["source"] == source]
         for key, dots in part.groupby(["dataset", "task"], sort=False):
+            colour, symbol = looks[key]
             figure.add_scatter(
                 name=" ".join(key),
                 x=dots["L2"],
                 y=dots["L3"],
                 mode="markers",
-                marker={"color": colours[key], "symbol": symbols[key], "size": 10, "opacity": 0.8},
+                marker={"color": colour, "symbol": symbol, "size": 10, "opacity": 0.8},
                 text=dots["row"],
                 hovertemplate="%{text}<br>L2 %{x:+.1f}, L3 %{y:+.1f} points<extra>" + " ".join(key) + "</extra>",
                 **place,
             )
         same = {"color": GREY, "width": 1.5, "dash": "dash"}
         figure.add_scatter(name="same gain", x=ends, y=ends, mode="lines", line=same, hoverinfo="skip", **place)
-        where = {k: place[k] for k in ("row", "col")}
-        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **where)
-        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **where)
+        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **place)
+        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **place)
         r, low, high = published.correlation(part["L2"], part["L3"])
         text = f"{source}, n = {len(part)}: " + (f"r = {r:.2f}" if r == r else "too few for r")
         text += f" [{low:.2f}, {high:.2f}]" if low == low else ""
@@ -191,19 +174,19 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
 def language_scores(scores: pd.DataFrame) -> go.Figure:
     """Heat map of weighted F1, rows by languages (InstructAlign, Figure 6), one panel per source; chance and majority
     stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
-    table = scores[scores["metric"] == "weighted_f1"]
-    order = table.drop_duplicates("language").sort_values("group", kind="stable")
+    frame = scores[scores["metric"] == "weighted_f1"]
+    order = frame.drop_duplicates("language").sort_values("group", kind="stable")
     names = [
         f"{NAMES.get(code, code)}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)
     ]
     grids = {}
-    for source, part in table.groupby("source", sort=False):
+    for source, part in frame.groupby("source", sort=False):
         wide = part.pivot(index="row", columns="language", values="value")
         wide = wide.reindex(index=part["row"].unique(), columns=order["language"])
         bases = part.groupby("language")[["chance", "majority"]].mean().T.reindex(columns=order["language"])
         grids[source] = pd.concat([bases.rename({"chance": CHANCE, "majority": MAJORITY}).dropna(how="all"), wide])
     rows = [len(wide) for wide in grids.values()]
-    figure, panels = _panels(table, [""], heights=rows)
+    figure, panels = _panels(frame, [""], heights=rows)
     highest = max(wide.max(axis=None) for wide in grids.values())
     for (source, _), place in panels.items():
         wide = grids[source]
@@ -230,12 +213,12 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
 def objective_bars(scores: pd.DataFrame) -> go.Figure:
     """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
-    table = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
-    table = published.differences(published.means(table, "dataset"))
-    figure, panels = _panels(table, [""])
-    places = list(table["dataset"].unique())
+    frame = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
+    frame = published.differences(published.means(frame, "dataset"))
+    figure, panels = _panels(frame, [""])
+    places = list(frame["dataset"].unique())
     for (source, _), place in panels.items():
-        for name, part in table[table["source"] == source].groupby("dataset", sort=False):
+        for name, part in frame[frame["source"] == source].groupby("dataset", sort=False):
             i = places.index(name)
             figure.add_bar(
                 name=name,
@@ -251,7 +234,7 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
                 hovertemplate="%{x}: %{y:+.1f} points<extra>" + name + "</extra>",
                 **place,
             )
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **{k: place[k] for k in ("row", "col")})
+        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
     figure.update_xaxes(tickangle=-35)
     figure.update_layout(bargap=0.3)
     _axes(figure, panels, "tuned on", "weighted F1 minus untuned model (points)")
@@ -285,15 +268,31 @@ def losses(logs: pd.DataFrame) -> go.Figure:
     return style(figure, "Loss per objective", height=420)
 
 
-def _panels(table: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
+def _curve(figure, name, x, line, ends, look, hover, place) -> None:
+    """A curve with its intervals: `ends` names the columns of value, low and high, `look` is colour, symbol, dash."""
+    colour, symbol, dash = look
+    figure.add_scatter(
+        name=name,
+        x=x,
+        y=line[ends[0]],
+        error_y=bars(line, *ends),
+        mode="lines+markers",
+        line={"color": colour, "dash": dash},
+        marker={"symbol": symbol, "size": 9},
+        hovertemplate=hover,
+        **place,
+    )
+
+
+def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
     """A figure with a panel per source and column, and (source, column) -> where its traces go. Sources stand below
     each other where there are several columns or `heights`, else side by side.
 
-    Raises ValueError for an empty table.
+    Raises ValueError for an empty frame.
     """
-    if table.empty:
-        raise ValueError("nothing to draw: the table has no rows that this figure compares")
-    grid = [(source, column) for source in table["source"].unique() for column in columns]
+    if frame.empty:
+        raise ValueError("nothing to draw: there are no rows that this figure compares")
+    grid = [(source, column) for source in frame["source"].unique() for column in columns]
     across = len(columns) if len(columns) > 1 or heights else len(grid)
     titles = [", ".join(part for part in (group_title(c) if c in GROUPS else c, s) if part) for s, c in grid]
     down = len(grid) // across

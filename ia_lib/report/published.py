@@ -1,4 +1,4 @@
-"""What the papers print, and the one table that their scores and ours share.
+"""What the papers print, and the one shape that their scores and ours share.
 
 `params/published/` holds the numbers, with their sources. Scores are in percent, and `replay` is r as text, empty where
 nothing was tuned. Models are named by the Hub without their owner, combined objectives in alphabetical order.
@@ -20,7 +20,7 @@ INSTRUCTALIGN, IA1, COMMIT = "InstructAlign", "(IA)^1", "COMMIT"
 PUBLISHED, OURS = "published", "ours"
 ROW = ["model", "objective", "replay"]
 CELL_COLUMNS = ["paper", "table", "row", *ROW, "dataset", "task", "language", "metric", "published"]
-# A table of scores: a line per row of a table, language and metric, from a paper (source published) or from us (ours).
+# Scores: a line per row of a table, language and metric, from a paper (source published) or from us (ours).
 SCORE_KEYS = ["source", "row", *ROW, "dataset", "task", "group", "language", "metric"]
 SCORE_NUMBERS = ["value", "low", "high", "difference", "difference_low", "difference_high", "chance", "majority"]
 # What the rows of the first version are, in this kit's words.
@@ -51,7 +51,7 @@ _DRAWS = 1000
 
 @cache
 def read(name: str) -> pd.DataFrame:
-    """One file of params/published, without its ending. The table is shared: take a copy before you change it."""
+    """One file of params/published, without its ending. It is shared: take a copy before you change it."""
     return pd.read_csv(params() / "published" / f"{name}.csv", dtype={"replay": str}).fillna({"replay": ""})
 
 
@@ -63,19 +63,11 @@ def cells() -> pd.DataFrame:
     of Tables 1 and 12 to 15 have the metrics train, valid, test and languages, and no model.
     """
     table1 = read("instructalign_table1")
-    counts = pd.DataFrame(
-        {
-            ("all", "languages"): [sum(map(int, text.split("+"))) for text in table1["languages"]],
-            **{(group, "languages"): table1[group.lower()] for group in languages.GROUPS},
-            ("all", "test"): table1["test"],
-        }
-    )
-    counts = pd.concat(
-        [
-            table1[["dataset", "task"]].assign(table="Table 1", language=language, metric=metric, value=value)
-            for (language, metric), value in counts.items()
-        ]
-    )
+    counts = {("all", "languages"): [sum(map(int, text.split("+"))) for text in table1["languages"]]}
+    counts |= {(group, "languages"): table1[group.lower()] for group in languages.GROUPS}
+    counts |= {("all", "test"): table1["test"]}
+    sets = table1[["dataset", "task"]].assign(table="Table 1")
+    counts = [sets.assign(language=code, metric=metric, value=value) for (code, metric), value in counts.items()]
     sizes = read("instructalign_dataset_statistics")
     sizes = sizes.melt(["table", "dataset", "task", "language"], ["train", "valid", "test"], "metric").dropna()
     precision = read("instructalign_table11").assign(objective="none")
@@ -83,7 +75,7 @@ def cells() -> pd.DataFrame:
     first = read("ia1_tables").assign(task="sentiment", language="all")
     first[ROW] = [_IA1_ROWS[row] for row in first["row"]]
     parts = [
-        (INSTRUCTALIGN, counts),
+        *((INSTRUCTALIGN, one) for one in counts),
         (INSTRUCTALIGN, read("instructalign_table2").rename(columns={"group": "language"})),
         (INSTRUCTALIGN, read("instructalign_table3").rename(columns={"group": "language"})),
         (INSTRUCTALIGN, read("instructalign_figure6")),
@@ -104,9 +96,9 @@ def cells() -> pd.DataFrame:
 @cache
 def members(dataset: str, task: str) -> dict[str, str]:
     """The languages of a test set of InstructAlign and their groups, in the order of Tables 16 to 19."""
-    table = read("instructalign_per_language")
-    table = table[(table["dataset"] == dataset) & (table["task"] == task)]
-    return dict(zip(table["language"], table["group"], strict=True))
+    frame = read("instructalign_per_language")
+    frame = frame[(frame["dataset"] == dataset) & (frame["task"] == task)]
+    return dict(zip(frame["language"], frame["group"], strict=True))
 
 
 def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd.DataFrame:
@@ -116,7 +108,8 @@ def scores(paper: str = INSTRUCTALIGN, data_dir: str | Path | None = None) -> pd
     `chance` and `majority` are there where `baselines` finds the test labels; papers print no intervals.
     """
     if paper == INSTRUCTALIGN:
-        frame = read("instructalign_per_language").assign(row=_titles(read("instructalign_per_language")))
+        frame = read("instructalign_per_language")
+        frame = frame.assign(row=[title(*row) for row in frame[ROW].itertuples(index=False)])
     else:
         frame = cells()[(cells()["paper"] == IA1) & (cells()["dataset"] != "average")]
         frame = frame.rename(columns={"published": "value"}).assign(group="all")
@@ -163,37 +156,37 @@ def at_most_replay(found: pd.DataFrame) -> pd.DataFrame:
     return found[found["replay"].isin(["", "100000"]) | (found["source"] == OURS)]
 
 
-def means(table: pd.DataFrame, *by: str) -> pd.DataFrame:
+def means(frame: pd.DataFrame, *by: str) -> pd.DataFrame:
     """Means per source, row, group, metric and the columns `by`, over everything else; of intervals the mean of their
     ends, which is too wide rather than too narrow. A number that one part lacks is missing in the mean."""
     keys = ["source", "row", *ROW, "metric", *by, "group"]
-    grouped = table.groupby(keys, sort=False)[SCORE_NUMBERS]
+    grouped = frame.groupby(keys, sort=False)[SCORE_NUMBERS]
     return grouped.sum().div(grouped.size(), axis=0).where(grouped.count().eq(grouped.size(), axis=0)).reset_index()
 
 
-def averages(table: pd.DataFrame) -> pd.DataFrame:
+def averages(frame: pd.DataFrame) -> pd.DataFrame:
     """Weighted F1 of the groups as Table 2 averages it: L1 over its languages, L2 and L3 over the test sets' means."""
-    table = table[table["metric"] == "weighted_f1"]
-    over_sets = means(means(table, "dataset", "task"))
-    return pd.concat([means(table).query("group == 'L1'"), over_sets.query("group != 'L1'")], ignore_index=True)
+    frame = frame[frame["metric"] == "weighted_f1"]
+    over_sets = means(means(frame, "dataset", "task"))
+    return pd.concat([means(frame).query("group == 'L1'"), over_sets.query("group != 'L1'")], ignore_index=True)
 
 
-def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """The tuned rows of a table of scores or means, with `difference` to the same source's untuned model in points.
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """The tuned rows of scores or means, with `difference` to the same source's untuned model in points.
 
-    Where the table brings a (paired) difference that one stays, with its interval. Rows without an untuned model go.
+    A (paired) difference that is there stays, with its interval. Rows without an untuned model go.
     """
-    keys = [name for name in SCORE_KEYS if name in table and name not in ("row", "objective", "replay")]
-    base = table[table["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
-    tuned = table[table["objective"] != "none"].merge(base.rename(columns={"value": "base"}), on=keys)
+    keys = [name for name in SCORE_KEYS if name in frame and name not in ("row", "objective", "replay")]
+    base = frame[frame["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
+    tuned = frame[frame["objective"] != "none"].merge(base.rename(columns={"value": "base"}), on=keys)
     tuned["difference"] = tuned["difference"].fillna(tuned["value"] - tuned["base"])
     return tuned.drop(columns="base")
 
 
-def gains(table: pd.DataFrame) -> pd.DataFrame:
+def gains(frame: pd.DataFrame) -> pd.DataFrame:
     """Points of Figure 5: per tuned row, data set and task the gain in weighted F1 on `L2` and on `L3`."""
-    table = differences(means(table[table["metric"] == "weighted_f1"], "dataset", "task"))
-    points = table.pivot_table("difference", ["source", "row", *ROW, "dataset", "task"], "group", sort=False)
+    frame = differences(means(frame[frame["metric"] == "weighted_f1"], "dataset", "task"))
+    points = frame.pivot_table("difference", ["source", "row", *ROW, "dataset", "task"], "group", sort=False)
     return points.reindex(columns=["L2", "L3"]).dropna().reset_index()
 
 
@@ -215,38 +208,25 @@ def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
     Labels are read from `data_dir`, else from the folder in the variable IA_DATA, else from ../shared/data beside the
     kit.
     """
+    folder = Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
     lines = []
     for (dataset, task), (pattern, column) in _LABELS.items():
         found = {}
         for code in members(dataset, task):
-            path, name = _data_folder(data_dir) / pattern.format(code=code, name=_file_name(code)), column
-            if (dataset, code) == ("nusatranslation", "ind"):
-                path, name = _data_folder(data_dir) / _INDOLEM[0], _INDOLEM[1]
-            if path.is_file():
-                found[code] = pd.read_csv(path, dtype=str)[name].replace({"0": "negative", "1": "positive"})
+            name = languages.name(code).lower().replace(" ", "_")
+            place = (pattern.format(code=code, name=name), column)
+            file, of = _INDOLEM if (dataset, code) == ("nusatranslation", "ind") else place
+            if (folder / file).is_file():
+                found[code] = pd.read_csv(folder / file, dtype=str)[of].replace({"0": "negative", "1": "positive"})
         names = sorted(set().union(*found.values()))  # the options: a test set need not have all of them
         for code, labels in found.items():
             counts = labels.value_counts().reindex(names, fill_value=0)
             constant = constant_f1(counts)
-            lines.append(
-                {
-                    **{"dataset": dataset, "task": task, "language": code, "examples": len(labels)},
-                    **{"labels": counts.to_dict(), "majority_label": constant.idxmax(), "majority": constant.max()},
-                    **_chance(tuple(counts)),
-                }
-            )
-    columns = [
-        "dataset",
-        "task",
-        "language",
-        "examples",
-        "labels",
-        "majority_label",
-        "majority",
-        "chance",
-        "chance_high",
-    ]
-    return pd.DataFrame(lines, columns=columns)
+            line = {"dataset": dataset, "task": task, "language": code, "examples": len(labels)}
+            line |= {"labels": counts.to_dict(), "majority_label": constant.idxmax(), "majority": constant.max()}
+            lines.append(line | _chance(tuple(counts)))
+    columns = ["dataset", "task", "language", "examples", "labels", "majority_label", "majority"]
+    return pd.DataFrame(lines, columns=[*columns, "chance", "chance_high"])
 
 
 def constant_f1(counts: pd.Series) -> pd.Series:
@@ -266,20 +246,8 @@ def _chance(counts: tuple[int, ...]) -> dict[str, float]:
     return {"chance": f1.mean(), "chance_high": np.percentile(f1, 97.5)}
 
 
-def _data_folder(data_dir: str | Path | None) -> Path:
-    return Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
-
-
-def _file_name(code: str) -> str:
-    return languages.name(code).lower().replace(" ", "_")
-
-
 def _in_order(objective: str) -> str:
     return "+".join(sorted(objective.split("+")))
-
-
-def _titles(frame: pd.DataFrame) -> list[str]:
-    return [title(*row) for row in frame[ROW].itertuples(index=False)]
 
 
 def title(model: str, objective: str, replay: str) -> str:

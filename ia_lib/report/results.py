@@ -25,11 +25,8 @@ class Run:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.stages = {
-            stage: _json(self.folder.parent / stage / "manifest.json")
-            for stage in STAGES
-            if stage == "evaluate" or (self.folder.parent / stage / "manifest.json").is_file()
-        }
+        places = {stage: self.folder.parent / stage / "manifest.json" for stage in STAGES}
+        self.stages = {stage: _json(path) for stage, path in places.items() if path.is_file()}
         self.manifest = self.stages["evaluate"]
         settings = self.settings = self.manifest["settings"]
         self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
@@ -63,8 +60,7 @@ class Run:
     @cached_property
     def majority(self) -> dict[str, dict]:
         """`majority_label` and `majority_of`, each (data set, task) -> value, as measures.csv has them."""
-        known = own_csv(self.folder / "measures.csv").fillna({"dataset": ""})
-        known = known.dropna(subset="majority_of").groupby(["dataset", "task"])
+        known = _lines_in(self.folder / "measures.csv").dropna(subset="majority_of").groupby(["dataset", "task"])
         return {name: known[name].first().to_dict() for name in ("majority_label", "majority_of")}
 
     def answers(self, kind: str, rule: str | None = None, seed: int | None = None) -> Answered:
@@ -200,8 +196,7 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
     (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
     is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
     how often each is the answer. All empty where there are fewer than two rules."""
-    shared = rules_of(*(run.scores for run in runs if len(run.scores)))
-    if len(shared) < 2:
+    if len(rules_of(*(run.scores for run in runs if len(run.scores)))) < 2:
         return pd.DataFrame(), pd.DataFrame(), {}
     rows_of_runs, by_rule, claims, lengths = {run.name: run.row for run in runs}, [], [], {}
     for rows in _parts(runs):
@@ -221,9 +216,8 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
         settled = pd.MultiIndex.from_frame(said[PLACE]).isin(told.index)
         by_rule.append(found)
         claims.append(said[(said["claim"] != "highest score") | settled])
-        lengths |= {
-            row: comparison.label_lengths(one.scores).round(1).to_dict("records") for row, (one, *_) in rows.items()
-        }
+        for row, (one, *_) in rows.items():
+            lengths[row] = comparison.label_lengths(one.scores).round(1).to_dict("records")
     return pd.concat(by_rule, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
 
 
@@ -241,7 +235,7 @@ def errors(runs: list[Run]) -> dict[str, list[dict]]:
     found = {}
     for run in runs:
         if (run.folder / "errors.csv").is_file():
-            lines = own_csv(run.folder / "errors.csv").fillna({"dataset": ""})
+            lines = _lines_in(run.folder / "errors.csv")
             found[run.name] = lines.assign(name=list(map(run.language, lines["language"]))).to_dict("records")
     return found
 
@@ -254,6 +248,11 @@ def losses(folder: Path) -> pd.DataFrame:
         objective = settings["data"].get("objective", settings["recipe"])
         frames.append(pd.read_json(path, lines=True).assign(run=path.parts[-3], objective=objective))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _lines_in(path: Path) -> pd.DataFrame:
+    """A CSV file whose column `dataset` may be empty."""
+    return own_csv(path).astype({"dataset": object}).fillna({"dataset": ""})
 
 
 def _json(path: Path) -> dict:
