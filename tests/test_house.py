@@ -24,7 +24,17 @@ MAY_READ = {
     "training": {"models", "instructions", "data", *LEAVES},
     "evaluation": {"models.encoding", "models.load", "instructions", "data", *LEAVES},
     "recipes": {"instructions", "training.streams", "data", *LEAVES},
-    "workflow": {"recipes", "evaluation", "training", "models", "instructions", "data", "report.page", *LEAVES},
+    "workflow": {
+        "recipes",
+        "evaluation",
+        "training",
+        "models",
+        "instructions",
+        "data",
+        "report.page",
+        "report.results",
+        *LEAVES,
+    },
     "report": {
         *("evaluation.measures", "evaluation.comparison", "evaluation.resampling", "evaluation.rules"),
         *("data.languages", "data.files", *LEAVES),

@@ -144,7 +144,7 @@ def declared(inputs: Inputs) -> list[Path]:
     for source in inputs.sources.values():
         found.append(Path(getattr(source, "file", None) or getattr(source, "folder", "")))
         if hasattr(source, "data"):
-            found.append(source.data / source.source / source.file)
+            found.append(source.data / source.name)
     return found
 
 

@@ -55,9 +55,7 @@ def test_a_recipe_dropped_in_is_trained_on_and_measured(copying, finished, tmp_p
 def test_its_fields_are_checked_like_any_others(copying, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(TABLE + "  - {name: copy, recipe: copying, copies: many}\n")
-    with pytest.raises(
-        tables.SettingsError, match="run 'copy', field 'copies': found 'many'; allowed: a whole"
-    ):
+    with pytest.raises(tables.SettingsError, match="run 'copy', field 'copies': found 'many'; allowed: a whole"):
         tables.load(path)
     path.write_text(TABLE + "  - {name: copy, recipe: copying, objective: mt}\n")
     with pytest.raises(tables.SettingsError, match="field 'objective': found an unknown field"):

@@ -66,7 +66,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     One line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
     frame = _groups(results).dropna(subset=["difference"])
-    frame = frame[frame["replay"].astype(str) != "all"]
+    frame = frame[frame["replay"].astype(str).str.isdigit()]
     frame["replay"] = frame["replay"].astype(int)
     counts = sorted({int(r) for r in frame["replay"]})
     ticks = [f"{count:,}" for count in counts]

@@ -122,7 +122,7 @@ def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
     drawn = {}
     for task, part in tasks.items():
         found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
-        if (part["difference"].notna() & (part["replay"].astype(str) != "all")).any():
+        if (part["difference"].notna() & part["replay"].astype(str).str.isdigit()).any():
             found["difference"] = figures.difference_to_base(part)
         for title, figure in found.items():
             if len(tasks) > 1:

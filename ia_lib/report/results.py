@@ -33,7 +33,7 @@ class Run:
         self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
         self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]
         self.objective = settings["data"].get("objective", settings["recipe"])
-        self.replay = settings["data"].get("replay", "")
+        self.replay = settings["data"].get("replay", settings["data"].get("rows", ""))
         self._answers: dict[tuple, Answered] = {}
 
     @property

@@ -9,16 +9,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia_lib.data import corpora, downloads, minilab
+from ia_lib.data import corpora, minilab
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
 from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
-from ia_lib.instructions import mixture, replay, templates
+from ia_lib.instructions import replay, templates
 from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
 from ia_lib.recipes.fields import New
+from ia_lib.workflow import past
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
 from ia_lib.workflow.tables import drawn
@@ -45,7 +46,7 @@ class Inputs:
     @property
     def tokenizer(self) -> tuple[str, str | None]:
         """Where the tokenizer comes from, as (folder or Hub name, revision)."""
-        return (str(self._made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
+        return (str(self.made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
 
     @property
     def model(self) -> tuple[str, str | None]:
@@ -60,14 +61,14 @@ class Inputs:
     @property
     def examples(self) -> Path:
         """The file of the rows that the run trains on."""
-        return self._made(self.run, "data") / "examples.parquet"
+        return self.made(self.run, "data") / "examples.parquet"
 
-    def _made(self, run: Settings | str, stage: str) -> Path:
+    def made(self, run: Settings | str, stage: str) -> Path:
         return self.outputs / (run if isinstance(run, str) else run.name) / stage
 
     def _tuned(self, chain: list[Settings]) -> tuple[str, str | None]:
         trained = next((run for run in chain if run.trains), None)
-        return (str(self._made(trained, "tune") / "model"), None) if trained else self._outside
+        return (str(self.made(trained, "tune") / "model"), None) if trained else self._outside
 
     @property
     def _outside(self) -> tuple[str, str | None]:
@@ -98,7 +99,7 @@ class Inputs:
         wordings = run.wordings if self.stage == "evaluate" else ()
         found += [self._kits(path) for task in self.tasks for path in task.files(wordings)]
         if self.stage == "data":
-            wanted += self._past_places()
+            wanted += past.places(self)
         else:
             found += self._majority.values()
         return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
@@ -144,8 +145,8 @@ class Inputs:
         if source == "file":
             return File(f"file/{file}", Path(run.locate(file, self.data_folder)))
         if source == "address":
-            return Address(file, run.machine.offline)
-        return Published(source, file, self.data_folder, run.machine.mirror, run.machine.offline)
+            return Address(file)
+        return Published(f"{source}/{file}", self.data_folder, run.machine.mirror, run.machine.offline)
 
     @cached_property
     def data_folder(self) -> Path:
@@ -409,93 +410,11 @@ class Inputs:
 
         return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[1]
 
-    def _past_places(self) -> list[tuple[str, str]]:
-        run, past = self.run, self.run.data.past
-        if drawn(run) is None or past.run:
-            return []
-        if past.file:
-            return [("file", past.file)]
-        if past.mixture:
-            found = mixture.places(past.mixture.shares, run.known, past.mixture.split, run.corpus)
-            return found + (self._mixed.places(run.known, "train") if past.mixture.sentiment else [])
-        places = [past.url] if past.url else [str(_xp3(code, run.machine.mirror)) for code in past.xp3]
-        return [("address", place) for place in places]
-
     @property
-    def _mixed(self) -> Task:
-        """The labelled texts of a mixture."""
+    def mixed(self) -> Choose:
+        """The task whose texts a mixture has labelled."""
         return tasks.load(f"{self.run.corpus}/sentiment", self.run.home)
 
     def pool(self) -> "tuple[Dataset, list[dict[str, Any]]]":
-        """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool
-        too large to load, the rows of random parts; empty, if the run draws nothing."""
-        from datasets import concatenate_datasets
-
-        from ia_lib.data.pools import Jsonl
-
-        run, past, asked = self.run, self.run.data.past, drawn(self.run)
-        if asked is None:
-            return corpora.past(None), []
-        if past.run:
-            return _trained_on(self._made(past.run, "data") / "examples.parquet"), []
-        if past.mixture:
-            texts = self._mixed.read(self.find, run.known, "train") if past.mixture.sentiment else None
-            labels = self._mixed.labels if past.mixture.sentiment else []
-            made = mixture.mixture(
-                self.find,
-                run.known,
-                past.mixture.shares,
-                past.mixture.rows,
-                run.seed,
-                split=past.mixture.split,
-                xss_negatives=past.mixture.xss_negatives,
-                corpus=run.corpus,
-                texts=texts,
-                labels=labels,
-            )
-            return made, []
-        rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
-        released = asked.get("sampling") == "released"
-        if past.file:
-            file = self.find("file", past.file)
-            if past.stream and rows != "all":
-                lines = Jsonl(file, past.fields)
-                if released:
-                    return lines.head(rows + replay.BUFFER), []
-                return replay.spaced(replay.reservoir(lines.rows(), rows, run.seed)), []
-            found = corpora.past(file, **past.fields, column=asked["stratify"])
-            return (found if released else replay.spaced(found)), []
-        places = [self.find(*place) for place in self._past_places()]
-        columns = {asked["stratify"]: asked["stratify"]} if asked["stratify"] and past.url else {}
-        more = {"cache": downloads.cache_folder() / "past", "offline": run.machine.offline}
-        files = [Jsonl(place, {**past.fields, **columns}, **more) for place in places]
-        if released:
-            # nearly contiguous rows of the one file, as the released code reads them
-            return files[0].head(rows + replay.BUFFER), [files[0].facts]
-        total = sum(file.size for file in files)
-        parts = [
-            file.sample(run.seed, max(1, round(past.blocks * file.size / total)), rows if len(files) == 1 else 0)
-            for file in files
-        ]
-        facts = [file.facts for file in files]
-        if past.xp3:
-            parts = [
-                part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)
-            ]
-            facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
-        return replay.spaced(concatenate_datasets(parts)), facts
-
-
-def _trained_on(examples: Path) -> "Dataset":
-    """What a run drew from its own past to train on, as a pool."""
-    import pandas as pd
-    from datasets import Dataset
-
-    frame = pd.read_parquet(examples)
-    frame = frame[frame["pool_row"].notna() & (frame["split"] == "train")].rename(columns={"kind": "objective"})
-    columns = [name for name in ("objective", "language") if frame[name].fillna("").ne("").any()]
-    return Dataset.from_dict({name: frame[name].tolist() for name in ("prompt", "answer", *columns)})
-
-
-def _xp3(code: str, mirror: str | None) -> str | Path:
-    return downloads.location("xp3", f"{code}/merged_{code}.jsonl", mirror)
+        """The past instruction data that `replay.draw` draws from, and where it is from (`past.pool`)."""
+        return past.pool(self)

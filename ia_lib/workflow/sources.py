@@ -1,13 +1,4 @@
-"""Sources: the things that a stage reads from outside, each with what a key, a check, a download and a manifest need.
-
-A source has a `name` and
-
-- `identity()`: what stands for its content in a key
-- `check()`: raises SourceError in one sentence if it cannot be read
-- `missing()`: what would have to be downloaded first, in words; None if it is here
-- `provenance()`: what a manifest says of it; None of the kit's own files, which belong to its version
-- `path()`: where it is read, brought there if need be
-"""
+"""Sources: what a stage reads from outside, each with what a key, a check, a download and a manifest need."""
 
 import json
 import os
@@ -22,10 +13,33 @@ from ia_lib.data.downloads import SourceError
 
 
 @dataclass(frozen=True)
-class File:
-    """A file of the user's, or of the kit's own (`ours`)."""
+class Source:
+    """A thing to read, by its name."""
 
     name: str
+
+    def identity(self) -> Any:
+        """What stands for its content in a key."""
+        return self.name
+
+    def check(self) -> None:
+        """Raise SourceError, in one sentence, if it cannot be read."""
+
+    def missing(self) -> str | None:
+        """What would have to be downloaded first, in words; None if it is here."""
+
+    def provenance(self) -> dict[str, Any] | None:
+        """What a manifest says of it; None of the kit's own files, which belong to its version."""
+
+    def path(self) -> Path | str:
+        """Where it is read, brought there if need be."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class File(Source):
+    """A file of the user's, or of the kit's own (`ours`)."""
+
     file: Path
     ours: bool = False
 
@@ -38,9 +52,6 @@ class File:
             where = "beside the table, in the data folder or in the kit's folder"
             raise SourceError(f"{self.file}: there is no such file, nor {where}")
 
-    def missing(self) -> None:
-        return None
-
     def provenance(self) -> dict[str, Any] | None:
         known = {"bytes": self.file.stat().st_size, "sha256": downloads.checksum(self.file)}
         return None if self.ours else {"file": self.name, **known}
@@ -50,62 +61,56 @@ class File:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A file of one of the published sources (`data/downloads.yaml`): in the data folder, or fetched."""
+class Published(Source):
+    """A file of a published source (`data/downloads.yaml`), in the data folder or to be fetched: `source/file`."""
 
-    source: str
-    file: str
     data: Path
     mirror: str | None = None
     offline: bool = False
 
     @property
-    def name(self) -> str:
-        return f"{self.source}/{self.file}"
+    def parts(self) -> tuple[str, str]:
+        source, _, file = self.name.partition("/")
+        return source, file
 
     @property
     def here(self) -> bool:
-        return (self.data / self.source / self.file).is_file()
+        return (self.data / self.name).is_file()
 
     def identity(self) -> Any:
         if self.here:
-            return downloads.checksum(self.path())
+            return downloads.checksum(self.data / self.name)
         # it is pinned, or recorded at its first download
-        known = downloads.known()[self.source]
-        return ["fetched", known.revision, known.checksums.get(self.file)]
+        (source, file), known = self.parts, downloads.known()
+        return ["fetched", known[source].revision, known[source].checksums.get(file)]
 
     def check(self) -> None:
-        downloads.location(self.source, self.file, self.mirror)
+        downloads.location(*self.parts, self.mirror)
 
     def missing(self) -> str | None:
-        place = downloads.location(self.source, self.file, self.mirror)
-        cached = (downloads.cache_folder() / self.source / self.file).is_file()
+        place = downloads.location(*self.parts, self.mirror)
+        cached = (downloads.cache_folder() / self.name).is_file()
         return None if self.here or cached or isinstance(place, Path) else f"{self.name} from {place}"
 
     def provenance(self) -> dict[str, Any]:
-        return downloads.provenance(self.source, [self.path()])
+        return downloads.provenance(self.parts[0], [self.path()])
 
     def path(self) -> Path:
-        find = downloads.finder(self.data, mirror=self.mirror, offline=self.offline)
-        return find(self.source, self.file)
+        return downloads.finder(self.data, mirror=self.mirror, offline=self.offline)(*self.parts)
 
 
 @dataclass(frozen=True)
-class Folder:
+class Folder(Source):
     """A folder with a model and its tokenizer, every file of it."""
 
-    name: str
     folder: Path
 
     def identity(self) -> dict[str, str]:
-        return _checksums(self.folder)
-
-    def check(self) -> None:
-        if not self.folder.is_dir():
-            raise SourceError(f"{self.folder}: there is no such folder")
-
-    def missing(self) -> None:
-        return None
+        files = {path: path.stat() for path in sorted(self.folder.rglob("*")) if path.is_file()}
+        return {
+            path.relative_to(self.folder).as_posix(): _checksum(path, state.st_size, state.st_mtime_ns)
+            for path, state in files.items()
+        }
 
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "files": self.identity()}
@@ -114,30 +119,39 @@ class Folder:
         return self.folder
 
 
+@cache
+def _checksum(path: Path, size: int, changed: int) -> str:
+    return downloads.checksum(path)
+
+
 @dataclass(frozen=True)
-class HubModel:
+class HubModel(Source):
     """A model of the Hub. One whose revision is not pinned is taken at the commit that the table met first, which
     `record` keeps, so that rows of one report never stand on different weights."""
 
-    name: str
     revision: str | None
     record: Path
+
+    @property
+    def _asked(self) -> str:
+        return f"{self.name}@{self.revision or 'main'}"
+
+    def _known(self) -> dict[str, str]:
+        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
 
     @cached_property
     def commit(self) -> str | None:
         """The commit that the name stands for; None while nothing of it is on this machine."""
         from huggingface_hub import try_to_load_from_cache
 
-        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
-        asked = f"{self.name}@{self.revision or 'main'}"
-        if asked not in known:
-            config = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
-            # <cache>/models--owner--name/snapshots/<commit>/config.json
-            return Path(config).parent.name if isinstance(config, str) else None
-        return known[asked]
+        if found := self._known().get(self._asked):
+            return found
+        config = try_to_load_from_cache(self.name, "config.json", revision=self.revision)
+        # <cache>/models--owner--name/snapshots/<commit>/config.json
+        return Path(config).parent.name if isinstance(config, str) else None
 
     def settle(self) -> None:
-        """Ask the Hub once for the commit, if it is known neither here nor in the record, and record it.
+        """Record the commit; one that is known neither here nor in the record is asked of the Hub.
 
         Raises SourceError if it cannot be asked.
         """
@@ -151,17 +165,13 @@ class HubModel:
                 said = " ".join(str(error).split())[:200]
                 raise SourceError(f"the model {self.name}: the Hub does not tell its commit ({said})") from None
         self.record.parent.mkdir(parents=True, exist_ok=True)
-        known = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
         part = self.record.with_name(f".{self.record.name}.{os.getpid()}")
-        part.write_text(json.dumps({**known, f"{self.name}@{self.revision or 'main'}": found}, indent=1))
+        part.write_text(json.dumps({**self._known(), self._asked: found}, indent=1))
         os.replace(part, self.record)
         self.__dict__["commit"] = found
 
     def identity(self) -> list[str | None]:
         return [self.name, self.commit or self.revision]
-
-    def check(self) -> None:
-        return None
 
     def missing(self) -> str | None:
         from huggingface_hub import try_to_load_from_cache
@@ -175,22 +185,10 @@ class HubModel:
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "revision": self.revision, "commit": self.commit}
 
-    def path(self) -> str:
-        return self.name
-
 
 @dataclass(frozen=True)
-class Address:
-    """A JSONL file behind HTTP, of which random parts are read."""
-
-    name: str
-    offline: bool = False
-
-    def identity(self) -> str:
-        return self.name
-
-    def check(self) -> None:
-        return None
+class Address(Source):
+    """A JSONL file behind HTTP, of which random parts are read; what was read is known when it was."""
 
     def missing(self) -> str | None:
         from ia_lib.data.files import CorpusError
@@ -202,18 +200,11 @@ class Address:
             return f"parts of {self.name}"
         return None
 
-    def provenance(self) -> None:
-        return None  # what was read is known when it was
-
-    def path(self) -> str:
-        return self.name
-
 
 @dataclass(frozen=True)
-class MiniLab:
+class MiniLab(Source):
     """The mini lab: made here from the kit's grammar and lexicon, once for each seed and size."""
 
-    name: str
     folder: Path
     content: str  # the hash of what it is made from
     write: Callable[[], Path]
@@ -221,31 +212,5 @@ class MiniLab:
     def identity(self) -> str:
         return self.content
 
-    def check(self) -> None:
-        return None
-
-    def missing(self) -> None:
-        return None
-
-    def provenance(self) -> None:
-        return None
-
     def path(self) -> Path:
         return self.write()
-
-
-Source = File | Published | Folder | HubModel | Address | MiniLab
-
-
-def _checksums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    known = {path: path.stat() for path in files}
-    return {
-        path.relative_to(folder).as_posix(): _checksum(path, state.st_size, state.st_mtime_ns)
-        for path, state in known.items()
-    }
-
-
-@cache
-def _checksum(path: Path, size: int, changed: int) -> str:
-    return downloads.checksum(path)

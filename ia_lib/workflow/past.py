@@ -1,0 +1,83 @@
+"""The past of a run: the instruction data its model was trained on before: a run, a file, from afar, or a mixture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ia_lib.data import corpora, downloads
+from ia_lib.instructions import mixture, replay
+from ia_lib.workflow.tables import drawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def places(inputs) -> list[tuple[str, str]]:
+    """What of the past is read from outside, as (source, file); `inputs` are those of the run's data stage."""
+    run, past = inputs.run, inputs.run.data.past
+    if drawn(run) is None or past.run:
+        return []
+    if past.file:
+        return [("file", past.file)]
+    if past.mixture:
+        found = mixture.places(past.mixture.shares, run.known, past.mixture.split, run.corpus)
+        return found + (inputs.mixed.places(run.known, "train") if past.mixture.sentiment else [])
+    files = [f"{code}/merged_{code}.jsonl" for code in past.xp3 or ()]
+    far = [past.url] if past.url else [downloads.location("xp3", file, run.machine.mirror) for file in files]
+    return [("address", str(place)) for place in far]
+
+
+def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
+    """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool too
+    large to load, the rows of random parts; empty, if the run draws nothing."""
+    from datasets import Dataset, concatenate_datasets
+
+    from ia_lib.data.pools import Jsonl
+
+    run, past, asked = inputs.run, inputs.run.data.past, drawn(inputs.run)
+    if asked is None:
+        return corpora.past(None), []
+    if past.run:
+        return _trained_on(inputs.made(past.run, "data") / "examples.parquet"), []
+    if past.mixture:
+        mixed = past.mixture
+        texts = inputs.mixed.read(inputs.find, run.known, "train") if mixed.sentiment else None
+        more = {"split": mixed.split, "xss_negatives": mixed.xss_negatives, "corpus": run.corpus, "texts": texts}
+        if mixed.sentiment:
+            more["labels"] = inputs.mixed.labels
+        return mixture.mixture(inputs.find, run.known, mixed.shares, mixed.rows, run.seed, **more), []
+    rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
+    released = asked.get("sampling") == "released"
+    found = [inputs.find(*place) for place in places(inputs)]
+    if past.file and (not past.stream or rows == "all"):
+        read = corpora.past(found[0], **past.fields, column=asked["stratify"])
+        return (read if released else replay.spaced(read)), []
+    if past.file and not released:
+        drawn_rows = replay.reservoir(Jsonl(found[0], past.fields).rows(), rows, run.seed)
+        return replay.spaced(Dataset.from_list(drawn_rows)), []
+    columns = {asked["stratify"]: asked["stratify"]} if asked["stratify"] and past.url else {}
+    cache = None if past.file else downloads.cache_folder() / "past"
+    files = [Jsonl(place, {**past.fields, **columns}, cache=cache, offline=run.machine.offline) for place in found]
+    facts = [] if past.file else [file.facts for file in files]
+    if released:
+        # nearly contiguous rows of the one file, as the released code reads them
+        return files[0].head(rows + replay.BUFFER), facts
+    total = sum(file.size for file in files)
+    parts = [
+        file.sample(run.seed, max(1, round(past.blocks * file.size / total)), rows if len(files) == 1 else 0)
+        for file in files
+    ]
+    if past.xp3:
+        parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)]
+        facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
+    return replay.spaced(concatenate_datasets(parts)), facts
+
+
+def _trained_on(examples: Path) -> "Dataset":
+    """What a run drew from its own past to train on, as a pool."""
+    import pandas as pd
+    from datasets import Dataset
+
+    frame = pd.read_parquet(examples)
+    frame = frame[frame["pool_row"].notna() & (frame["split"] == "train")].rename(columns={"kind": "objective"})
+    columns = [name for name in ("objective", "language") if frame[name].fillna("").ne("").any()]
+    return Dataset.from_dict({name: frame[name].tolist() for name in ("prompt", "answer", *columns)})
