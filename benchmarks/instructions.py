@@ -23,7 +23,7 @@ from pathlib import Path
 from datasets import Dataset, disable_progress_bars, load_from_disk
 from nltk.tokenize import NLTKWordTokenizer, PunktSentenceTokenizer
 
-from ia_lib.data import corpora, languages, minilab
+from ia_lib.data import corpora, downloads, languages, minilab
 from ia_lib.instructions import cross_lingual, noise, templates
 from ia_lib.paths import root
 
@@ -37,7 +37,7 @@ def corpus(times: int) -> Dataset:
     """`times` x 2,009 sentences in nine languages."""
     data = Path(os.environ.get("IA_DATA") or root() / "../shared/data")
     if (data / "nusax" / "mt" / "train.csv").is_file():
-        found = corpora.parallel(data, CODES, "train", "nusax").to_dict()
+        found = corpora.parallel(downloads.finder(data), CODES, "train", "nusax").to_dict()
     else:
         made = list(islice(minilab.sentences(1), 500))
         found = {c: [s[c] if c in s else minilab.translate(s["ind"], c) for s in made] for c in CODES}

@@ -13,18 +13,18 @@ import os
 import platform
 import sys
 import time
-from pathlib import Path
 
 import pandas as pd
 import torch
 from datasets import concatenate_datasets
 from transformers import AutoTokenizer
 
-from ia_lib.data import corpora, minilab
-from ia_lib.evaluation import choice, measures
+from ia_lib.data import downloads, minilab
+from ia_lib.evaluation import choice, measures, tasks
 from ia_lib.models.load import computing_device, load_model
 from ia_lib.paths import root
 from ia_lib.workflow.graph import Table
+from ia_lib.workflow.scheduler import execute
 
 CODES, TEXTS = ["eng", "ind", "sun", "jav"], 100
 WAYS = {
@@ -41,29 +41,27 @@ def main() -> None:
     own = len(sys.argv) < 2
     if own:
         table = Table(root() / "params" / "mini.yaml", root() / "outputs")
-        base = next(run for run in table.runs if run.name == "base")
-        if failed := table.execute(["base"]):
+        if failed := execute(table, ["base"]):
             sys.exit(f"the mini lab's base could not be made: {failed}")
-        source = table.tuned_model(base)[0]
-        folder = minilab.write(
-            root() / "outputs" / ".precision", 1, CODES, {"base": 10, "train": 10, "valid": 10, "test": 300}
-        )
-        corpus = "minilab"
+        source = table.stage("base", "evaluate").inputs.tuned_model[0]
+        sizes = {"base": 10, "train": 10, "valid": 10, "test": 300}
+        folder = minilab.write(root() / "outputs" / ".precision", 1, CODES, sizes)
+        task, find = tasks.load("minilab/sentiment"), lambda _, file: folder / file
     else:
         source = sys.argv[1]
-        folder, corpus = Path(os.environ.get("IA_DATA") or root() / "../shared/data"), "nusax"
-    tests = concatenate_datasets(
-        [corpora.labelled(folder, "sentiment", [code], "test", corpus).select(range(TEXTS)) for code in CODES]
-    )
+        task = tasks.load("nusax/sentiment")
+        find = downloads.finder(os.environ.get("IA_DATA") or root() / "../shared/data")
+    tests = concatenate_datasets([task.read(find, [code], "test").select(range(TEXTS)) for code in CODES])
     where = computing_device(os.cpu_count())
     tokenizer = AutoTokenizer.from_pretrained(source)
     rows, answers = [], {}
     for name, (quantisation, precision) in WAYS.items():
         model = load_model(source, device=where, quantisation=quantisation, precision=precision)
         begin = time.perf_counter()
-        scores = choice.score(model, tokenizer, tests, {"sentiment": corpora.LABELS["sentiment"]})
+        scores = choice.score(model, tokenizer, tests, [task])
         seconds = time.perf_counter() - begin
-        line = measures.metrics(scores, {"all": CODES}, "test").query("language == 'all'").iloc[0]
+        found = measures.measures(measures.choices(scores), {"all": CODES}).query("language == 'all'")
+        line = found.set_index("metric")["value"]
         answers[name] = measures.predictions(scores)["predicted"].to_numpy()
         flips = int((answers[name] != answers["float32"]).sum())
         rows.append({"precision": name, **line[METRICS].round(2), "flips": flips, "of": len(answers[name])})
@@ -73,7 +71,7 @@ def main() -> None:
         }
     print(pd.DataFrame(rows).to_string(index=False))
     print(
-        f"\n{len(tests)} texts in {', '.join(CODES)}, three prompts; by chance {line['chance_accuracy']:.1f}% are right"
+        f"\n{len(tests)} texts in {', '.join(CODES)}, three prompts; by chance {100 / len(task.labels):.1f}% are right"
     )
     full, *others = ({key: value for key, value in row.items() if key != "precision"} for row in rows)
     names = list(WAYS)[1:]

@@ -28,8 +28,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import BloomConfig, BloomForCausalLM
 
-from ia_lib.data import corpora, minilab
-from ia_lib.evaluation import scoring
+from ia_lib.data import corpora, downloads, minilab
+from ia_lib.evaluation import scoring, tasks
 from ia_lib.instructions import templates
 from ia_lib.models.new import train_tokenizer
 from ia_lib.paths import root
@@ -85,8 +85,9 @@ def real_texts() -> tuple[list[str], list[str]]:
     """Texts to be judged, and text to make a tokenizer from."""
     data = Path(os.environ.get("IA_DATA") or root() / "../shared/data")
     if (data / "nusax" / "sentiment" / "sundanese" / "test.csv").is_file():
-        tests = corpora.labelled(data, "sentiment", ["ind", "sun", "jav", "ban"], "test", "nusax")["text"][:]
-        parallel = corpora.parallel(data, ["ind", "sun", "jav", "ban", "eng"], "train", "nusax").to_dict()
+        find = downloads.finder(data)
+        tests = tasks.load("nusax/sentiment").read(find, ["ind", "sun", "jav", "ban"], "test")["text"][:]
+        parallel = corpora.parallel(find, ["ind", "sun", "jav", "ban", "eng"], "train", "nusax").to_dict()
         step = len(tests) // TEXTS
         return tests[::step][:TEXTS], [t for code in ("ind", "sun", "jav", "ban", "eng") for t in parallel[code]]
     print("no real NusaX text: the mini lab's")
