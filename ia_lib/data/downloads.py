@@ -98,12 +98,7 @@ def finder(
 
 
 def fetch(
-    name: str,
-    file: str,
-    *,
-    mirror: str | Path | None = None,
-    offline: bool = False,
-    cache: str | Path | None = None,
+    name: str, file: str, *, mirror: str | Path | None = None, offline: bool = False, cache: str | Path | None = None
 ) -> Path:
     """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
 

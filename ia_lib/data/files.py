@@ -71,14 +71,7 @@ def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
     Raises CorpusError for a missing file, column or cell, another encoding, and rows with too few or too many cells.
     """
     path = Path(path)
-    readers = {
-        ".csv": _csv,
-        ".tsv": _tsv,
-        ".jsonl": _jsonl,
-        ".parquet": _parquet,
-        ".xlsx": _xlsx,
-        ".tmx": _tmx,
-    }
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx, ".tmx": _tmx}
     if path.suffix.lower() not in readers:
         raise CorpusError(f"{path}: found the ending {path.suffix!r}; allowed for a table: {', '.join(TABLES)}")
     _must_exist(path)
