@@ -26,6 +26,15 @@ def shuffled(rng: random.Random, n: int) -> list[int]:
     return sorted(range(n), key=take(rng, n).__getitem__)
 
 
+def weighted(u: float, shares):
+    """The item whose share holds `u`, of pairs (item, share) laid end to end from 0; behind them all the last one."""
+    for item, share in shares:
+        u -= share
+        if u < 0:
+            return item
+    return item
+
+
 def take(rng, n: int) -> list[float]:
     """The next `n` numbers, at once if the generator can."""
     return rng.take(n) if hasattr(rng, "take") else [rng.random() for _ in range(n)]

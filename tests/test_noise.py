@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from ia_lib.instructions import noise
-from ia_lib.randomness import generator
+from ia_lib.randomness import generator, weighted
 
 pytestmark = pytest.mark.quick
 TEXT = 'Nikmati cicilan 0% (hingga 12 bulan), "untuk" tike\' pesawat air asia!'
@@ -12,7 +12,7 @@ TEXT = 'Nikmati cicilan 0% (hingga 12 bulan), "untuk" tike\' pesawat air asia!'
 
 def test_kinds_are_drawn_with_the_released_shares():
     rng = generator(1)
-    counts = collections.Counter(noise.draw_kinds(rng) for _ in range(20000))
+    counts = collections.Counter(weighted(rng.random(), noise.MIXTURE) for _ in range(20000))
     expected = [20000 * share for _, share in noise.MIXTURE]
     assert sum(share for _, share in noise.MIXTURE) == pytest.approx(1)
     assert stats.chisquare([counts[kinds] for kinds, _ in noise.MIXTURE], expected).pvalue > 0.001

@@ -45,20 +45,17 @@ def places(corpus: str, codes: Sequence[str], split: str = "train") -> list[tupl
     """(source, file) of what `parallel` reads. Raises CorpusError for a corpus, language or split that there is not."""
     if corpus not in PARALLEL:
         raise CorpusError(f"found the corpus {corpus!r}; allowed: {', '.join(PARALLEL)}")
-    for code in codes:
-        if code not in languages.CORPORA.get(corpus, [code]):
-            known = ", ".join(languages.CORPORA[corpus])
-            raise CorpusError(f"the corpus {corpus} has no language {code!r}; it has: {known}")
+    known = languages.CORPORA.get(corpus, codes)
+    if unknown := [code for code in codes if code not in known]:
+        raise CorpusError(f"the corpus {corpus} has no language {unknown[0]!r}; it has: {', '.join(known)}")
     splits = ["train", "dev", "devtest"] if corpus == "flores" else ["train", "valid", "test"]
     if corpus != "minilab" and split not in splits:
         raise CorpusError(f"the corpus {corpus} has no split {split!r}; it has: {', '.join(splits)}")
     source, file = PARALLEL[corpus]
-    own = codes
-    if corpus == "nusatranslation":
-        # the Indonesian sentences stand in the other languages' files
-        own = [code for code in codes if code != "ind"]
-        if not own:
-            raise CorpusError("the corpus nusatranslation pairs Indonesian with a language; name one beside ind")
+    # the Indonesian sentences of NusaTranslation stand in the other languages' files
+    own = [code for code in codes if corpus != "nusatranslation" or code != "ind"]
+    if not own and corpus == "nusatranslation":
+        raise CorpusError("the corpus nusatranslation pairs Indonesian with a language; name one beside ind")
     return list(dict.fromkeys((source, file.format(code=code, split=split)) for code in own))
 
 
@@ -99,10 +96,9 @@ def lexicon(find: Find, code: str) -> "Dataset":
     """
     from datasets import Dataset
 
-    if code not in languages.NUSAX or code == "ind":
-        raise CorpusError(
-            f"NusaX has no lexicon of {code!r}; it has: {', '.join(c for c in languages.NUSAX if c != 'ind')}"
-        )
+    known = [c for c in languages.NUSAX if c != "ind"]
+    if code not in known:
+        raise CorpusError(f"NusaX has no lexicon of {code!r}; it has: {', '.join(known)}")
     name = languages.column(code)
     cells = files.table(find("nusax", f"lexicon/{name}.csv"), ["indonesian", name], gaps=True).cells
     pairs = [pair for pair in zip(cells["indonesian"], cells[name], strict=True) if all(pair)]
@@ -133,10 +129,9 @@ def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
     first, *others = read
     for code in others:
         if len(read[code]) != len(read[first]):
-            raise CorpusError(
-                f"{paths[code]}: found {len(read[code]):,} lines, but {paths[first]} has {len(read[first]):,}; line n "
-                "of one must translate line n of the other, so look for the first that does not"
-            )
+            said = f"found {len(read[code]):,} lines, but {paths[first]} has {len(read[first]):,}"
+            remedy = "line n of one must translate line n of the other, so look for the first that does not"
+            raise CorpusError(f"{paths[code]}: {said}; {remedy}")
     return Dataset.from_dict({"sentence_id": [f"line {i + 1}" for i in range(len(read[first]))], **read})
 
 
@@ -171,13 +166,10 @@ def normalised(text: str) -> str:
     return "".join(_WORD.findall(folded)) or files.INVISIBLE.sub("", folded)
 
 
-def xp3_languages(codes: Iterable[str]) -> list[str]:
-    """`codes`, if xP3 has them all. Raises CorpusError for one that it does not have."""
-    codes = list(codes)
-    for code in codes:
-        if code not in XP3:
-            raise CorpusError(f"xP3 has no language {code!r}; it has: {', '.join(XP3)}")
-    return codes
+def check_xp3(codes: Iterable[str]) -> None:
+    """Raises CorpusError for a language that xP3 does not have."""
+    if unknown := [code for code in codes if code not in XP3]:
+        raise CorpusError(f"xP3 has no language {unknown[0]!r}; it has: {', '.join(XP3)}")
 
 
 def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", column: str | None = None) -> "Dataset":
@@ -191,9 +183,7 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
 
     if path is None:
         return Dataset.from_dict({"prompt": [], "answer": []})
-    path = Path(path)
-    if not path.is_file():
-        raise CorpusError(f"{path}: there is no such file of past instruction data")
+    files.must_exist(path := Path(path), "file of past instruction data")
     if path.suffix == ".parquet":
         import pandas as pd
         import pyarrow as pa
@@ -211,20 +201,12 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
         for field in (prompt, answer):
             if not isinstance(record.get(field), str) or not record[field]:
                 raise CorpusError(f"{path}, line {number}: the field {field!r} is missing or empty; it must be text")
-    if column and records and not all(column in r for _, r in records):
-        raise CorpusError(f"{path}: there is no column {column!r} to stratify by; found: {', '.join(records[0][1])}")
-    optional = [
-        name
-        for name in dict.fromkeys(("objective", "language", column or "language"))
-        if records and all(name in r for _, r in records)
-    ]
-    return Dataset.from_dict(
-        {
-            "prompt": [r[prompt] for _, r in records],
-            "answer": [r[answer] for _, r in records],
-            **{name: [r[name] for _, r in records] for name in optional},
-        }
-    )
+    rows = [row for _, row in records]
+    further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}
+    if column and rows and column not in further:
+        raise CorpusError(f"{path}: there is no column {column!r} to stratify by; found: {', '.join(rows[0])}")
+    fields = {"prompt": prompt, "answer": answer, **further}
+    return Dataset.from_dict({name: [row[field] for row in rows] for name, field in fields.items()})
 
 
 def _flores(archive: Path, codes: list[str], split: str) -> dict[str, list[str]]:
@@ -252,9 +234,8 @@ def _flores(archive: Path, codes: list[str], split: str) -> dict[str, list[str]]
         data["sentence_id"] += [f"{part}-{i}" for i in range(len(lines))]
         counts = {code: len(data[code]) for code in codes}
         if len(set(counts.values())) > 1:
-            raise CorpusError(
-                f"{archive}, {part}: the languages have unequal numbers of lines ({counts}); get it again"
-            )
+            said = f"the languages have unequal numbers of lines ({counts})"
+            raise CorpusError(f"{archive}, {part}: {said}; get it again")
     return data
 
 
@@ -267,7 +248,6 @@ def _script(have: Mapping[str, bytes], code: str, archive: Path) -> str:
         raise CorpusError(f"{archive}: {code!r} is written in several scripts; allowed: {', '.join(latin)}")
     if not latin:
         near = ", ".join(sorted(difflib.get_close_matches(name, have, 5, 0)))
-        raise CorpusError(
-            f"{archive}: there is no language {code!r} among its {len(have)}; the nearest: {near or 'none'}"
-        )
+        said = f"there is no language {code!r} among its {len(have)}"
+        raise CorpusError(f"{archive}: {said}; the nearest: {near or 'none'}")
     return latin[0]

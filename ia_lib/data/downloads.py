@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -64,9 +65,8 @@ def location(name: str, file: str, mirror: str | Path | None = None) -> str | Pa
     if name not in known():
         raise SourceError(f"found the source {name!r}; allowed: {', '.join(known())}")
     source = known()[name]
-    if ".." in Path(file).parts or not any(
-        fnmatchcase(file, p) and file.count("/") == p.count("/") for p in source.files
-    ):
+    fits = any(fnmatchcase(file, pattern) and file.count("/") == pattern.count("/") for pattern in source.files)
+    if not fits or ".." in Path(file).parts:
         raise SourceError(f"the source {name} has no file {file!r}; allowed: {', '.join(source.files)}")
     mirror = str(mirror or os.environ.get("IA_MIRROR") or "")
     if mirror.startswith(("http://", "https://")):
@@ -98,12 +98,7 @@ def finder(
 
 
 def fetch(
-    name: str,
-    file: str,
-    *,
-    mirror: str | Path | None = None,
-    offline: bool = False,
-    cache: str | Path | None = None,
+    name: str, file: str, *, mirror: str | Path | None = None, offline: bool = False, cache: str | Path | None = None
 ) -> Path:
     """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
 
@@ -114,22 +109,18 @@ def fetch(
     """
     place = location(name, file, mirror)
     path = cache_folder(cache) / name / file
-    pinned = known()[name].checksums.get(file)
     if not path.is_file():
+        by_hand = f"or put a copy of your own at {name}/{file} in the data folder (data_dir or the variable IA_DATA)"
         if offline:
-            raise SourceError(
-                f"{path}: the file is not in the cache, and offline is set; run once without offline to get it from "
-                f"{place}, {_by_hand(name, file)}"
-            )
+            said = "the file is not in the cache, and offline is set; run once without offline to get it from"
+            raise SourceError(f"{path}: {said} {place}, {by_hand}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.is_file():
-                _bring(place, name, file, path, pinned)
-    digest, record = checksum(path), _record(path)
-    if digest != (pinned or record.get("sha256", digest)):
-        said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record['time']}"
-        raise SourceError(f"{path}: the file has changed, it does not have {said}; delete it to get it again")
-    if not record:
+                _bring(place, name, file, path, by_hand)
+    if said := _changed(name, file, path, path):
+        raise SourceError(f"{path}: {said}; delete it to get it again")
+    if not _record(path):
         _write_record(path, path, {"file": file, "url": "found in the cache"})
     return path
 
@@ -146,53 +137,42 @@ def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:
     """
     files = []
     for path in map(Path, paths):
-        file = path.as_posix().rpartition(f"/{name}/")[2]
-        local = {"file": file, "url": None, "bytes": path.stat().st_size, "sha256": checksum(path)}
-        files.append(_record(path) or local)
+        now = {"url": None, "bytes": path.stat().st_size, "sha256": checksum(path)}
+        files.append(_record(path) or {"file": path.as_posix().rpartition(f"/{name}/")[2], **now})
     said = {part: getattr(known()[name], part) for part in ("title", "home", "licence", "citation", "revision")}
     return {"source": name, **said, "files": files}
 
 
-class _NotGiven(Exception):
-    """A server does not give what it is asked for."""
+def _changed(name: str, file: str, content: Path, path: Path) -> str:
+    """What is said of `content` if it is not what is pinned, or was recorded for the cache's `path`; else nothing."""
+    pinned, record, digest = known()[name].checksums.get(file), _record(path), checksum(content)
+    expected = pinned or record.get("sha256", digest)
+    said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record.get('time')}"
+    found = f"(found {digest}, expected {expected})"
+    return "" if digest == expected else f"the file has changed, it does not have {said} {found}"
 
 
-def _by_hand(name: str, file: str) -> str:
-    return f"or put a copy of your own at {name}/{file} in the data folder (data_dir or the variable IA_DATA)"
-
-
-def _bring(place: str | Path, name: str, file: str, path: Path, pinned: str | None) -> None:
+def _bring(place: str | Path, name: str, file: str, path: Path, by_hand: str) -> None:
     """Put a file that is not in the cache there, if it is the one that is pinned or was there before."""
     part = Path(f"{path}.part")
     if isinstance(place, Path):
         if not place.is_file():
-            raise SourceError(f"{place}: the mirror has no such file; add it there, {_by_hand(name, file)}")
+            raise SourceError(f"{place}: the mirror has no such file; add it there, {by_hand}")
         shutil.copyfile(place, part)
         origin = {"url": str(place)}
     else:
-        try:
-            origin = _download(place, part)
-        except _NotGiven as problem:
-            raise SourceError(
-                f"{place}: the file could not be downloaded ({problem}); try again later, name a mirror (mirror or the "
-                f"variable IA_MIRROR), {_by_hand(name, file)}"
-            ) from None
-    digest, record = checksum(part), _record(path)
-    expected = pinned or record.get("sha256", digest)
-    if digest != expected:
+        origin = _download(place, part, by_hand)
+    if said := _changed(name, file, part, path):
         part.unlink()
-        said = "the checksum that is pinned" if pinned else f"the checksum recorded on {record['time']}"
-        accept = "" if pinned else f", delete {_record_path(path)} to take the new one"
-        raise SourceError(
-            f"{place}: the file has changed, it does not have {said} (found {digest}, expected {expected}); nothing "
-            f"was kept; use a server that has the old one{accept}, {_by_hand(name, file)}"
-        )
+        accept = "" if file in known()[name].checksums else f", delete {_record_path(path)} to take the new one"
+        remedy = f"nothing was kept; use a server that has the old one{accept}"
+        raise SourceError(f"{place}: {said}; {remedy}, {by_hand}")
     # the record first: a file without one would be taken on trust
     _write_record(path, part, {"file": file, **origin})
     os.replace(part, path)
 
 
-def _download(url: str, part: Path) -> dict[str, Any]:
+def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
     """Bring `url` into the file `part`, going on from what is there; returns what the server said of it.
 
     Only bytes of the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server
@@ -200,9 +180,10 @@ def _download(url: str, part: Path) -> dict[str, Any]:
     """
     import requests
 
-    version_path = Path(f"{part}.version")
-    fruitless, most = 0, 0
-    while True:
+    version_path, fruitless, most = Path(f"{part}.version"), 0, 0
+    while fruitless < TRIES:
+        if fruitless:
+            time.sleep(PAUSE * 2 ** (fruitless - 1))
         have = part.stat().st_size if part.is_file() and version_path.is_file() else 0
         # compressed in transit, a file would have other byte positions
         headers = {"Accept-Encoding": "identity"}
@@ -210,16 +191,15 @@ def _download(url: str, part: Path) -> dict[str, Any]:
             headers |= {"Range": f"bytes={have}-", "If-Range": version_path.read_text(encoding="utf-8")}
         try:
             with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+                said = answer.headers
+                if answer.status_code in (401, 403, 404, 410):
+                    problem = f"the server answers {answer.status_code} {answer.reason}"
+                    break
                 if answer.status_code == 416:
                     part.unlink()
                     raise requests.ConnectionError("the server has fewer bytes than were brought before")
-                if answer.status_code in (401, 403, 404, 410):
-                    raise _NotGiven(f"the server answers {answer.status_code} {answer.reason}")
                 answer.raise_for_status()
-                said = answer.headers
-                if answer.status_code != 206 or not said.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    if answer.status_code == 206:
-                        raise requests.ConnectionError("the server gives other bytes than it was asked for")
+                if answer.status_code != 206:
                     have = 0
                     # a weak ETag does not promise the same bytes
                     version = said.get("ETag", "W/")
@@ -227,6 +207,8 @@ def _download(url: str, part: Path) -> dict[str, Any]:
                     version_path.unlink(missing_ok=True)
                     if version:
                         version_path.write_text(version, encoding="utf-8")
+                elif not said.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    raise requests.ConnectionError("the server gives other bytes than it was asked for")
                 total = have + int(said["Content-Length"]) if "Content-Length" in said else None
                 with open(part, "ab" if have else "wb") as out:
                     for chunk in answer.iter_content(1 << 14):
@@ -242,10 +224,8 @@ def _download(url: str, part: Path) -> dict[str, Any]:
         size = part.stat().st_size if part.is_file() else 0
         fruitless = 0 if size > most else fruitless + 1
         most = max(most, size)
-        if fruitless == TRIES:
-            raise _NotGiven(problem)
-        if fruitless:
-            time.sleep(PAUSE * 2 ** (fruitless - 1))
+    remedy = "try again later, name a mirror (mirror or the variable IA_MIRROR)"
+    raise SourceError(f"{url}: the file could not be downloaded ({problem}); {remedy}, {by_hand}")
 
 
 def _record_path(path: Path) -> Path:
@@ -259,17 +239,18 @@ def _record(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> dict[str, Any]:
-    record = {
-        **origin,
-        "bytes": content.stat().st_size,
-        "sha256": checksum(content),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    new = Path(f"{_record_path(path)}.new")
-    new.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, _record_path(path))
-    return record
+def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = {**origin, "bytes": content.stat().st_size, "sha256": checksum(content), "time": now}
+    write_whole(_record_path(path), (json.dumps(record, indent=1) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whoever else writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
 
 
 def checksum(path: Path) -> str:

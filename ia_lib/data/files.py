@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from xml.parsers import expat
 
@@ -53,12 +54,9 @@ class Table:
         """The cells of a column; raises CorpusError if one occurs twice."""
         seen: dict[str, int] = {}
         for i, cell in enumerate(self.cells[column]):
-            if cell in seen:
-                raise CorpusError(
-                    f"{self.at(i)}: the {column} {cell!r} was used before, in {self.places[seen[cell]]}; "
-                    "every row needs one of its own"
-                )
-            seen[cell] = i
+            if (first := seen.setdefault(cell, i)) != i:
+                said = f"the {column} {cell!r} was used before, in {self.places[first]}"
+                raise CorpusError(f"{self.at(i)}: {said}; every row needs one of its own")
         return self.cells[column]
 
 
@@ -71,17 +69,10 @@ def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
     Raises CorpusError for a missing file, column or cell, another encoding, and rows with too few or too many cells.
     """
     path = Path(path)
-    readers = {
-        ".csv": _csv,
-        ".tsv": _tsv,
-        ".jsonl": _jsonl,
-        ".parquet": _parquet,
-        ".xlsx": _xlsx,
-        ".tmx": _tmx,
-    }
+    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx, ".tmx": _tmx}
     if path.suffix.lower() not in readers:
         raise CorpusError(f"{path}: found the ending {path.suffix!r}; allowed for a table: {', '.join(TABLES)}")
-    _must_exist(path)
+    must_exist(path)
     cells, places = readers[path.suffix.lower()](path, columns)
     if not places:
         raise CorpusError(f"{path}: the table has no rows; it needs at least one")
@@ -107,14 +98,13 @@ def own_csv(path: Path):
 
 def lines(path: Path) -> list[str]:
     """The lines of a text file, none of them empty. Raises CorpusError as `table` does."""
-    path = Path(path)
-    _must_exist(path)
-    # only the line feed ends a line: what Unicode calls a line separator can stand in a sentence
+    must_exist(path := Path(path))
     return text_lines(path.read_bytes(), str(path))
 
 
 def text_lines(raw: bytes, name: str) -> list[str]:
     """The lines of a text, none of them empty; `name` is what an error calls it."""
+    # only the line feed ends a line: what Unicode calls a line separator can stand in a sentence
     found = [line.strip() for line in _decode(raw, name).removesuffix("\n").split("\n")]
     for number, line in enumerate(found, 1):
         if INVISIBLE.fullmatch(line):
@@ -125,17 +115,15 @@ def text_lines(raw: bytes, name: str) -> list[str]:
 def records(path: Path) -> list[tuple[int, dict]]:
     """The objects of a JSONL file with the numbers of their lines; empty lines are passed over.
 
-    Raises CorpusError for a missing file, another encoding and a line that is no JSON object.
+    Raises CorpusError as `table` does, and for a line that is no JSON object.
     """
-    _must_exist(path)
+    must_exist(path)
     found = []
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        record = parsed(line, f"{path}, line {number}")
-        if not isinstance(record, dict):
-            raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
-        found.append((number, record))
+    for number, line in enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1):
+        if line.strip():
+            found.append((number, parsed(line, f"{path}, line {number}")))
+            if not isinstance(found[-1][1], dict):
+                raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
     return found
 
 
@@ -144,30 +132,25 @@ def parsed(line: str, where: str):
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise CorpusError(f"{where}: this is no JSON object ({error.msg})") from None
+        wrong = f"this is no JSON object ({error.msg})"
     except RecursionError:
-        raise CorpusError(f"{where}: this is no JSON object but lists or objects nested too deep to be read") from None
+        wrong = "this is no JSON object but lists or objects nested too deep to be read"
     except ValueError:  # Python reads no whole number of more than 4,300 digits
-        raise CorpusError(f"{where}: a number has too many digits to be read; write it as text, in quotes") from None
+        wrong = "a number has too many digits to be read; write it as text, in quotes"
+    raise CorpusError(f"{where}: {wrong}")
 
 
-def _must_exist(path: Path) -> None:
+def must_exist(path: Path, what: str = "file") -> None:
     if not path.is_file():
-        raise CorpusError(f"{path}: there is no such file; correct its name, or the folder it is looked for in")
-
-
-def _decoded(path: Path) -> str:
-    return _decode(path.read_bytes(), str(path))
+        raise CorpusError(f"{path}: there is no such {what}; correct its name, or the folder it is looked for in")
 
 
 def _decode(raw: bytes, name: str) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise CorpusError(
-            f"{name}, line {line}: the file is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
+        line, said = raw[: error.start].count(b"\n") + 1, f"{error.reason} at byte {error.start}"
+        raise CorpusError(f"{name}, line {line}: the file is not UTF-8 text ({said}); save it as UTF-8") from None
 
 
 def _text(value) -> str:
@@ -177,12 +160,14 @@ def _text(value) -> str:
     return json.dumps(value) if isinstance(value, bool) else str(value)
 
 
-def _missing_column(path: Path, name: str, found) -> CorpusError:
-    return CorpusError(f"{path}: there is no column {name!r}; found: {', '.join(map(str, found))}")
+def _check_columns(where: Path | str, columns: list[str], found) -> None:
+    for name in columns:
+        if name not in found:
+            raise CorpusError(f"{where}: there is no column {name!r}; found: {', '.join(map(str, found))}")
 
 
 def _csv(path: Path, columns: list[str]):
-    text = _decoded(path)
+    text = _decode(path.read_bytes(), str(path))
     header = text.split("\n", 1)[0]
     return _separated(path, text, columns, delimiter=";" if ";" in header and "," not in header else ",", strict=True)
 
@@ -190,13 +175,11 @@ def _csv(path: Path, columns: list[str]):
 def _tsv(path: Path, columns: list[str]):
     """A quote is a character of the text, unless cells are quoted as spreadsheets do it: those that begin with a quote
     are quoted whole, and quotes inside are doubled."""
-    text = _decoded(path)
+    text = _decode(path.read_bytes(), str(path))
     opened = [cell.strip() for line in text.splitlines() for cell in line.split("\t") if cell.lstrip().startswith('"')]
-    doubled = any(_QUOTED.fullmatch(cell) for cell in opened)
-    quoted = doubled and all(_WHOLE.fullmatch(cell) for cell in opened)
-    return _separated(
-        path, text, columns, delimiter="\t", quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=quoted
-    )
+    quoted = any(map(_QUOTED.fullmatch, opened)) and all(map(_WHOLE.fullmatch, opened))
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    return _separated(path, text, columns, delimiter="\t", quoting=quoting, strict=quoted)
 
 
 def _separated(path: Path, text: str, columns: list[str], **dialect):
@@ -213,30 +196,21 @@ def _separated(path: Path, text: str, columns: list[str], **dialect):
     if not rows:
         raise CorpusError(f"{path}: this is no table: the file is empty")
     header = [name.strip() for name in rows[0]]
-    indices = {}
+    _check_columns(path, columns, header)
     for name in columns:
-        if header.count(name) != 1:
-            if name in header:
-                raise CorpusError(f"{path}, line 1: there are several columns {name!r}; give each a name of its own")
-            raise _missing_column(path, name, header)
-        indices[name] = header.index(name)
+        if header.count(name) > 1:
+            raise CorpusError(f"{path}, line 1: there are several columns {name!r}; give each a name of its own")
     for row, place in zip(rows, places, strict=True):
         if len(row) != len(header):
-            raise CorpusError(
-                f"{path}, {place}: found {len(row)} cells, but the header has {len(header)}; put a cell that has the "
-                "separator in it into quotes, or remove what is too much"
-            )
-    return {name: [row[i] for row in rows[1:]] for name, i in indices.items()}, places[1:]
+            remedy = "put a cell that has the separator in it into quotes, or remove what is too much"
+            raise CorpusError(f"{path}, {place}: found {len(row)} cells, but the header has {len(header)}; {remedy}")
+    return {name: list(map(itemgetter(header.index(name)), rows[1:])) for name in columns}, places[1:]
 
 
 def _jsonl(path: Path, columns: list[str]):
     found = records(path)
     for number, record in found:
-        for name in columns:
-            if name not in record:
-                raise CorpusError(
-                    f"{path}, line {number}: there is no column {name!r}; found: {', '.join(map(str, record))}"
-                )
+        _check_columns(f"{path}, line {number}", columns, record)
     return {name: [record[name] for _, record in found] for name in columns}, [f"line {number}" for number, _ in found]
 
 
@@ -244,10 +218,7 @@ def _parquet(path: Path, columns: list[str]):
     import pyarrow.parquet
 
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        for name in columns:
-            if name not in names:
-                raise _missing_column(path, name, names)
+        _check_columns(path, columns, pyarrow.parquet.read_schema(path).names)
         found = pyarrow.parquet.read_table(path, columns=columns)
     except pyarrow.ArrowException as error:
         raise CorpusError(f"{path}: this is no parquet file ({' '.join(str(error).split())[:80]})") from None
@@ -264,9 +235,7 @@ def _xlsx(path: Path, columns: list[str]):
     except Exception as error:  # openpyxl and zipfile raise what they like for a file that is no workbook
         raise CorpusError(f"{path}: this is no XLSX workbook ({error})") from None
     frame.columns = [str(name).strip() for name in frame.columns]
-    for name in columns:
-        if name not in frame:
-            raise _missing_column(path, name, frame.columns)
+    _check_columns(path, columns, frame.columns)
     # Excel's row 1 is the header
     rows = [i for i, row in enumerate(frame.itertuples(index=False)) if any(_text(cell).strip() for cell in row)]
     return {name: [frame[name].iloc[i] for i in rows] for name in columns}, [f"row {i + 2}" for i in rows]
@@ -308,9 +277,8 @@ def _tmx(path: Path, columns: list[str]):
             text.append(data)
 
     def entity(name: str, *_) -> None:
-        raise CorpusError(
-            f"{path}, line {parser.CurrentLineNumber}: the file declares an entity ({name!r}); write its text out"
-        )
+        where = f"{path}, line {parser.CurrentLineNumber}"
+        raise CorpusError(f"{where}: the file declares an entity ({name!r}); write its text out")
 
     parser = expat.ParserCreate()
     parser.buffer_text = True

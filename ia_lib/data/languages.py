@@ -4,33 +4,12 @@ Codes are ISO 639-3 as in the papers, and the two-letter codes of the multilingu
 """
 
 NAMES = {
-    "eng": "English",
-    "ind": "Indonesian",
-    "sun": "Sundanese",
-    "jav": "Javanese",
-    "ban": "Balinese",
-    "min": "Minangkabau",
-    "bug": "Buginese",
-    "ace": "Acehnese",
-    "bjn": "Banjarese",
-    "bbc": "Toba Batak",
-    "mad": "Madurese",
-    "nij": "Ngaju",
-    "abs": "Ambonese Malay",
-    "bew": "Betawi",
-    "bhp": "Bima",
-    "btk": "Batak",
-    "mak": "Makassarese",
-    "mui": "Musi",
-    "rej": "Rejang",
-    "bg": "Bulgarian",
-    "bn": "Bengali",
-    "en": "English",
-    "es": "Spanish",
-    "fr": "French",
-    "no": "Norwegian",
-    "ru": "Russian",
-    "zh": "Chinese",
+    **{"eng": "English", "ind": "Indonesian", "sun": "Sundanese", "jav": "Javanese", "ban": "Balinese"},
+    **{"min": "Minangkabau", "bug": "Buginese", "ace": "Acehnese", "bjn": "Banjarese", "bbc": "Toba Batak"},
+    **{"mad": "Madurese", "nij": "Ngaju", "abs": "Ambonese Malay", "bew": "Betawi", "bhp": "Bima", "btk": "Batak"},
+    **{"mak": "Makassarese", "mui": "Musi", "rej": "Rejang"},
+    **{"bg": "Bulgarian", "bn": "Bengali", "en": "English", "es": "Spanish", "fr": "French", "no": "Norwegian"},
+    **{"ru": "Russian", "zh": "Chinese"},
 }
 
 # What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.
@@ -46,23 +25,9 @@ CORPORA = {
 # What FLORES-200 calls those of them that it has. A language beyond these is looked for by its code, in Latin script
 # before others.
 FLORES = {
-    "eng": "eng_Latn",
-    "ind": "ind_Latn",
-    "sun": "sun_Latn",
-    "jav": "jav_Latn",
-    "ban": "ban_Latn",
-    "min": "min_Latn",
-    "bug": "bug_Latn",
-    "ace": "ace_Latn",
-    "bjn": "bjn_Latn",
-    "bg": "bul_Cyrl",
-    "bn": "ben_Beng",
-    "en": "eng_Latn",
-    "es": "spa_Latn",
-    "fr": "fra_Latn",
-    "no": "nob_Latn",
-    "ru": "rus_Cyrl",
-    "zh": "zho_Hans",
+    **{code: f"{code}_Latn" for code in ("eng", "ind", "sun", "jav", "ban", "min", "bug", "ace", "bjn")},
+    **{"bg": "bul_Cyrl", "bn": "ben_Beng", "en": "eng_Latn", "es": "spa_Latn", "fr": "fra_Latn", "no": "nob_Latn"},
+    **{"ru": "rus_Cyrl", "zh": "zho_Hans"},
 }
 
 # The three groups of the papers and what readers who are no specialists are told.

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from ia_lib.data import languages
 from ia_lib.data.downloads import checksum
-from ia_lib.randomness import generator, pick, shuffled
+from ia_lib.randomness import generator, pick, shuffled, weighted
 
 KNOWN = ["eng", "ind"]
 _DATA = Path(__file__).parent / "minilab_data"
@@ -54,11 +54,8 @@ def translate(indonesian: str, code: str) -> str:
 def untranslated_shares(seed: int, count: int = 2000) -> dict[str, float]:
     """Language code -> share (0 to 1) of running words without an entry in its lexicon, over `count` sentences."""
     texts = [sentence["ind"] for sentence in islice(sentences(seed), count)]
-    shares = {}
-    for code in lexicon():
-        counted = [_translate_words(text, code)[1:] for text in texts]
-        shares[code] = 1 - sum(hits for hits, _ in counted) / sum(words for _, words in counted)
-    return shares
+    words = sum(len(text.split(" ")) for text in texts)
+    return {code: 1 - sum(_translate_words(text, code)[1] for text in texts) / words for code in lexicon()}
 
 
 def sentences(seed: int) -> Iterator[dict]:
@@ -67,31 +64,29 @@ def sentences(seed: int) -> Iterator[dict]:
     Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
     """
     rng = generator(seed, "sentences")
-    labels = sorted({t["label"] for t in grammar()["sentiment"]})
-    by_label = {label: [t for t in grammar()["sentiment"] if t["label"] == label] for label in labels}
-    seen = set()
+    judging, seen = grammar()["sentiment"], set()
+    labels = sorted({t["label"] for t in judging})
+    by_label = [[t for t in judging if t["label"] == label] for label in labels]
     while True:
         judges = rng.random() < 1 / 2
-        template = pick(rng, by_label[pick(rng, list(by_label))] if judges else grammar()["other"])
+        template = pick(rng, pick(rng, by_label) if judges else grammar()["other"])
         # which kinds stand for which: any in a sentence that does not judge, good and bad in one that does both
-        kinds = {}
-        exchanged = {None: _KINDS, "neutral": (("good", "bad"),)}
-        for names in exchanged.get(template.get("label"), ()):
+        kinds, label = {}, template.get("label")
+        for names in {None: _KINDS, "neutral": (("good", "bad"),)}.get(label, ()):
             kinds |= dict(zip(names, (names[i] for i in shuffled(rng, len(names))), strict=True))
         words: dict[str, list[str]] = {}
         for slot, digit in _SLOT.findall(template["ind"]):
-            taken = list(words.values())
             entries = grammar()["slots"][kinds.get(slot, slot)]
-            while (entry := _word(rng, entries)) in taken:
+            while (entry := _word(rng, entries)) in words.values():
                 pass
             words[slot + digit] = entry
-        ind, eng = (
-            _capital(template[code].format_map({k: v[i] for k, v in words.items()}))
+        sentence = {
+            code: _capital(template[code].format_map({slot: entry[i] for slot, entry in words.items()}))
             for i, code in enumerate(("ind", "eng"))
-        )
-        if ind not in seen:
-            seen.add(ind)
-            yield {"ind": ind, "eng": eng, "label": template.get("label")}
+        }
+        if sentence["ind"] not in seen:
+            seen.add(sentence["ind"])
+            yield {**sentence, "label": label}
 
 
 def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
@@ -121,30 +116,23 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
 
 def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:
     source = _unlike(sentences(seed), codes)
-    base = [next(source) for _ in range(sizes["base"])]
-    train = [next(source) for _ in range(sizes["train"])]
-    _save(folder / "mt" / "base.csv", {languages.column(c): [s[c] for s in base] for c in KNOWN})
-    _save(folder / "mt" / "train.csv", {languages.column(c): [_in(s, c) for s in train] for c in codes})
-    judging = [s for s in base if s["label"]]
-    for code in KNOWN:
-        _save_labelled(folder, code, "train", judging)
-    for split in ("valid", "test"):
-        rows = []
-        while len(rows) < sizes[split]:
-            if (sentence := next(source))["label"]:
-                rows.append(sentence)
-        for code in codes:
-            _save_labelled(folder, code, split, rows)
+    base, train = (list(islice(source, sizes[name])) for name in ("base", "train"))
+    for name, rows, spoken in (("base", base, KNOWN), ("train", train, codes)):
+        _save(folder / "mt" / f"{name}.csv", {languages.column(c): [_in(s, c) for s in rows] for c in spoken})
+    judging = (s for s in source if s["label"])
+    labelled = [("train", [s for s in base if s["label"]], KNOWN)]
+    labelled += [(split, list(islice(judging, sizes[split])), codes) for split in ("valid", "test")]
+    for split, rows, spoken in labelled:
+        ids, labels = [f"{split}-{i}" for i in range(len(rows))], [s["label"] for s in rows]
+        for code in spoken:
+            path = folder / "sentiment" / languages.column(code) / f"{split}.csv"
+            _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": labels})
 
 
 def _word(rng, entries: list) -> list:
     """One of `entries`, the earlier ones more often than the later ones, as in real text: weights 1/3, 1/4, 1/5, ..."""
-    u = rng.random() * sum(1 / (rank + 3) for rank in range(len(entries)))
-    for rank, entry in enumerate(entries):
-        u -= 1 / (rank + 3)
-        if u < 0:
-            return entry
-    return entries[-1]
+    weights = [1 / (rank + 3) for rank in range(len(entries))]
+    return weighted(rng.random() * sum(weights), zip(entries, weights, strict=True))
 
 
 def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
@@ -155,12 +143,6 @@ def _unlike(source: Iterator[dict], codes: list[str]) -> Iterator[dict]:
         if not written & seen:
             seen |= written
             yield sentence
-
-
-def _save_labelled(folder: Path, code: str, split: str, rows: list[dict]) -> None:
-    path = folder / "sentiment" / languages.column(code) / f"{split}.csv"
-    ids = [f"{split}-{i}" for i in range(len(rows))]
-    _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": [s["label"] for s in rows]})
 
 
 def _save(path: Path, columns: dict[str, list[str]]) -> None:
@@ -175,8 +157,8 @@ def _in(sentence: dict, code: str) -> str:
     return sentence[code] if code in KNOWN else translate(sentence["ind"], code)
 
 
-def _translate_words(indonesian: str, code: str) -> tuple[list[str], int, int]:
-    """The words (with their punctuation) translated; how many running words had an entry, and how many there were."""
+def _translate_words(indonesian: str, code: str) -> tuple[list[str], int]:
+    """The words (with their punctuation) translated, and how many running words had an entry."""
     entries = lexicon()[code]
     words, result, hits, i = indonesian.split(" "), [], 0, 0
     while i < len(words):
@@ -184,15 +166,12 @@ def _translate_words(indonesian: str, code: str) -> tuple[list[str], int, int]:
         for length in (2, 1):
             phrase = " ".join(words[i : i + length])
             bare = phrase.rstrip(".,?").lower()
-            if bare in entries and i + length <= len(words):
-                result.append(entries[bare] + phrase[len(bare) :])
-                hits += length
+            if known := bare in entries and i + length <= len(words):
                 break
-        else:
-            length = 1
-            result.append(words[i])
+        result.append(entries[bare] + phrase[len(bare) :] if known else phrase)
+        hits += length * known
         i += length
-    return result, hits, len(words)
+    return result, hits
 
 
 def _capital(text: str) -> str:

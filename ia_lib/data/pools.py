@@ -1,15 +1,14 @@
 """Pools of past instruction data too large to load: a sample of a JSONL file, local or behind HTTP, by byte ranges.
 
-The file is cut into a fixed grid of blocks of equal size. A drawn block stands for the lines that START in it, each
-read to its end, even past the block's. Every line starts in exactly one block and every block is as likely to be drawn
-as any other, so every line is as likely to be in the pool as any other, however long it is.
+The file is cut into blocks of equal size. A drawn block stands for the lines that START in it, each read to its end.
+Every line starts in exactly one block and every block is as likely to be drawn as any other, so every line is as
+likely to be in the pool as any other, however long it is.
 """
 
 import hashlib
 import json
 import os
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING
 
 from urllib3.util import Retry
 
-from ia_lib.data.files import HALF, CorpusError, parsed
+from ia_lib.data.downloads import write_whole
+from ia_lib.data.files import HALF, CorpusError, must_exist, parsed
 from ia_lib.randomness import generator, shuffled
 
 if TYPE_CHECKING:
@@ -44,11 +44,10 @@ class Jsonl:
     `location` is a path or an http(s) URL. `fields` says from which field of a line each column of the pool comes, for
     example {"prompt": "inputs", "answer": "targets", "language": "lang"}; all must be text. `connections` requests are
     under way at once; the rows and their order do not depend on it. With `cache`, every block read over HTTP is kept in
-    a folder below it and never asked for again; `offline` uses that folder alone. Local files need neither.
+    a folder below it and never asked for again; `offline` uses that folder alone.
 
-    Raises CorpusError, here and while rows are read, for a file that is not there, is empty or changes between two
-    requests or since its blocks were cached, for a server that does not answer byte ranges, for a connection that stays
-    cut, and for a line that is no JSON object or lacks a field (with its offset in bytes).
+    Raises CorpusError, here and while rows are read, for a file that is not there, is empty or changes, a server that
+    does not answer byte ranges, a connection that stays cut, and a line that is no JSON object or lacks a field.
     """
 
     def __init__(
@@ -62,61 +61,50 @@ class Jsonl:
     ):
         self.location, self.block_bytes, self.connections, self.offline = location, block_bytes, connections, offline
         self.fields = fields or {"prompt": "prompt", "answer": "answer"}
-        self._folder = None
-        if not str(location).startswith(("http://", "https://")):
-            self._source = _Local(Path(location))
-            self.size, self.etag, self.revision = self._source.size, None, None
+        self._folder = self._source = None
+        # for a manifest: size in bytes, the server's ETag (or date) and the Hub's revision, if there are any
+        if str(location).startswith(("http://", "https://")):
+            self.facts = self._open_remote(str(location), cache)
         else:
-            self._open_remote(str(location), cache)
+            self._source = _Local(Path(location))
+            self.facts = self._described(self._source.size, None, None)
+        self.size = self.facts["size"]
         if not self.size:
             raise CorpusError(f"{location}: the file is empty; past instruction data needs lines")
         self.count = -(-self.size // block_bytes)  # blocks in the grid
 
-    def _open_remote(self, url: str, cache: Path | None) -> None:
-        """Size, ETag and revision from the server, and checked against what the cache was filled from; or from the
-        cache alone."""
+    def _described(self, size: int, etag: str | None, revision: str | None) -> dict:
+        said = {"location": str(self.location), "size": size, "etag": etag, "revision": revision}
+        return {**said, "block_bytes": self.block_bytes}
+
+    def _open_remote(self, url: str, cache: Path | None) -> dict:
+        """The facts from the server, checked against what the cache was filled from; or from the cache alone."""
         known = None
         if cache:
-            name = hashlib.sha256(f"{url} {self.block_bytes}".encode()).hexdigest()[:16]
-            self._folder = Path(cache) / name
-            if (self._folder / "source.json").is_file():
-                known = json.loads((self._folder / "source.json").read_text(encoding="utf-8"))
+            self._folder = Path(cache) / hashlib.sha256(f"{url} {self.block_bytes}".encode()).hexdigest()[:16]
+            record = self._folder / "source.json"
+            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         if self.offline:
             if known is None:
                 raise CorpusError(f"{url}: offline, and nothing of this file lies in the cache {cache}")
-            self._source = None
-            self.size, self.etag, self.revision = known["size"], known["etag"], known["revision"]
-            return
-        self._source = _Remote(url, self.connections)
-        self.size, self.etag, self.revision = self._source.size, self._source.etag, self._source.revision
-        if known and (known["size"], known["etag"]) != (self.size, self.etag):
-            raise CorpusError(
-                f"{url}: the file has changed since its blocks were cached (then {known['size']:,} bytes, ETag "
-                f"{known['etag']}; now {self.size:,}, {self.etag}); name its old revision in the address, or remove "
-                f"{self._folder} to begin anew"
-            )
+            return known
+        self._source = found = _Remote(url, self.connections)
+        facts = self._described(found.size, found.etag, found.revision)
+        if known and (known["size"], known["etag"]) != (found.size, found.etag):
+            then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
+            remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
+            raise CorpusError(f"{url}: the file has changed since its blocks were cached ({then}); {remedy}")
         if self._folder and not known:
-            _write(self._folder / "source.json", json.dumps(self.facts).encode())
-
-    @property
-    def facts(self) -> dict:
-        """What a manifest should hold: location, size in bytes, the server's ETag (or date) and the Hub's revision,
-        where there are any, and the size of a block."""
-        return {
-            "location": str(self.location),
-            "size": self.size,
-            "etag": self.etag,
-            "revision": self.revision,
-            "block_bytes": self.block_bytes,
-        }
+            write_whole(record, json.dumps(facts).encode())
+        return facts
 
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
         """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
         columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
 
-        Every line is in it with the same probability, blocks / `self.count`. Rows that are then drawn uniformly from
-        the pool keep that but for a part of the order of 1 / blocks, since a block rich in lines makes the pool they
-        are drawn from larger. Lines of one block come together: many small blocks are better than a few large ones.
+        Rows that are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks,
+        since a block rich in lines makes the pool larger. Lines of one block come together: many small blocks are
+        better than a few large ones.
 
         Raises CorpusError if the blocks hold fewer than `rows` lines.
         """
@@ -124,11 +112,10 @@ class Jsonl:
         pool = self._dataset(self._rows(drawn))
         if len(pool) < rows:
             more = f"fewer rows, or about {11 * blocks * rows // (10 * len(pool) + 1):,} blocks"
-            raise CorpusError(
-                f"{self.location}: found {len(pool):,} rows in {len(drawn):,} of {self.count:,} blocks of "
-                f"{self.block_bytes:,} bytes, but {rows:,} are asked for; allowed: "
-                f"{more if len(drawn) < self.count else 'what the file has'}"
-            )
+            allowed = more if len(drawn) < self.count else "what the file has"
+            where = f"{len(drawn):,} of {self.count:,} blocks of {self.block_bytes:,} bytes"
+            said = f"found {len(pool):,} rows in {where}, but {rows:,} are asked for"
+            raise CorpusError(f"{self.location}: {said}; allowed: {allowed}")
         return pool
 
     def head(self, rows: int) -> "Dataset":
@@ -174,13 +161,11 @@ class Jsonl:
 
     def _blocks(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The blocks in the order asked for, a few of them fetched ahead."""
-        pool, ahead = ThreadPoolExecutor(self.connections), deque()
+        pool, left = ThreadPoolExecutor(self.connections), iter(blocks)
+        ahead = deque(pool.submit(self._block, block) for block in islice(left, 4 * self.connections))
         try:
-            for block in blocks:
-                ahead.append(pool.submit(self._block, block))
-                if len(ahead) > 4 * self.connections:
-                    yield ahead.popleft().result()
             while ahead:
+                ahead.extend(pool.submit(self._block, block) for block in islice(left, 1))
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
@@ -195,7 +180,7 @@ class Jsonl:
             raise CorpusError(f"{self.location}: offline, and block {block} is not in the cache {self._folder}")
         offset, lines = self._lines(block * self.block_bytes, min((block + 1) * self.block_bytes, self.size))
         if path:
-            _write(path, b"%d\n" % offset + lines)
+            write_whole(path, b"%d\n" % offset + lines)
         return offset, lines
 
     def _lines(self, begin: int, end: int) -> tuple[int, bytes]:
@@ -209,9 +194,8 @@ class Jsonl:
         stop = data.find(b"\n", end - start - 1)
         while stop < 0 and start + len(data) < self.size:
             if len(data) > _LONGEST_LINE + self.block_bytes:
-                raise CorpusError(
-                    f"{self.location}, byte {end:,}: no line end within {_LONGEST_LINE:,} bytes; a JSONL file is needed"
-                )
+                said = f"no line end within {_LONGEST_LINE:,} bytes; a JSONL file is needed"
+                raise CorpusError(f"{self.location}, byte {end:,}: {said}")
             more = self._source.read(start + len(data), min(start + 2 * len(data), self.size))
             found = more.find(b"\n")
             stop = len(data) + found if found >= 0 else -1
@@ -223,8 +207,7 @@ class _Local:
     """Bytes of a file on disk."""
 
     def __init__(self, path: Path):
-        if not path.is_file():
-            raise CorpusError(f"{path}: there is no such file of past instruction data")
+        must_exist(path, "file of past instruction data")
         self._path, self._state = path, self._look(path.stat())
         self.size = self._state[0]
 
@@ -248,9 +231,8 @@ class _Remote:
         from requests.adapters import HTTPAdapter
 
         self._url, self._session = url, requests.Session()
-        adapter = HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY))
         self.size = self.etag = self.revision = None
         self.read(0, 1)
 
@@ -290,21 +272,12 @@ class _Remote:
             if not changed and (int(found[1]), int(found[2])) == (begin, end - 1):
                 return
         if changed:
-            raise CorpusError(
-                f"{self._url}: the file has changed while it was read (at first it had {self.size:,} bytes, ETag "
-                f"{self.etag}); begin anew, and name a fixed revision in the address"
-            )
-        if status not in (200, 206):
-            raise CorpusError(f"{self._url}: the server answers {status} {response.reason}")
-        raise CorpusError(
-            f"{self._url}: the server does not answer byte ranges (asked for bytes {begin}-{end - 1}, found status "
-            f"{status}, Content-Range {response.headers.get('Content-Range')}); download the file and give its path"
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+            said = f"the file has changed while it was read (at first it had {self.size:,} bytes, ETag {self.etag})"
+            said = f"{said}; begin anew, and name a fixed revision in the address"
+        elif status not in (200, 206):
+            said = f"the server answers {status} {response.reason}"
+        else:
+            said = f"asked for bytes {begin}-{end - 1}, found status {status}"
+            said = f"{said}, Content-Range {response.headers.get('Content-Range')}"
+            said = f"the server does not answer byte ranges ({said}); download the file and give its path"
+        raise CorpusError(f"{self._url}: {said}")

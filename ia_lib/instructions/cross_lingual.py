@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -161,27 +161,12 @@ class _Maker:
                 source = target
             slots, noise, negative = self._slots(chosen, source, target, texts, rng)
             prompt, answer = templates.fill(chosen, number, plan.templates, **slots)
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "answer": answer,
-                    "kind": chosen,
-                    "language": target,
-                    "source_language": source,
-                    "source_id": columns["sentence_id"][i],
-                    "template": number,
-                    "noise": noise,
-                    "negative": negative,
-                    "epoch": epoch,
-                    "position": position,
-                    "sample": sample,
-                }
-            )
+            row = {"prompt": prompt, "answer": answer, "kind": chosen, "language": target, "source_language": source}
+            row |= {"source_id": columns["sentence_id"][i], "template": number, "noise": noise, "negative": negative}
+            rows.append(row | {"epoch": epoch, "position": position, "sample": sample})
         return rows
 
-    def _slots(
-        self, chosen: str, source: str, target: str, texts: tuple[str, str], rng
-    ) -> tuple[dict, str | None, str | None]:
+    def _slots(self, chosen: str, source: str, target: str, texts: tuple[str, str], rng) -> tuple:
         """What the template's slots are filled with, the kind of noise, and what negative there is."""
         plan, (source_text, target_text), noise = self.plan, texts, None
         source_name, target_name = self.names[source], self.names[target]
@@ -267,10 +252,6 @@ class _Row:
         self._key, self._drawn, self._at, self._more = key, drawn, 0, None
 
     def random(self) -> float:
-        at = self._at
-        if at < len(self._drawn):
-            self._at = at + 1
-            return self._drawn[at]
         return self.take(1)[0]
 
     def take(self, n: int) -> list[float]:
@@ -291,21 +272,13 @@ class _Neighbours:
     def __init__(self, column: Dataset, code: str, seed, size: int = 5000):
         count = len(column)
         chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count).tolist()
-        holders: dict[str, list[int]] = defaultdict(list)
-        for sentence, text in zip(chosen, column[chosen][code].to_pylist(), strict=True):
-            holders[text].append(sentence)
-        self.texts, self.holders = list(holders), list(holders.values())
-        self.same: dict[str, list[int]] = defaultdict(list)
-        for i, text in enumerate(self.texts):
-            self.same[_folded(text)].append(i)
-        words = [set(split(text.lower())[0]) for text in self.texts]
-        holding: dict[str, list[int]] = defaultdict(list)
-        for i, found in enumerate(words):
-            for word in found:
-                holding[word].append(i)
+        holders = _places(zip(column[chosen][code].to_pylist(), chosen, strict=True))
+        texts, self.holders = list(holders), list(holders.values())
+        self.same = _places((_folded(text), i) for i, text in enumerate(texts))
+        words = [set(split(text.lower())[0]) for text in texts]
+        holding = _places((word, i) for i, found in enumerate(words) for word in found)
         self.holding = {word: np.array(found) for word, found in holding.items()}
-        self.words = np.array([len(found) for found in words])
-        self.lengths = np.array([len(text) for text in self.texts])
+        self.words, self.lengths = (np.array(list(map(len, parts))) for parts in (words, texts))
         self.known: dict[str, list[list[int]]] = {}
 
     def nearest(self, text: str, count: int = 8) -> list[list[int]]:
@@ -316,7 +289,7 @@ class _Neighbours:
                 self.known.clear()
             words = set(split(text.lower())[0])
             sharing = [self.holding[word] for word in words if word in self.holding]
-            common = np.bincount(np.concatenate([*sharing, []]).astype(int), minlength=len(self.texts))
+            common = np.bincount(np.concatenate([*sharing, []]).astype(int), minlength=len(self.words))
             ratio = np.minimum(self.lengths, len(text)) / np.maximum(self.lengths, len(text))
             similarity = common / np.maximum(self.words + len(words) - common, 1) * ratio
             similarity[self.same.get(_folded(text), [])] = 0
@@ -325,6 +298,13 @@ class _Neighbours:
             best = best[np.argsort(-similarity[best], kind="stable")][:count]
             self.known[text] = [self.holders[i] for i in best]
         return self.known[text]
+
+
+def _places(pairs: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    found = defaultdict(list)
+    for text, place in pairs:
+        found[text].append(place)
+    return dict(found)
 
 
 _maker: _Maker | None = None
@@ -345,10 +325,8 @@ def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Da
     Raises ValueError if nothing would be left to train on.
     """
     if sentences >= len(parallel):
-        raise ValueError(
-            f"validation_sentences: found {sentences:,}, but the parallel text has {len(parallel):,} sentences; "
-            "allowed: fewer than that"
-        )
+        said = f"found {sentences:,}, but the parallel text has {len(parallel):,} sentences"
+        raise ValueError(f"validation_sentences: {said}; allowed: fewer than that")
     order = shuffled(generator(seed, "validation"), len(parallel))
     return parallel.select(sorted(order[sentences:])), parallel.select(sorted(order[:sentences]))
 
@@ -376,17 +354,16 @@ def make(
     else:
         size = len(parallel) * len(plan.pairs)
         if validation_rows >= size:
-            raise ValueError(
-                f"validation_rows: found {validation_rows:,}, but there are {size:,} pairs; allowed: fewer"
-            )
+            said = f"found {validation_rows:,}, but there are {size:,} pairs"
+            raise ValueError(f"validation_rows: {said}; allowed: fewer")
         held = set(permuted((plan.seed, "validation"), np.arange(validation_rows), size).tolist())
         parts = {
             "train": islice((row for row in stream(parallel, None, plan) if row["sample"] not in held), rows),
             "validation": (row for row in instructions(parallel, plan) if row["sample"] in held),
         }
-    own = ["source_language", "template", "noise", "negative", "sample"]
+    own = ("source_language", "template", "noise", "negative", "sample")
     # columns, since a dictionary for every row would take several times the memory
-    columns: dict[str, list] = {name: [] for name in [*COLUMNS, *own]}
+    columns: dict[str, list] = {name: [] for name in (*COLUMNS, *own)}
     for part, made in parts.items():
         for row in made:
             for name, value in {"stream": "instructions", "role": "new", **row, "split": part}.items():

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ia_lib.data import corpora
 from ia_lib.instructions import cross_lingual, templates
-from ia_lib.randomness import generator, pick
+from ia_lib.randomness import generator, pick, weighted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,25 +45,20 @@ def mixture(
     rng = generator(seed, "mixture")
     aligned = [name for name in names if name != "sentiment"]
     parallel = corpora.parallel(find, codes, split, corpus) if aligned else None
-    plans = {
-        name: cross_lingual.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=xss_negatives) for name in aligned
-    }
-    streams = {name: cross_lingual.stream(parallel, rows, plan) for name, plan in plans.items()}
+    streams = {}
+    for name in aligned:
+        plan = cross_lingual.Plan(name, codes, codes, f"{seed}/{name}", xss_negatives=xss_negatives)
+        streams[name] = cross_lingual.stream(parallel, rows, plan)
     labelled = list(texts) if "sentiment" in names else []
     result = []
     for _ in range(rows):
-        u, chosen = rng.random() * total, names[-1]
-        for name in names:
-            u -= shares[name]
-            if u < 0:
-                chosen = name
-                break
+        chosen = weighted(rng.random() * total, [(name, shares[name]) for name in names])
         if chosen == "sentiment":
             row = pick(rng, labelled)
             prompt = pick(rng, templates.classification_prompts(row["text"], "sentiment", labels))
-            answer, language = row["label"], row["language"]
+            row = {"prompt": prompt, "answer": row["label"], "language": row["language"]}
         else:
             row = next(streams[chosen])
-            prompt, answer, language = row["prompt"], row["answer"], row["language"]
-        result.append({"prompt": prompt, "answer": answer, "objective": chosen, "language": language})
+        row = {**row, "objective": chosen}
+        result.append({name: row[name] for name in ("prompt", "answer", "objective", "language")})
     return Dataset.from_list(result)

@@ -1,29 +1,26 @@
 """Noise for denoising instructions.
 
-The kinds of noise and their mixture are the released ones (InstructAlign, section 3.1, and the released code): 24%
-infilling, 24% deletion, 24% permutation, 8% each pair, 4% all three. Span masking is that of the paper's first
-version. By default noise works on words, so that punctuation and spacing stay where they are, and never returns an
-empty text. In scripts that put no blanks between words (`UNSPACED`: Thai, Lao, Khmer, Burmese, Chinese, Japanese and
-the like) each user-perceived character, a letter with its marks, counts as a word; numbers there stay whole.
+The kinds of noise and their mixture are the released ones (InstructAlign, section 3.1, and the released code); span
+masking is that of the paper's first version. By default noise works on words, so that punctuation and spacing stay
+where they are, and never returns an empty text. In scripts that put no blanks between words (`UNSPACED`) each
+user-perceived character, a letter with its marks, counts as a word, which else would never be changed; numbers there
+stay whole.
 """
 
 import re
 from functools import lru_cache
+from itertools import combinations
 
 import regex
 
-from ia_lib.randomness import shuffled, take
+from ia_lib.randomness import shuffled, take, weighted
 
-MIXTURE = (
-    (("infilling",), 0.24),
-    (("deletion",), 0.24),
-    (("permutation",), 0.24),
-    (("infilling", "deletion"), 0.08),
-    (("infilling", "permutation"), 0.08),
-    (("deletion", "permutation"), 0.08),
-    (("infilling", "deletion", "permutation"), 0.04),
-)
-
+# Pairs (kinds, share): each kind alone, each pair, all three.
+MIXTURE = [
+    (kinds, share)
+    for number, share in ((1, 0.24), (2, 0.08), (3, 0.04))
+    for kinds in combinations(("infilling", "deletion", "permutation"), number)
+]
 # Scripts without blanks between words. Katakana's mark of length is common to several scripts.
 UNSPACED = (
     *("Thai", "Lao", "Khmer", "Myanmar", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese", "Balinese"),
@@ -32,8 +29,7 @@ UNSPACED = (
 _LETTER = "[[" + "".join(rf"\p{{Script={name}}}" for name in UNSPACED) + r"ーｰ]&&[\p{L}\p{M}\p{Nl}]]"
 # With all its marks, and in Khmer, Burmese and Tai Tham with the letters stacked below it.
 _CHARACTER = rf"(?={_LETTER})\X\p{{M}}*(?:(?<=[\u1039\u17d2\u1a60])(?={_LETTER})\X\p{{M}}*)*"
-# A word is a run of letters, digits and combining marks, with apostrophes or hyphens inside or one apostrophe at its
-# end (Buginese tike').
+# Letters, digits and combining marks, with apostrophes or hyphens inside or one apostrophe at its end (Buginese tike').
 _RUN = rf"[[\w\p{{M}}]--{_LETTER}]+"
 _WORD = regex.compile(rf"(?V1)({_CHARACTER}|{_RUN}(?:['’ʼ-]{_RUN})*['’ʼ]?)")
 # The same, and faster, on text without such letters, and on ASCII.
@@ -42,32 +38,20 @@ _ASCII_WORD = re.compile(r"(\w+(?:['-]\w+)*'?)", re.ASCII)
 _MAY_BE_UNSPACED = re.compile("[\u0e00-\u1cff\u2e80-\U0010ffff]")
 
 
-def draw_kinds(rng) -> tuple[str, ...]:
-    """The kinds of noise that one sample gets, drawn from `MIXTURE`."""
-    u = rng.random()
-    for kinds, share in MIXTURE:
-        u -= share
-        if u < 0:
-            return kinds
-    return MIXTURE[-1][0]
-
-
 def add_noise(
     text: str, rng, probability: float = 0.2, mask: str = "___", kinds: str = "mixture", tokens: str = "words"
 ) -> tuple[str, str]:
     """Corrupt `text`; returns the noisy text and the kinds of noise joined by `+`.
 
     Infilling replaces each word by `mask` and deletion drops each word, both with `probability`; permutation brings
-    all words into a new order; `kinds` is one of these or "mixture", which draws them by `MIXTURE`. What stands
-    between the words stays in its place; with a deleted word goes the blank before it. Deletion keeps at least one
-    word. A text without words comes back unchanged. A word is what `split` finds.
-
-    `tokens`: "words" as above, or "nltk" as the released code has it: the tokens of NLTK's word tokenizer joined by
-    blanks, so that punctuation is detached and quotes are rewritten, and deletion can leave an empty text.
+    all words into a new order; `kinds` is one of these or "mixture", which draws them by `MIXTURE`. Deletion keeps at
+    least one word, and with a deleted word goes the blank before it. A text without words comes back unchanged.
+    `tokens`: "words" as `split` finds them, or "nltk" as the released code has it: the tokens of NLTK's word tokenizer
+    joined by blanks, so that punctuation is detached and quotes are rewritten, and deletion can leave an empty text.
 
     `rng` needs a method `random()`, and may have `take(n)`, n numbers at once; at most 2 + 3 x words are drawn.
     """
-    drawn = draw_kinds(rng) if kinds == "mixture" else (kinds,)
+    drawn = weighted(rng.random(), MIXTURE) if kinds == "mixture" else (kinds,)
     words, gaps = split(text) if tokens == "words" else _nltk(text)
     if words:
         if "infilling" in drawn:
@@ -109,11 +93,7 @@ def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> st
 
 @lru_cache(2**15)
 def split(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end.
-
-    In `UNSPACED` scripts each user-perceived character is a word: no blank says where one ends, and a run of them as
-    one word would never be changed.
-    """
+    """The words of a text and what stands around them: gaps[i] before word i, gaps[-1] at the end."""
     word = _ASCII_WORD if text.isascii() else _WORD if _MAY_BE_UNSPACED.search(text) else _SPACED_WORD
     parts = word.split(text)
     return tuple(parts[1::2]), tuple(parts[::2])
@@ -129,21 +109,19 @@ def _nltk(text: str) -> tuple[list[str], list[str]]:
 
 
 def _joined(words: list[str], gaps: list[str]) -> str:
-    parts = [""] * (2 * len(words) + 1)
-    parts[1::2] = words
-    parts[::2] = gaps
-    return "".join(parts)
+    return "".join(gap + word for gap, word in zip(gaps, [*words, ""], strict=True))
 
 
 def _delete(words: list[str], gaps: list[str], keep: list[bool]) -> tuple[list[str], list[str]]:
     """Drop the words not kept, each with the blank before it; punctuation beside a dropped word stays."""
     kept, left, carried = [], [], ""
     for word, gap, stays in zip(words, gaps, keep, strict=False):
+        before = carried + gap if left else (carried + gap).lstrip(" \t")
         if stays:
             kept.append(word)
-            left.append(carried + gap if left else (carried + gap).lstrip(" \t"))
+            left.append(before)
             carried = ""
         elif gap != " ":
             # the blanks that a dropped word leaves at the end, and at the beginning of the text, go with it
-            carried = (carried + gap if left else (carried + gap).lstrip(" \t")).rstrip(" \t")
+            carried = before.rstrip(" \t")
     return kept, [*left, carried + gaps[-1]]

@@ -18,38 +18,23 @@ from ia_lib.paths import params
 
 # A template's answer begins at one of these slots and ends the template.
 ANSWER_SLOTS = {
-    "tlm": "LABEL_TEXT",
-    "mt": "TARGET_TEXT",
-    "xss": "LABEL",
-    "mlm": "TARGET_TEXT",
-    "word": "LABEL_TEXT",
-    "span": "LABEL_TEXT",
-    "classification": "LABELS_CHOICE",
+    **{"tlm": "LABEL_TEXT", "mt": "TARGET_TEXT", "xss": "LABEL", "mlm": "TARGET_TEXT"},
+    **{"word": "LABEL_TEXT", "span": "LABEL_TEXT", "classification": "LABELS_CHOICE"},
 }
 # The kit's own templates.
 TEMPLATES = ("instructalign", "ia1")
-_PAIR = {"SOURCE_LANG", "SOURCE_TEXT", "TARGET_LANG", "TARGET_TEXT"}
-_DENOISING = {"INPUT_TEXT", "INPUT_LANG", "CONTEXT", "CONTEXT_LANG", "LABEL_TEXT"}
-# The slots that a template of a kind may have.
-SLOTS = {
-    "tlm": _DENOISING,
-    "mt": _PAIR,
-    "xss": _PAIR | {"LABEL"},
-    "mlm": {"SOURCE_LANG", "SOURCE_TEXT", "TARGET_TEXT"},
-    "word": _DENOISING,
-    "span": _DENOISING,
-    "classification": {"INPUT", "TASK", "OPTIONS", "LABELS_CHOICE"},
-}
-# The slots without which a template of a kind does not ask for what it is for.
+# The slots without which a template of a kind does not ask for what it is for, and those that it may have besides.
 _ESSENTIAL = {
-    "tlm": ("INPUT_TEXT", "CONTEXT"),
-    "mt": ("SOURCE_TEXT",),
-    "xss": ("SOURCE_TEXT", "TARGET_TEXT"),
-    "mlm": ("SOURCE_TEXT",),
-    "word": ("INPUT_TEXT", "CONTEXT"),
-    "span": ("INPUT_TEXT", "CONTEXT"),
+    **dict.fromkeys(("tlm", "word", "span"), ("INPUT_TEXT", "CONTEXT")),
+    **{"mt": ("SOURCE_TEXT",), "xss": ("SOURCE_TEXT", "TARGET_TEXT"), "mlm": ("SOURCE_TEXT",)},
     "classification": ("INPUT",),
 }
+_FURTHER = {
+    **dict.fromkeys(("tlm", "word", "span"), ("INPUT_LANG", "CONTEXT_LANG")),
+    **{"mt": ("SOURCE_LANG", "TARGET_LANG"), "xss": ("SOURCE_LANG", "TARGET_LANG"), "mlm": ("SOURCE_LANG",)},
+    "classification": ("TASK", "OPTIONS"),
+}
+SLOTS = {kind: {*_ESSENTIAL[kind], *_FURTHER[kind], slot} for kind, slot in ANSWER_SLOTS.items()}
 _SLOT = re.compile(r"\[([A-Z_]+)\]")
 # What somebody may have meant for a slot: letters, digits, blanks, hyphens and underscores in square brackets.
 _LIKE_A_SLOT = re.compile(r"\[([\w\s-]*\w[\w\s-]*)\]")

@@ -200,7 +200,7 @@ class Inputs:
         for source in self.sources.values():
             source.check()
         if self.stage == "data" and run.data.past and run.data.past.xp3:
-            corpora.xp3_languages(run.data.past.xp3)
+            corpora.check_xp3(run.data.past.xp3)
         if self.stage == "tune":
             return
         # reads the files, and so finds what is wrong in them
