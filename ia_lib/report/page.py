@@ -204,7 +204,8 @@ def _one_label(languages: pd.DataFrame) -> list[str]:
     """Per row the languages in which nearly all predictions are one label under some prompt."""
     several, found = languages["name"].nunique() > 1, {}
     for line in languages[languages["one_label_cells"] > 0].to_dict("records"):
-        under = f" ({line['one_label_cells']:g} of {line['cells']:g})" if line["one_label_cells"] < line["cells"] else ""
+        alike, cells = int(line["one_label_cells"]), int(line["cells"])
+        under = f" ({alike} of {cells})" if alike < cells else ""
         place = f"{line['run']}{' on ' + line['name'] if several else ''}"
         found.setdefault(place, []).append(line["language_name"] + under)
     return [f"{place}: {', '.join(names)}" for place, names in found.items()]

@@ -206,7 +206,7 @@ class Settings(fields.Shared):
         if self.model.new and not self.trains:
             raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         unit = len(self.streams) or 1
-        if self.per_step % (self.train.accumulation * unit):
+        if self.train.accumulation > 1 and self.per_step % (self.train.accumulation * unit):
             allowed = f"a divisor of {self.per_step // unit}, so that every part alternates"
             raise Refusal("accumulation", self.train.accumulation, allowed)
 
