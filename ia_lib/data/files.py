@@ -1,8 +1,7 @@
 """Texts out of files, each with its place: tables (CSV, TSV, JSONL, parquet, XLSX), TMX and aligned lines.
 
-Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are. Blanks around a text are not part
-of it, and every cell that is asked for must hold something. What is wrong in a file is refused in one sentence that
-names file, line and remedy. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them.
+Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are; blanks around it are not part of
+it. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them.
 """
 
 import csv
@@ -242,8 +241,8 @@ def _xlsx(path: Path, columns: list[str]):
 
 
 def _tmx(path: Path, columns: list[str]):
-    """Translation units in their order. Entities that the file itself declares are refused, so it can neither read
-    other files nor swell; a document type without them is passed over, and nothing outside is ever loaded."""
+    """Translation units in their order. Entities that the file itself declares are refused, so that it can neither read
+    other files nor swell."""
     units: list[tuple[int, dict[str, str]]] = []
     unit: dict[str, str] = {}
     tags: dict[str, None] = {}

@@ -59,10 +59,8 @@ def untranslated_shares(seed: int, count: int = 2000) -> dict[str, float]:
 
 
 def sentences(seed: int) -> Iterator[dict]:
-    """Endless distinct sentences: `ind`, `eng` and `label` (None for a sentence that passes no judgement).
-
-    Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
-    """
+    """Endless distinct sentences: `ind`, `eng` and `label` (None for every second one, on average, which passes no
+    judgement)."""
     rng = generator(seed, "sentences")
     judging, seen = grammar()["sentiment"], set()
     labels = sorted({t["label"] for t in judging})
@@ -99,11 +97,10 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     """Write the lab's files in the layout that `corpora` reads, once; returns `folder`.
 
     `mt/base.csv` (eng and ind; what the base model is trained on), `mt/train.csv` (parallel sentences for alignment)
-    and `sentiment/<language>/{train,valid,test}.csv`; no sentence of one file is in another, except that the
-    sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes` counts the
-    sentences of base, train, valid and test.
+    and `sentiment/<language>/{train,valid,test}.csv`, as in the NusaX release; no sentence of one file is in another,
+    except that the sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes`
+    counts the sentences of base, train, valid and test.
     """
-    folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():

@@ -15,15 +15,10 @@ from pydantic import BaseModel, Discriminator, StringConstraints, Tag, Validatio
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 # pydantic's words -> ours, in this order
 _WORDS = {
-    "Input should be ": "",
-    "String should have ": "",
-    "a valid boolean, unable to interpret input": "true or false",
-    "a valid boolean": "true or false",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "text",
-    "a valid list": "a list",
-    "greater than or equal to": "at least",
+    **{"Input should be ": "", "String should have ": "", "greater than or equal to": "at least"},
+    **{"a valid boolean, unable to interpret input": "true or false", "a valid boolean": "true or false"},
+    **{"a valid integer": "a whole number", "a valid number": "a number"},
+    **{"a valid string": "text", "a valid list": "a list"},
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -74,9 +69,7 @@ def validated(model: type[_Model], path: Path, fields: dict, error: type[Excepti
         raise error(f"{where(path, *place(fields, location))}, field {'.'.join(location)!r}: {text}") from None
 
 
-def explain(
-    error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()
-) -> tuple[list[str], str]:
+def explain(error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()) -> tuple:
     """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`, where
     `hidden` fields, which nobody writes, are not named."""
     problem = error.errors()[0]
