@@ -118,8 +118,8 @@ def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
     from datasets import Dataset
 
     read = {code: files.lines(path) for code, path in paths.items()}
-    first, *others = read
-    for code in others:
+    first = next(iter(read))
+    for code in read:
         if len(read[code]) != len(read[first]):
             said = f"found {len(read[code]):,} lines, but {paths[first]} has {len(read[first]):,}"
             remedy = "line n of one must translate line n of the other, so look for the first that does not"
@@ -136,8 +136,7 @@ def drop_overlap(parallel: "Dataset", tests: "Dataset | Iterable[Dataset]") -> "
     """
     from datasets import Dataset
 
-    ids: set[str] = set()
-    texts: set[str] = set()
+    ids, texts = set(), set()
     for test in [tests] if isinstance(tests, Dataset) else tests:
         for name in test.column_names:
             if name in ("sentence_id", "example"):

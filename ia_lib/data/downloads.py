@@ -80,19 +80,14 @@ def location(name: str, file: str, mirror: str | Path | None = None) -> str | Pa
     return source.url.format(revision=source.revision, file=quote(file))
 
 
-def finder(
-    data: str | Path | None = None,
-    *,
-    mirror: str | Path | None = None,
-    offline: bool = False,
-    cache: str | Path | None = None,
-) -> Callable[[str, str], Path]:
-    """What finds a file of a source, as readers take it: in the folder `data`, if it is there, else by `fetch`."""
+def finder(data: str | Path | None = None, **how: Any) -> Callable[[str, str], Path]:
+    """What finds a file of a source, as readers take it: in the folder `data`, if it is there, else by `fetch`, whose
+    keywords are `how`."""
 
     def find(source: str, file: str) -> Path:
         if data is not None and (Path(data) / source / file).is_file():
             return Path(data) / source / file
-        return fetch(source, file, mirror=mirror, offline=offline, cache=cache)
+        return fetch(source, file, **how)
 
     return find
 
@@ -102,8 +97,8 @@ def fetch(
 ) -> Path:
     """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
 
-    `mirror`: see `location`. `cache`: a folder; default: the environment variable IA_CACHE, else ~/.cache/ia_lib.
-    `offline`: nothing but the cache. A cut download is resumed, by a later call too.
+    `mirror`: see `location`; `cache`: see `cache_folder`; `offline`: nothing but the cache. A cut download is resumed,
+    by a later call too.
 
     Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded.
     """
@@ -233,10 +228,8 @@ def _record_path(path: Path) -> Path:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(_record_path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    record = _record_path(path)
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
 def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> None:

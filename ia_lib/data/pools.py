@@ -61,52 +61,38 @@ class Jsonl:
     ):
         self.location, self.block_bytes, self.connections, self.offline = location, block_bytes, connections, offline
         self.fields = fields or {"prompt": "prompt", "answer": "answer"}
-        self._folder = self._source = None
+        self._folder = self._source = known = None
+        remote = str(location).startswith(("http://", "https://"))
+        if remote and cache:
+            self._folder = Path(cache) / hashlib.sha256(f"{location} {block_bytes}".encode()).hexdigest()[:16]
+            record = self._folder / "source.json"
+            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         # for a manifest: size in bytes, the server's ETag (or date) and the Hub's revision, if there are any
-        if str(location).startswith(("http://", "https://")):
-            self.facts = self._open_remote(str(location), cache)
+        if remote and offline:
+            if known is None:
+                raise CorpusError(f"{location}: offline, and nothing of this file lies in the cache {cache}")
+            self.facts = known
         else:
-            self._source = _Local(Path(location))
-            self.facts = self._described(self._source.size, None, None)
+            self._source = found = _Remote(location, connections) if remote else _Local(Path(location))
+            self.facts = {"location": str(location), "size": found.size, "etag": found.etag, "revision": found.revision}
+            self.facts["block_bytes"] = block_bytes
+            if known and (known["size"], known["etag"]) != (found.size, found.etag):
+                then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
+                remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
+                raise CorpusError(f"{location}: the file has changed since its blocks were cached ({then}); {remedy}")
+            if self._folder and not known:
+                write_whole(record, json.dumps(self.facts).encode())
         self.size = self.facts["size"]
         if not self.size:
             raise CorpusError(f"{location}: the file is empty; past instruction data needs lines")
         self.count = -(-self.size // block_bytes)  # blocks in the grid
-
-    def _described(self, size: int, etag: str | None, revision: str | None) -> dict:
-        said = {"location": str(self.location), "size": size, "etag": etag, "revision": revision}
-        return {**said, "block_bytes": self.block_bytes}
-
-    def _open_remote(self, url: str, cache: Path | None) -> dict:
-        """The facts from the server, checked against what the cache was filled from; or from the cache alone."""
-        known = None
-        if cache:
-            self._folder = Path(cache) / hashlib.sha256(f"{url} {self.block_bytes}".encode()).hexdigest()[:16]
-            record = self._folder / "source.json"
-            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-        if self.offline:
-            if known is None:
-                raise CorpusError(f"{url}: offline, and nothing of this file lies in the cache {cache}")
-            return known
-        self._source = found = _Remote(url, self.connections)
-        facts = self._described(found.size, found.etag, found.revision)
-        if known and (known["size"], known["etag"]) != (found.size, found.etag):
-            then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
-            remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
-            raise CorpusError(f"{url}: the file has changed since its blocks were cached ({then}); {remedy}")
-        if self._folder and not known:
-            write_whole(record, json.dumps(facts).encode())
-        return facts
 
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
         """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
         columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
 
         Rows that are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks,
-        since a block rich in lines makes the pool larger. Lines of one block come together: many small blocks are
-        better than a few large ones.
-
-        Raises CorpusError if the blocks hold fewer than `rows` lines.
+        since a block rich in lines makes the pool larger. Raises CorpusError for fewer than `rows` lines.
         """
         drawn = sorted(shuffled(generator(seed, "replay blocks"), self.count)[:blocks])
         pool = self._dataset(self._rows(drawn))
@@ -205,6 +191,8 @@ class Jsonl:
 
 class _Local:
     """Bytes of a file on disk."""
+
+    etag = revision = None
 
     def __init__(self, path: Path):
         must_exist(path, "file of past instruction data")
