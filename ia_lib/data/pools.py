@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import requests
     from datasets import Dataset
 
-# What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
-# without a line end is read before it is called no JSONL. In bytes.
+# Bytes read beyond a block at once, so that its last line seldom costs a second request, and before a file without a
+# line end is called no JSONL.
 _TAIL = 2**13
 _LONGEST_LINE = 2**26
 # How often a request is made whose answer is cut off half-way, and how often one that gets none.
@@ -105,7 +105,7 @@ class Jsonl:
         return pool
 
     def head(self, rows: int) -> "Dataset":
-        """The first `rows` lines (all, if there are fewer), with the columns of `sample`."""
+        """The first `rows` lines, with the columns of `sample`."""
         return self._dataset(islice(self.rows(), rows))
 
     def rows(self) -> Iterator[dict]:
@@ -182,10 +182,8 @@ class Jsonl:
             if len(data) > _LONGEST_LINE + self.block_bytes:
                 said = f"no line end within {_LONGEST_LINE:,} bytes; a JSONL file is needed"
                 raise CorpusError(f"{self.location}, byte {end:,}: {said}")
-            more = self._source.read(start + len(data), min(start + 2 * len(data), self.size))
-            found = more.find(b"\n")
-            stop = len(data) + found if found >= 0 else -1
-            data += more
+            data += self._source.read(start + len(data), min(start + 2 * len(data), self.size))
+            stop = data.find(b"\n", end - start - 1)
         return start + first, data[first:] if stop < 0 else data[first:stop]
 
 

@@ -195,8 +195,8 @@ class _Maker:
         return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise, negative
 
     def _noisy(self, text: str, rng) -> tuple[str, str]:
-        plan = self.plan
-        return add_noise(text, rng, plan.noise_probability, plan.mask, plan.noise, plan.noise_tokens)
+        how = self.plan
+        return add_noise(text, rng, how.noise_probability, how.mask, how.noise, how.noise_tokens)
 
     def _other(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
         """Another sentence, drawn uniformly from those whose text is no translation of this one."""
@@ -268,9 +268,9 @@ class _Neighbours:
     Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
     """
 
-    def __init__(self, column: Dataset, code: str, seed, size: int = 5000):
+    def __init__(self, column: Dataset, code: str, seed: int | str):
         count = len(column)
-        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count).tolist()
+        chosen = permuted((seed, "negatives"), np.arange(min(5000, count)), count).tolist()
         holders = _places(zip(column[chosen][code].to_pylist(), chosen, strict=True))
         texts, self.holders = list(holders), list(holders.values())
         self.same = _places((_folded(text), i) for i, text in enumerate(texts))

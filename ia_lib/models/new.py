@@ -5,22 +5,16 @@ from ia_lib.instructions import templates
 
 
 def train_tokenizer(texts: list[str], vocabulary: int):
-    """A byte-level BPE tokenizer (the kind BLOOM has) trained on `texts`, as a transformers tokenizer.
-
-    It has <s>, </s> and <pad>, and adds none of them to a text, like BLOOM's.
-    """
+    """A byte-level BPE tokenizer trained on `texts`, which has <s>, </s> and <pad> and, like BLOOM's, adds none of them
+    to a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<s>", "</s>", "<pad>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    given = {"special_tokens": ["<s>", "</s>", "<pad>"], "initial_alphabet": sorted(tokenizer.pre_tokenizer.alphabet())}
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False, **given)
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 

@@ -48,19 +48,15 @@ class AnswerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # `inputs` is what the Collator gives: also `roles`, which no model reads, for methods against forgetting
         counted = inputs["weights"] > 0
-        if counted.any():
-            # the vocabulary's logits are needed from the first position that counts
-            keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
-            accepted = inspect.signature(self.model.forward).parameters
-            given = {**inputs, "logits_to_keep": keep, "use_cache": False}
-            logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
-            counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
-            given = logits[:, -keep:][counted].float()
-            losses = torch.nn.functional.cross_entropy(given, targets[counted], reduction="none")
-            loss = (losses * weights[counted]).sum()
-        else:
-            # rows cut at their ends may have nothing left that counts
-            loss = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
+        # the vocabulary's logits are needed from the first position that counts (of rows cut at their ends maybe none)
+        keep = counted.shape[1] - int(counted.any(0).int().argmax())
+        accepted = inspect.signature(self.model.forward).parameters
+        given = {**inputs, "logits_to_keep": keep, "use_cache": False}
+        logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
+        counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
+        chosen = logits[:, -keep:][counted].float()
+        losses = torch.nn.functional.cross_entropy(chosen, targets[counted], reduction="none")
+        loss = (losses * weights[counted]).sum()
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -71,11 +67,8 @@ class AnswerTrainer(Trainer):
 
 
 class _Log(TrainerCallback, ExportableState):
-    """Writes log.jsonl while training goes on, and tells the caller how far it is.
-
-    A record's loss is the mean over the steps since the last record, also where training was cut off between them:
-    Trainer would begin to count at the checkpoint, so the sum so far is kept in it.
-    """
+    """Writes log.jsonl while training goes on, and tells the caller how far it is. A record's loss is the mean over the
+    steps since the last record, also where training was cut off between them: a checkpoint keeps the sum so far."""
 
     def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
         self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
@@ -158,28 +151,18 @@ def tune(
     lengths = [len(row["input_ids"]) for row in rows]
     per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
+    sizes = {"per_device_train_batch_size": batch_size // accumulation, "per_device_eval_batch_size": batch_size}
+    rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
+    evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
+    reading = {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
-        per_device_train_batch_size=batch_size // accumulation,
-        per_device_eval_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
-        train_sampling_strategy="sequential",
-        learning_rate=learning_rate,
-        warmup_steps=round(warmup * steps),
-        weight_decay=weight_decay,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
-        logging_steps=log_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=validate_steps,
-        save_steps=save_steps,
-        save_total_limit=2,
-        remove_unused_columns=False,
+        **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "save_total_limit": 2, "seed": seed},
+        **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
+        **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        seed=seed,
     )
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = {"train_dataset": weighed, "eval_dataset": held_out or None}
