@@ -59,11 +59,9 @@ def places(corpus: str, codes: Sequence[str], split: str = "train") -> list[tupl
 
 
 def parallel(find: Find, codes: Sequence[str], split: str = "train", corpus: str = "minilab") -> "Dataset":
-    """Parallel sentences: columns `sentence_id` and one per language code, no empty text.
-
-    FLORES has the splits dev and devtest, and `train` is both: 997 + 1,012 sentences, as in the papers. NusaTranslation
-    pairs Indonesian with one language per file; they are joined by the sentences' ids, which have to be the same ones.
-    """
+    """Parallel sentences: columns `sentence_id` and one per language code, no empty text. FLORES has the splits dev and
+    devtest, and `train` is both: 997 + 1,012 sentences, as in the papers. NusaTranslation pairs Indonesian with one
+    language per file; they are joined by the sentences' ids, which have to be the same ones."""
     from datasets import Dataset
 
     paths = [find(*place) for place in places(corpus, codes, split)]
@@ -100,11 +98,8 @@ def lexicon(find: Find, code: str) -> "Dataset":
 
 
 def parallel_file(path: Path, columns: Mapping[str, str], id_column: str | None = None) -> "Dataset":
-    """A user's own parallel text in one file (see `files.TABLES`): columns as `parallel` has them.
-
-    `columns`: language code -> the file's column (in TMX: language). Without `id_column`, a sentence's id is its place
-    (`line 12`).
-    """
+    """A user's own parallel text in one file (see `files.TABLES`): columns as `parallel` has them. `columns`: language
+    code -> the file's column (in TMX: language). Without `id_column`, a sentence's id is its place (`line 12`)."""
     from datasets import Dataset
 
     read = files.table(path, [*columns.values(), *([id_column] if id_column else [])])
@@ -128,12 +123,9 @@ def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
 
 
 def drop_overlap(parallel: "Dataset", tests: "Dataset | Iterable[Dataset]") -> "tuple[Dataset, int]":
-    """`parallel` without the pairs that occur in test data, and how many those were.
-
-    A pair goes if its id is the id of a test row, or if its text in any language is a test row's text in any, as
-    `normalised`. An id that is a place in a file says nothing of another file and is not compared. `tests` are data
-    sets as `parallel` or a task give them.
-    """
+    """`parallel` without the pairs that occur in test data, and how many those were. A pair goes if its id is the id of
+    a test row, or if its text in any language is a test row's text in any, as `normalised`. An id that is a place in a
+    file says nothing of another file and is not compared. `tests` are data sets as `parallel` or a task give them."""
     from datasets import Dataset
 
     ids, texts = set(), set()

@@ -57,11 +57,9 @@ def known() -> dict[str, Source]:
 
 
 def location(name: str, file: str, mirror: str | Path | None = None) -> str | Path:
-    """Where a file of a source is to be had: a path, if the mirror is a folder, else a URL.
-
-    `mirror` is a folder or an http(s) URL; default: the environment variable IA_MIRROR, else the publisher's server.
-    Raises SourceError for an unknown source or file.
-    """
+    """Where a file of a source is to be had: a path, if the mirror is a folder, else a URL. `mirror` is a folder or an
+    http(s) URL; default: the environment variable IA_MIRROR, else the publisher's server. Raises SourceError for an
+    unknown source or file."""
     if name not in known():
         raise SourceError(f"found the source {name!r}; allowed: {', '.join(known())}")
     source = known()[name]
@@ -95,13 +93,9 @@ def finder(data: str | Path | None = None, **how: Any) -> Callable[[str, str], P
 def fetch(
     name: str, file: str, *, mirror: str | Path | None = None, offline: bool = False, cache: str | Path | None = None
 ) -> Path:
-    """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
-
-    `mirror`: see `location`; `cache`: see `cache_folder`; `offline`: nothing but the cache. A cut download is resumed,
-    by a later call too.
-
-    Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded.
-    """
+    """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once. `mirror`:
+    see `location`; `cache`: see `cache_folder`; `offline`: nothing but the cache. A cut download is resumed, by a later
+    call too. Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded."""
     place = location(name, file, mirror)
     path = cache_folder(cache) / name / file
     if not path.is_file():
@@ -126,10 +120,8 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 
 def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:
-    """What a manifest says of a source: `source, title, home, licence, citation, revision, files`.
-
-    `files` has the record of each of `paths` (the first download's, or for a file of the data folder what it is now).
-    """
+    """What a manifest says of a source: `source, title, home, licence, citation, revision, files`. `files` has the
+    record of each of `paths` (the first download's, or for a file of the data folder what it is now)."""
     files = []
     for path in map(Path, paths):
         now = {"url": None, "bytes": path.stat().st_size, "sha256": checksum(path)}
@@ -168,11 +160,9 @@ def _bring(place: str | Path, name: str, file: str, path: Path, by_hand: str) ->
 
 
 def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
-    """Bring `url` into the file `part`, going on from what is there; returns what the server said of it.
-
-    Only bytes of the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server
-    that has another version by now sends that from its beginning.
-    """
+    """Bring `url` into the file `part`, going on from what is there; returns what the server said of it. Only bytes of
+    the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server that has
+    another version by now sends that from its beginning."""
     import requests
 
     version_path, fruitless, most = Path(f"{part}.version"), 0, 0

@@ -60,13 +60,10 @@ class Table:
 
 
 def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
-    """The named columns of a file; its ending says how it is read. Cells may be empty with `gaps` alone.
-
-    CSV may be separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a
-    character. Of a TMX file the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`.
-
-    Raises CorpusError for a missing file, column or cell, another encoding, and rows with too few or too many cells.
-    """
+    """The named columns of a file; its ending says how it is read. Cells may be empty with `gaps` alone. CSV may be
+    separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a character.
+    Of a TMX file the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`. Raises CorpusError for a
+    missing file, column or cell, another encoding, and rows with too few or too many cells."""
     path = Path(path)
     readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx, ".tmx": _tmx}
     if path.suffix.lower() not in readers:
@@ -112,10 +109,8 @@ def text_lines(raw: bytes, name: str) -> list[str]:
 
 
 def records(path: Path) -> list[tuple[int, dict]]:
-    """The objects of a JSONL file with the numbers of their lines; empty lines are passed over.
-
-    Raises CorpusError as `table` does, and for a line that is no JSON object.
-    """
+    """The objects of a JSONL file with the numbers of their lines; empty lines are passed over. Raises CorpusError as
+    `table` does, and for a line that is no JSON object."""
     must_exist(path)
     found = []
     for number, line in enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1):

@@ -89,11 +89,9 @@ class Jsonl:
 
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
         """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
-        columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
-
-        Rows that are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks,
-        since a block rich in lines makes the pool larger. Raises CorpusError for fewer than `rows` lines.
-        """
+        columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole. Rows that
+        are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks, since a
+        block rich in lines makes the pool larger. Raises CorpusError for fewer than `rows` lines."""
         drawn = sorted(shuffled(generator(seed, "replay blocks"), self.count)[:blocks])
         pool = self._dataset(self._rows(drawn))
         if len(pool) < rows:

@@ -264,9 +264,7 @@ class _Row:
 
 class _Neighbours:
     """The texts in one language among which negatives are looked for: in a large corpus 5,000 drawn at random.
-
-    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
-    """
+    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters."""
 
     def __init__(self, column: Dataset, code: str, seed: int | str):
         count = len(column)

@@ -37,10 +37,8 @@ def reservoir(rows: Iterable, r: int, seed: int) -> list:
 
 
 def buffered(rows: Iterable, seed: int, buffer: int = BUFFER) -> Iterator:
-    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next.
-
-    The first r that come out are from the first r + buffer rows, and no more need be read for them.
-    """
+    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next. The
+    first r that come out are from the first r + buffer rows, and no more need be read for them."""
     rng, held = generator(seed, "buffered"), []
     for row in rows:
         if len(held) < buffer:
@@ -112,10 +110,8 @@ def examples(drawn: Dataset, stream: str = "replay", role: str = "old") -> pd.Da
 
 
 def spaced(pool: Dataset) -> Dataset:
-    """`pool` with a blank at the end of every prompt that has no white space between it and its answer.
-
-    Files of instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are.
-    """
+    """`pool` with a blank at the end of every prompt that has no white space between it and its answer. Files of
+    instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are."""
     from datasets import Dataset
 
     columns = pool.to_dict()

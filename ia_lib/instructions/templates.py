@@ -79,11 +79,9 @@ class Prompts(BaseModel):
 
 def templates(kind: str, source: str | Prompts = "instructalign") -> Sequence[str]:
     """The templates of `kind` (see `SLOTS`) in "instructalign" (the paper), "ia1" (its first version: another wording
-    of mt), the path of a YAML file of `Prompts`, or these themselves; what they do not have is the paper's.
-
-    Raises PromptError for a file that cannot be read and what `Prompts` refuse: something in square brackets that is no
-    slot of its kind, a template without a slot that its kind cannot do without, or without its answer at the end.
-    """
+    of mt), the path of a YAML file of `Prompts`, or these themselves; what they do not have is the paper's. Raises
+    PromptError for a file that cannot be read and what `Prompts` refuse: something in square brackets that is no slot
+    of its kind, a template without a slot that its kind cannot do without, or without its answer at the end."""
     own = _read(source) if source not in TEMPLATES else None
     return getattr(own, kind, None) or _published(source == "ia1")[kind]
 
@@ -97,11 +95,9 @@ def fill(kind: str, number: int, source: str | Prompts = "instructalign", **slot
 def classification_prompts(
     text: str, task: str, labels: Sequence[str], wording: str | Prompts = "english"
 ) -> list[str]:
-    """The prompts of one text under each template of a wording; the answer is one of `label_words`.
-
-    `wording` is "english" (the papers' three), "indonesian" (three of the kit's own: those of the paper's first version
-    were not published), the path of a YAML file of `Prompts`, or these.
-    """
+    """The prompts of one text under each template of a wording; the answer is one of `label_words`. `wording` is
+    "english" (the papers' three), "indonesian" (three of the kit's own: those of the paper's first version were not
+    published), the path of a YAML file of `Prompts`, or these."""
     words = _read(wording)
     named = options(label_words(labels, wording), words.conjunction)
     slots = {"INPUT": text, "TASK": words.tasks.get(task, task), "OPTIONS": named}

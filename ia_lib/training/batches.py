@@ -48,11 +48,9 @@ def lay_out(
 
 def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
     """Each row with `first`, the index of the first token that counts, and `weight`, that of each of its tokens in the
-    loss of its batch of `batch_size` consecutive rows: they sum to one, however it is cut into micro-batches.
-
-    `loss`: "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row
-    the same weight, "token" every counted token.
-    """
+    loss of its batch of `batch_size` consecutive rows: they sum to one, however it is cut into micro-batches. `loss`:
+    "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
+    weight, "token" every counted token."""
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
     # a row that was cut at its end may have nothing left that counts
     counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]

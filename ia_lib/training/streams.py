@@ -12,11 +12,9 @@ from ia_lib.randomness import generator, shuffled
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet.
-
-    With `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
-    carry their own epochs and shuffling).
-    """
+    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet. With
+    `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
+    carry their own epochs and shuffling)."""
 
     name: str
     role: Literal["new", "old"]  # whether they teach something, or keep what the model knows
