@@ -9,10 +9,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def generator(*key: object) -> random.Random:
-    """A random generator that depends on `key` alone, for example (seed, epoch, sample).
-
-    Only its `random()` is used in the kit: Python promises that sequence for every later version and every machine.
-    """
+    """A random generator that depends on `key` alone, for example (seed, epoch, sample). Only its `random()` is used in
+    the kit: Python promises that sequence for every later version and every machine."""
     return random.Random("/".join(map(str, key)))
 
 
@@ -41,21 +39,17 @@ def take(rng, n: int) -> list[float]:
 
 
 def uniforms(key: tuple, samples: np.ndarray, count: int) -> np.ndarray:
-    """[samples, count] numbers in [0, 1): a row depends on `key` and its sample alone, whatever stands beside it.
-
-    The SplitMix64 generator, started anew for every sample. It is integer arithmetic, the same on every machine, and
-    makes a block of samples at once, where a generator object per sample would cost more than the rest of its work.
-    """
+    """[samples, count] numbers in [0, 1): a row depends on `key` and its sample alone, whatever stands beside it. The
+    SplitMix64 generator, started anew for every sample. It is integer arithmetic, the same on every machine, and makes
+    a block of samples at once, where a generator object per sample would cost more than the rest of its work."""
     with np.errstate(over="ignore"):
         start = _mixed(_seed(key) ^ _mixed(samples.astype(np.uint64) * _GOLDEN + _GOLDEN))
         return (_mixed(start[:, None] + _GOLDEN * np.arange(1, count + 1, dtype=np.uint64)) >> np.uint64(11)) * 2.0**-53
 
 
 def permuted(key: tuple, positions: np.ndarray, n: int) -> np.ndarray:
-    """Where a permutation of 0 .. n - 1 that depends on `key` sends `positions`, without ever holding it in memory.
-
-    A Feistel network of eight rounds over the next even power of two; what falls outside goes through it again.
-    """
+    """Where a permutation of 0 .. n - 1 that depends on `key` sends `positions`, without ever holding it in memory. A
+    Feistel network of eight rounds over the next even power of two; what falls outside goes through it again."""
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     values = positions.astype(np.uint64)

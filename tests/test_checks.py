@@ -29,7 +29,7 @@ def settings():
 
 def report(parallel, tests, tokenizer, settings, dropped=0):
     plan = cross_lingual.Plan("mt", ["ind"], ["jav"], 1)
-    made = cross_lingual.make(parallel, plan, 60 * 4, 2, 2)
+    made = cross_lingual.make(parallel, plan, 60 * 4, 2, 2, "sentence")
     old = pd.DataFrame({"prompt": ["A? "] * 2, "answer": ["b", "c"], "split": "train", "role": "old"})
     encoding, labels = settings.encoding(), {"sentiment": ["negative", "positive"]}
     epoch = cross_lingual.rows_of_epoch(parallel, plan, 2, 2, "sentence")
@@ -77,7 +77,7 @@ def test_noise_that_changes_nothing_is_said(tokenizer, settings, parallel):
         for objective in ("tlm", "mlm", "tlm+xss"):
             plan = cross_lingual.Plan(objective, ["ind"], ["jav"], 1, noise="infilling" if noise != 0.2 else "mixture")
             plan = dataclasses.replace(plan, noise_probability=noise)
-            made = cross_lingual.make(text, plan, 60 * 4, 2, 2)
+            made = cross_lingual.make(text, plan, 60 * 4, 2, 2, "sentence")
             more = (tests, {}, tokenizer, settings.encoding(), settings.data.steps)
             found = checks.report(made, settings.streams, text, *more)
             shares = found["noisy_texts_unchanged"]

@@ -213,14 +213,14 @@ def test_rows_held_out_as_released_share_sentences_with_training(parallel):
     assert (len(train), len(held)) == (2000, 50)
     assert not set(train["sample"]) & set(held["sample"])
     assert set(train["source_id"]) & set(held["source_id"])
-    apart = cross_lingual.make(parallel, plan, 2000, 20, 50)
+    apart = cross_lingual.make(parallel, plan, 2000, 20, 50, "sentence")
     train, held = (apart[apart["split"] == split] for split in ("train", "validation"))
     assert not set(train["source_id"]) & set(held["source_id"])
 
 
 def test_what_is_made_is_a_stream_of_new_rows(parallel):
     plan = cross_lingual.Plan("tlm+xss", **PLAN)
-    made = cross_lingual.make(parallel, plan, 300, 20, 50)
+    made = cross_lingual.make(parallel, plan, 300, 20, 50, "sentence")
     own = ["source_language", "template", "noise", "negative", "sample"]
     assert list(made) == [*COLUMNS, *own]
     assert made[["stream", "role"]].drop_duplicates().values.tolist() == [["instructions", "new"]]
@@ -232,4 +232,4 @@ def test_what_is_made_is_a_stream_of_new_rows(parallel):
     # rows of other streams, which have no template, do not make it a fraction
     both = pd.concat([made, pd.DataFrame({"prompt": ["p"]})])
     assert str(both["template"].dtype) == "Int64"
-    assert list(cross_lingual.make(parallel, plan, 0, 20, 0)) == list(made)
+    assert list(cross_lingual.make(parallel, plan, 0, 20, 0, "sentence")) == list(made)

@@ -1,9 +1,8 @@
 """Parallel text and past instruction data, from the published corpora or a user's own files.
 
-Every reader returns a `datasets.Dataset` of texts with the columns that its docstring names, and refuses what is wrong
-in a file with `CorpusError`: file, line, remedy. A published file comes from `find(source, file)`, which
-`downloads.finder` makes, and `places` says beforehand what it will be asked for. The mini lab writes the layout of the
-NusaX release, with columns and folders named as there (`toba_batak`). Labelled texts are a task's (`evaluation.tasks`).
+Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in a file with `CorpusError`: file, line,
+remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
+what it will be asked for. Labelled texts are a task's (`evaluation.tasks`).
 """
 
 import difflib
@@ -60,13 +59,9 @@ def places(corpus: str, codes: Sequence[str], split: str = "train") -> list[tupl
 
 
 def parallel(find: Find, codes: Sequence[str], split: str = "train", corpus: str = "minilab") -> "Dataset":
-    """Parallel sentences: columns `sentence_id` and one per language code, no empty text.
-
-    FLORES has the splits dev and devtest, and `train` is both: 997 + 1,012 sentences, as in the papers. NusaTranslation
-    pairs Indonesian with one language per file; they are joined by the sentences' ids, which have to be the same ones.
-
-    Raises CorpusError for a missing file, column or language and for an empty cell.
-    """
+    """Parallel sentences: columns `sentence_id` and one per language code, no empty text. FLORES has the splits dev and
+    devtest, and `train` is both: 997 + 1,012 sentences, as in the papers. NusaTranslation pairs Indonesian with one
+    language per file; they are joined by the sentences' ids, which have to be the same ones."""
     from datasets import Dataset
 
     paths = [find(*place) for place in places(corpus, codes, split)]
@@ -89,11 +84,8 @@ def parallel(find: Find, codes: Sequence[str], split: str = "train", corpus: str
 
 
 def lexicon(find: Find, code: str) -> "Dataset":
-    """The NusaX lexicon of a language: columns `ind, <code>`, one pair of words or phrases a row.
-
-    A word with several translations has several rows, and one without has none. Raises CorpusError as `parallel` does,
-    and for Indonesian, which has no lexicon.
-    """
+    """The NusaX lexicon of a language: columns `ind, <code>`, one pair of words or phrases a row. A word with several
+    translations has several rows, and one without has none. Indonesian has no lexicon."""
     from datasets import Dataset
 
     known = [c for c in languages.NUSAX if c != "ind"]
@@ -106,11 +98,8 @@ def lexicon(find: Find, code: str) -> "Dataset":
 
 
 def parallel_file(path: Path, columns: Mapping[str, str], id_column: str | None = None) -> "Dataset":
-    """A user's own parallel text in one file (see `files.TABLES`): columns as `parallel` has them.
-
-    `columns`: language code -> the file's column (in TMX: language). Without `id_column`, a sentence's id is its place
-    (`line 12`). Raises CorpusError for what is wrong in the file.
-    """
+    """A user's own parallel text in one file (see `files.TABLES`): columns as `parallel` has them. `columns`: language
+    code -> the file's column (in TMX: language). Without `id_column`, a sentence's id is its place (`line 12`)."""
     from datasets import Dataset
 
     read = files.table(path, [*columns.values(), *([id_column] if id_column else [])])
@@ -119,15 +108,13 @@ def parallel_file(path: Path, columns: Mapping[str, str], id_column: str | None 
 
 
 def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
-    """A user's own parallel text in aligned text files, one per language code: columns as `parallel` has them.
-
-    Line n of one file translates line n of the others. Raises CorpusError for files of unequal length and empty lines.
-    """
+    """A user's own parallel text in aligned text files, one per language code, whose lines n translate one another:
+    columns as `parallel` has them."""
     from datasets import Dataset
 
     read = {code: files.lines(path) for code, path in paths.items()}
-    first, *others = read
-    for code in others:
+    first = next(iter(read))
+    for code in read:
         if len(read[code]) != len(read[first]):
             said = f"found {len(read[code]):,} lines, but {paths[first]} has {len(read[first]):,}"
             remedy = "line n of one must translate line n of the other, so look for the first that does not"
@@ -136,17 +123,12 @@ def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
 
 
 def drop_overlap(parallel: "Dataset", tests: "Dataset | Iterable[Dataset]") -> "tuple[Dataset, int]":
-    """`parallel` without the pairs that occur in test data, and how many those were.
-
-    A pair goes if its id is the id of a test row, or if its text in any language is a test row's text in any: compared
-    by letters and digits alone, so that case, punctuation, blanks, apostrophes and characters without a width make no
-    difference. An id that is a place in a file says nothing of another file and is not compared. `tests` are data sets
-    as `parallel` or a task give them.
-    """
+    """`parallel` without the pairs that occur in test data, and how many those were. A pair goes if its id is the id of
+    a test row, or if its text in any language is a test row's text in any, as `normalised`. An id that is a place in a
+    file says nothing of another file and is not compared. `tests` are data sets as `parallel` or a task give them."""
     from datasets import Dataset
 
-    ids: set[str] = set()
-    texts: set[str] = set()
+    ids, texts = set(), set()
     for test in [tests] if isinstance(tests, Dataset) else tests:
         for name in test.column_names:
             if name in ("sentence_id", "example"):
@@ -176,8 +158,6 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
     """Past instruction data from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
     `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. No path means no
     past: an empty data set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.
-
-    Raises CorpusError for a missing file, a line that is no JSON object and a missing or empty field.
     """
     from datasets import Dataset
 

@@ -57,11 +57,9 @@ def known() -> dict[str, Source]:
 
 
 def location(name: str, file: str, mirror: str | Path | None = None) -> str | Path:
-    """Where a file of a source is to be had: a path, if the mirror is a folder, else a URL.
-
-    `mirror` is a folder or an http(s) URL; default: the environment variable IA_MIRROR, else the publisher's server.
-    Raises SourceError for an unknown source or file.
-    """
+    """Where a file of a source is to be had: a path, if the mirror is a folder, else a URL. `mirror` is a folder or an
+    http(s) URL; default: the environment variable IA_MIRROR, else the publisher's server. Raises SourceError for an
+    unknown source or file."""
     if name not in known():
         raise SourceError(f"found the source {name!r}; allowed: {', '.join(known())}")
     source = known()[name]
@@ -80,19 +78,14 @@ def location(name: str, file: str, mirror: str | Path | None = None) -> str | Pa
     return source.url.format(revision=source.revision, file=quote(file))
 
 
-def finder(
-    data: str | Path | None = None,
-    *,
-    mirror: str | Path | None = None,
-    offline: bool = False,
-    cache: str | Path | None = None,
-) -> Callable[[str, str], Path]:
-    """What finds a file of a source, as readers take it: in the folder `data`, if it is there, else by `fetch`."""
+def finder(data: str | Path | None = None, **how: Any) -> Callable[[str, str], Path]:
+    """What finds a file of a source, as readers take it: in the folder `data`, if it is there, else by `fetch`, whose
+    keywords are `how`."""
 
     def find(source: str, file: str) -> Path:
         if data is not None and (Path(data) / source / file).is_file():
             return Path(data) / source / file
-        return fetch(source, file, mirror=mirror, offline=offline, cache=cache)
+        return fetch(source, file, **how)
 
     return find
 
@@ -100,13 +93,9 @@ def finder(
 def fetch(
     name: str, file: str, *, mirror: str | Path | None = None, offline: bool = False, cache: str | Path | None = None
 ) -> Path:
-    """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once.
-
-    `mirror`: see `location`. `cache`: a folder; default: the environment variable IA_CACHE, else ~/.cache/ia_lib.
-    `offline`: nothing but the cache. A cut download is resumed, by a later call too.
-
-    Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded.
-    """
+    """A file of a source in the cache, downloaded if it is not there yet. Several processes can ask at once. `mirror`:
+    see `location`; `cache`: see `cache_folder`; `offline`: nothing but the cache. A cut download is resumed, by a later
+    call too. Raises SourceError if the file cannot be had, or if it is not the one that is pinned or recorded."""
     place = location(name, file, mirror)
     path = cache_folder(cache) / name / file
     if not path.is_file():
@@ -131,10 +120,8 @@ def cache_folder(cache: str | Path | None = None) -> Path:
 
 
 def provenance(name: str, paths: Iterable[Path] = ()) -> dict[str, Any]:
-    """What a manifest says of a source: `source, title, home, licence, citation, revision, files`.
-
-    `files` has the record of each of `paths` (the first download's, or for a file of the data folder what it is now).
-    """
+    """What a manifest says of a source: `source, title, home, licence, citation, revision, files`. `files` has the
+    record of each of `paths` (the first download's, or for a file of the data folder what it is now)."""
     files = []
     for path in map(Path, paths):
         now = {"url": None, "bytes": path.stat().st_size, "sha256": checksum(path)}
@@ -173,11 +160,9 @@ def _bring(place: str | Path, name: str, file: str, path: Path, by_hand: str) ->
 
 
 def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
-    """Bring `url` into the file `part`, going on from what is there; returns what the server said of it.
-
-    Only bytes of the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server
-    that has another version by now sends that from its beginning.
-    """
+    """Bring `url` into the file `part`, going on from what is there; returns what the server said of it. Only bytes of
+    the same version are joined: the ETag (or date) of what `part` holds is kept beside it, and a server that has
+    another version by now sends that from its beginning."""
     import requests
 
     version_path, fruitless, most = Path(f"{part}.version"), 0, 0
@@ -233,10 +218,8 @@ def _record_path(path: Path) -> Path:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(_record_path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
+    record = _record_path(path)
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
 def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """Texts out of files, each with its place: tables (CSV, TSV, JSONL, parquet, XLSX), TMX and aligned lines.
 
-Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are. Blanks around a text are not part
-of it, and every cell that is asked for must hold something. What is wrong in a file is refused in one sentence that
-names file, line and remedy. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them.
+Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are; blanks around it are not part of
+it. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them.
 """
 
 import csv
@@ -61,13 +60,10 @@ class Table:
 
 
 def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
-    """The named columns of a file; its ending says how it is read. Cells may be empty with `gaps` alone.
-
-    CSV may be separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a
-    character. Of a TMX file the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`.
-
-    Raises CorpusError for a missing file, column or cell, another encoding, and rows with too few or too many cells.
-    """
+    """The named columns of a file; its ending says how it is read. Cells may be empty with `gaps` alone. CSV may be
+    separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a character.
+    Of a TMX file the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`. Raises CorpusError for a
+    missing file, column or cell, another encoding, and rows with too few or too many cells."""
     path = Path(path)
     readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx, ".tmx": _tmx}
     if path.suffix.lower() not in readers:
@@ -113,10 +109,8 @@ def text_lines(raw: bytes, name: str) -> list[str]:
 
 
 def records(path: Path) -> list[tuple[int, dict]]:
-    """The objects of a JSONL file with the numbers of their lines; empty lines are passed over.
-
-    Raises CorpusError as `table` does, and for a line that is no JSON object.
-    """
+    """The objects of a JSONL file with the numbers of their lines; empty lines are passed over. Raises CorpusError as
+    `table` does, and for a line that is no JSON object."""
     must_exist(path)
     found = []
     for number, line in enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1):
@@ -242,8 +236,8 @@ def _xlsx(path: Path, columns: list[str]):
 
 
 def _tmx(path: Path, columns: list[str]):
-    """Translation units in their order. Entities that the file itself declares are refused, so it can neither read
-    other files nor swell; a document type without them is passed over, and nothing outside is ever loaded."""
+    """Translation units in their order. Entities that the file itself declares are refused, so that it can neither read
+    other files nor swell."""
     units: list[tuple[int, dict[str, str]]] = []
     unit: dict[str, str] = {}
     tags: dict[str, None] = {}

@@ -2,8 +2,7 @@
 
 Sentences in Indonesian and English come from a template grammar written for this kit; the other ten languages are
 made from Indonesian word by word through a lexicon of real words (taken from NusaX, see LICENSE-lexicon.txt beside
-it). A word without an entry stays Indonesian; none is invented. This is generated text and not native language: it
-shows whether the method does what it says in a few minutes on a laptop, and says nothing about the real languages.
+it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages.
 """
 
 import csv
@@ -59,10 +58,8 @@ def untranslated_shares(seed: int, count: int = 2000) -> dict[str, float]:
 
 
 def sentences(seed: int) -> Iterator[dict]:
-    """Endless distinct sentences: `ind`, `eng` and `label` (None for a sentence that passes no judgement).
-
-    Every second sentence, on average, comes from the sentiment templates, with the three labels equally often.
-    """
+    """Endless distinct sentences: `ind`, `eng` and `label` (None for every second one, on average, which passes no
+    judgement)."""
     rng = generator(seed, "sentences")
     judging, seen = grammar()["sentiment"], set()
     labels = sorted({t["label"] for t in judging})
@@ -99,11 +96,10 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     """Write the lab's files in the layout that `corpora` reads, once; returns `folder`.
 
     `mt/base.csv` (eng and ind; what the base model is trained on), `mt/train.csv` (parallel sentences for alignment)
-    and `sentiment/<language>/{train,valid,test}.csv`; no sentence of one file is in another, except that the
-    sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes` counts the
-    sentences of base, train, valid and test.
+    and `sentiment/<language>/{train,valid,test}.csv`, as in the NusaX release; no sentence of one file is in another,
+    except that the sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes`
+    counts the sentences of base, train, valid and test.
     """
-    folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():

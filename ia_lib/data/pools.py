@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import requests
     from datasets import Dataset
 
-# What is read beyond a block at once, so that its last line seldom costs a second request; and how much of a file
-# without a line end is read before it is called no JSONL. In bytes.
+# Bytes read beyond a block at once, so that its last line seldom costs a second request, and before a file without a
+# line end is called no JSONL.
 _TAIL = 2**13
 _LONGEST_LINE = 2**26
 # How often a request is made whose answer is cut off half-way, and how often one that gets none.
@@ -61,53 +61,37 @@ class Jsonl:
     ):
         self.location, self.block_bytes, self.connections, self.offline = location, block_bytes, connections, offline
         self.fields = fields or {"prompt": "prompt", "answer": "answer"}
-        self._folder = self._source = None
+        self._folder = self._source = known = None
+        remote = str(location).startswith(("http://", "https://"))
+        if remote and cache:
+            self._folder = Path(cache) / hashlib.sha256(f"{location} {block_bytes}".encode()).hexdigest()[:16]
+            record = self._folder / "source.json"
+            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         # for a manifest: size in bytes, the server's ETag (or date) and the Hub's revision, if there are any
-        if str(location).startswith(("http://", "https://")):
-            self.facts = self._open_remote(str(location), cache)
+        if remote and offline:
+            if known is None:
+                raise CorpusError(f"{location}: offline, and nothing of this file lies in the cache {cache}")
+            self.facts = known
         else:
-            self._source = _Local(Path(location))
-            self.facts = self._described(self._source.size, None, None)
+            self._source = found = _Remote(location, connections) if remote else _Local(Path(location))
+            self.facts = {"location": str(location), "size": found.size, "etag": found.etag, "revision": found.revision}
+            self.facts["block_bytes"] = block_bytes
+            if known and (known["size"], known["etag"]) != (found.size, found.etag):
+                then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
+                remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
+                raise CorpusError(f"{location}: the file has changed since its blocks were cached ({then}); {remedy}")
+            if self._folder and not known:
+                write_whole(record, json.dumps(self.facts).encode())
         self.size = self.facts["size"]
         if not self.size:
             raise CorpusError(f"{location}: the file is empty; past instruction data needs lines")
         self.count = -(-self.size // block_bytes)  # blocks in the grid
 
-    def _described(self, size: int, etag: str | None, revision: str | None) -> dict:
-        said = {"location": str(self.location), "size": size, "etag": etag, "revision": revision}
-        return {**said, "block_bytes": self.block_bytes}
-
-    def _open_remote(self, url: str, cache: Path | None) -> dict:
-        """The facts from the server, checked against what the cache was filled from; or from the cache alone."""
-        known = None
-        if cache:
-            self._folder = Path(cache) / hashlib.sha256(f"{url} {self.block_bytes}".encode()).hexdigest()[:16]
-            record = self._folder / "source.json"
-            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-        if self.offline:
-            if known is None:
-                raise CorpusError(f"{url}: offline, and nothing of this file lies in the cache {cache}")
-            return known
-        self._source = found = _Remote(url, self.connections)
-        facts = self._described(found.size, found.etag, found.revision)
-        if known and (known["size"], known["etag"]) != (found.size, found.etag):
-            then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
-            remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
-            raise CorpusError(f"{url}: the file has changed since its blocks were cached ({then}); {remedy}")
-        if self._folder and not known:
-            write_whole(record, json.dumps(facts).encode())
-        return facts
-
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
         """The lines that start in `blocks` blocks drawn uniformly without replacement, in the order of the file: the
-        columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole.
-
-        Rows that are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks,
-        since a block rich in lines makes the pool larger. Lines of one block come together: many small blocks are
-        better than a few large ones.
-
-        Raises CorpusError if the blocks hold fewer than `rows` lines.
-        """
+        columns of `fields`, and `offset` (of the line's first byte). A file with fewer blocks is read whole. Rows that
+        are then drawn uniformly from the pool are equally likely but for a part of the order of 1 / blocks, since a
+        block rich in lines makes the pool larger. Raises CorpusError for fewer than `rows` lines."""
         drawn = sorted(shuffled(generator(seed, "replay blocks"), self.count)[:blocks])
         pool = self._dataset(self._rows(drawn))
         if len(pool) < rows:
@@ -119,7 +103,7 @@ class Jsonl:
         return pool
 
     def head(self, rows: int) -> "Dataset":
-        """The first `rows` lines (all, if there are fewer), with the columns of `sample`."""
+        """The first `rows` lines, with the columns of `sample`."""
         return self._dataset(islice(self.rows(), rows))
 
     def rows(self) -> Iterator[dict]:
@@ -196,15 +180,15 @@ class Jsonl:
             if len(data) > _LONGEST_LINE + self.block_bytes:
                 said = f"no line end within {_LONGEST_LINE:,} bytes; a JSONL file is needed"
                 raise CorpusError(f"{self.location}, byte {end:,}: {said}")
-            more = self._source.read(start + len(data), min(start + 2 * len(data), self.size))
-            found = more.find(b"\n")
-            stop = len(data) + found if found >= 0 else -1
-            data += more
+            data += self._source.read(start + len(data), min(start + 2 * len(data), self.size))
+            stop = data.find(b"\n", end - start - 1)
         return start + first, data[first:] if stop < 0 else data[first:stop]
 
 
 class _Local:
     """Bytes of a file on disk."""
+
+    etag = revision = None
 
     def __init__(self, path: Path):
         must_exist(path, "file of past instruction data")

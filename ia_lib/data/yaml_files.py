@@ -1,8 +1,5 @@
-"""YAML files that people write (tables of settings, tasks, prompts), and what is wrong in one in a single sentence.
-
-A file is read with the lines of its keys, checked against a pydantic model, and refused by file, line, field, what was
-found and what is allowed. What kind of error that sentence becomes is the caller's choice.
-"""
+"""YAML files that people write (tables of settings, tasks, prompts): read with the lines of their keys, checked against
+a pydantic model, and refused in one sentence by file, line, field, what was found and what is allowed."""
 
 import difflib
 from collections.abc import Iterable
@@ -15,15 +12,10 @@ from pydantic import BaseModel, Discriminator, StringConstraints, Tag, Validatio
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 # pydantic's words -> ours, in this order
 _WORDS = {
-    "Input should be ": "",
-    "String should have ": "",
-    "a valid boolean, unable to interpret input": "true or false",
-    "a valid boolean": "true or false",
-    "a valid integer": "a whole number",
-    "a valid number": "a number",
-    "a valid string": "text",
-    "a valid list": "a list",
-    "greater than or equal to": "at least",
+    **{"Input should be ": "", "String should have ": "", "greater than or equal to": "at least"},
+    **{"a valid boolean, unable to interpret input": "true or false", "a valid boolean": "true or false"},
+    **{"a valid integer": "a whole number", "a valid number": "a number"},
+    **{"a valid string": "text", "a valid list": "a list"},
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -74,9 +66,7 @@ def validated(model: type[_Model], path: Path, fields: dict, error: type[Excepti
         raise error(f"{where(path, *place(fields, location))}, field {'.'.join(location)!r}: {text}") from None
 
 
-def explain(
-    error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()
-) -> tuple[list[str], str]:
+def explain(error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()) -> tuple:
     """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`, where
     `hidden` fields, which nobody writes, are not named."""
     problem = error.errors()[0]
@@ -84,8 +74,8 @@ def explain(
     if cause := problem.get("ctx", {}).get("error"):
         return location + [part for part in getattr(cause, "field", "").split(".") if part], str(cause)
     if problem["type"] == "extra_forbidden":
-        names = _names(_inside(model, location[:-1]))
-        return location, unknown(location[-1], [name for name in names if name not in hidden])
+        names = [name for name in _names(model, location[:-1]) if name not in hidden]
+        return location, unknown(location[-1], names)
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
     same = (other for other in error.errors() if _location(other, values) == location)
@@ -159,23 +149,19 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
         yield from _models(part)
 
 
-def _inside(model: type[BaseModel] | None, location: Iterable[str]) -> type[BaseModel] | None:
-    """The model of the fields at a location; None if there are no named fields."""
+def _names(model: type[BaseModel] | None, location: Iterable[str]) -> list[str]:
+    """The names of the fields at a location, if fields there have names."""
     for part in location:
         field = next((f for n, f in model.model_fields.items() if part == (f.alias or n)), None) if model else None
         # an index of a list, or a key of a free mapping, leads to what its field is made of
         if field is not None:
             model = next(iter(_models(field.annotation)), None)
-    return model
-
-
-def _names(model: type[BaseModel] | None) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()] if model else []
 
 
 def _allowed(problem: dict, model: type[BaseModel], location: list[str]) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        names = _names(_inside(model, location))
+        names = _names(model, location)
         return f"some of {', '.join(names)} with their values" if names else "fields with their values"
     if problem["type"] == "too_short":
         least = problem["ctx"]["min_length"]

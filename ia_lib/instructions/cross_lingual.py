@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-# Positions that are worked on together, and how many sentences are held in memory.
+# Positions that are worked on together, and how many sentences a corpus may have to be held in memory; of a larger
+# one each block reads its own.
 _BLOCK = 1024
 _SMALL = 20_000
 
@@ -83,19 +84,16 @@ def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1
     `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
     (processes), and memory does not grow with the corpus if that is a file.
 
-    Yields `prompt, answer, kind` (the objective), `language` (of the answer; XSS, whose answer is `yes` or `no`: of the
-    second text), `source_language, source_id` (the sentence's), `template` (from 0), `noise` (the kinds drawn, joined
-    by +, None where there are none), `negative` (of an XSS row with another sentence's text the kind and that
-    sentence's id, `hard 123` or `random 77`; else None), `epoch, position, sample`.
+    Yields `prompt, answer, kind` (the objective), `language` (of the answer; of XSS' second text), `source_language,
+    source_id` (the sentence's), `template` (from 0), `noise` (the kinds drawn, joined by +, or None), `negative` (of an
+    XSS row with another sentence's text its kind and id, `hard 123`; else None), `epoch, position, sample`.
     """
     yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
 
 def stream(parallel: Dataset, rows: int | None, plan: Plan, workers: int = 1) -> Iterator[dict]:
-    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`; with None they never end.
-
-    Raises ValueError if there is nothing to make them from.
-    """
+    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`; with None they never end. Raises ValueError if
+    there is nothing to make them from."""
     if rows == 0:
         return
     if not len(parallel) * len(plan.pairs):
@@ -124,12 +122,11 @@ def _rows(parallel: Dataset, plan: Plan, blocks: Iterator[tuple[int, int, int]],
 
 
 class _Maker:
-    """Makes the rows of a block of positions; every row depends on (seed, epoch, sample) alone."""
+    """Makes the rows of a block of positions."""
 
     def __init__(self, parallel: Dataset, plan: Plan):
         self.parallel, self.plan = parallel.with_format("arrow"), plan
         self.size = len(parallel)
-        # a small corpus is held in memory; of a larger one each block reads its own sentences
         names = (*plan.codes, "sentence_id")
         self.columns = {name: parallel[name][:] for name in names} if self.size <= _SMALL else None
         self.alone = {name: self.parallel.select_columns([name]) for name in names}
@@ -198,8 +195,8 @@ class _Maker:
         return {**names, "SOURCE_TEXT": source_text, "TARGET_TEXT": target_text, **answer}, noise, negative
 
     def _noisy(self, text: str, rng) -> tuple[str, str]:
-        plan = self.plan
-        return add_noise(text, rng, plan.noise_probability, plan.mask, plan.noise, plan.noise_tokens)
+        how = self.plan
+        return add_noise(text, rng, how.noise_probability, how.mask, how.noise, how.noise_tokens)
 
     def _other(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
         """Another sentence, drawn uniformly from those whose text is no translation of this one."""
@@ -223,8 +220,7 @@ class _Maker:
 
     def _translates(self, source: str, target: str, texts: tuple[str, str], holders: list[int]) -> bool:
         """Whether the text in `target` that these sentences share is known to translate this one: it or what it stands
-        beside reads the same as this one's, whatever the Unicode form, case and blanks are; or, of a corpus in memory,
-        any pair says so."""
+        beside reads the same as this one's; or, of a corpus in memory, any pair says so."""
         other = _folded(self._read(target, holders[0]))
         if self.columns is None:
             mine = _folded(texts[0]), _folded(texts[1])
@@ -252,6 +248,9 @@ class _Row:
         self._key, self._drawn, self._at, self._more = key, drawn, 0, None
 
     def random(self) -> float:
+        if self._at < len(self._drawn):
+            self._at += 1
+            return self._drawn[self._at - 1]
         return self.take(1)[0]
 
     def take(self, n: int) -> list[float]:
@@ -265,13 +264,11 @@ class _Row:
 
 class _Neighbours:
     """The texts in one language among which negatives are looked for: in a large corpus 5,000 drawn at random.
+    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters."""
 
-    Similarity is the share of distinct words in common (Jaccard) times the ratio of lengths in characters.
-    """
-
-    def __init__(self, column: Dataset, code: str, seed, size: int = 5000):
+    def __init__(self, column: Dataset, code: str, seed: int | str):
         count = len(column)
-        chosen = permuted((seed, "negatives"), np.arange(min(size, count)), count).tolist()
+        chosen = permuted((seed, "negatives"), np.arange(min(5000, count)), count).tolist()
         holders = _places(zip(column[chosen][code].to_pylist(), chosen, strict=True))
         texts, self.holders = list(holders), list(holders.values())
         self.same = _places((_folded(text), i) for i, text in enumerate(texts))
@@ -320,10 +317,8 @@ def _work(block: tuple[int, int, int]) -> list[dict]:
 
 
 def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Split by sentence into (training, validation), so that no sentence is in both in any language.
-
-    Raises ValueError if nothing would be left to train on.
-    """
+    """Split by sentence into (training, validation), so that no sentence is in both in any language. Raises ValueError
+    if nothing would be left to train on."""
     if sentences >= len(parallel):
         said = f"found {sentences:,}, but the parallel text has {len(parallel):,} sentences"
         raise ValueError(f"validation_sentences: {said}; allowed: fewer than that")
@@ -332,12 +327,7 @@ def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Da
 
 
 def make(
-    parallel: Dataset,
-    plan: Plan,
-    rows: int,
-    validation_sentences: int,
-    validation_rows: int,
-    hold_out: str = "sentence",
+    parallel: Dataset, plan: Plan, rows: int, validation_sentences: int, validation_rows: int, hold_out: str
 ) -> pd.DataFrame:
     """All instructions of a run as the stream "instructions", whose role is new: `rows` to train on, `validation_rows`
     held out. Columns: `COLUMNS` and `source_language, template, noise, negative, sample` (see `instructions`).
@@ -366,13 +356,14 @@ def make(
     columns: dict[str, list] = {name: [] for name in (*COLUMNS, *own)}
     for part, made in parts.items():
         for row in made:
-            for name, value in {"stream": "instructions", "role": "new", **row, "split": part}.items():
-                columns[name].append(value)
+            row |= {"stream": "instructions", "role": "new", "split": part}
+            for name, column in columns.items():
+                column.append(row[name])
     # numbers that other streams' rows do not have stay whole numbers beside them
     return pd.DataFrame(columns).astype({"template": "Int64", "sample": "Int64"})
 
 
 def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
     """How many training rows one epoch of `make` has."""
-    size = len(parallel) * len(plan.pairs)
-    return size - (validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs))
+    held = validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs)
+    return len(parallel) * len(plan.pairs) - held

@@ -32,12 +32,10 @@ def mixture(
     texts: "Dataset | None" = None,
     labels: Sequence[str] = (),
 ) -> "Dataset":
-    """`rows` instructions in the languages `codes`: columns `prompt, answer, objective, language`.
-
-    `shares` says how much there is of each of `PARTS`, in any unit: of `sentiment`, which are the labelled `texts` (as
-    a task reads them) with their `labels` under the published classification prompts, and of alignment objectives over
-    a split of the corpus' parallel text.
-    """
+    """`rows` instructions in the languages `codes`: columns `prompt, answer, objective, language`. `shares` says how
+    much there is of each of `PARTS`, in any unit: of `sentiment`, which are the labelled `texts` (as a task reads them)
+    with their `labels` under the published classification prompts, and of alignment objectives over a split of the
+    corpus' parallel text."""
     from datasets import Dataset
 
     names = [name for name in PARTS if shares.get(name)]

@@ -76,11 +76,9 @@ def mask_words(text: str, rng, probability: float = 0.2, mask: str = "___") -> s
 
 
 def mask_span(text: str, rng, probability: float = 0.2, mask: str = "___") -> str:
-    """Put one mask in the place of a run of words: span-level conditional denoising ((IA)^1, section 3).
-
-    The run's length is drawn uniformly from 2 .. 2 x `probability` x words (2 at least, and never the whole of a
-    longer text): the papers and their code do not give it.
-    """
+    """Put one mask in the place of a run of words: span-level conditional denoising ((IA)^1, section 3). The run's
+    length is drawn uniformly from 2 .. 2 x `probability` x words (2 at least, and never the whole of a longer text):
+    the papers and their code do not give it."""
     words, gaps = split(text)
     if not words:
         return text

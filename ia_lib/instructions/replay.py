@@ -37,10 +37,8 @@ def reservoir(rows: Iterable, r: int, seed: int) -> list:
 
 
 def buffered(rows: Iterable, seed: int, buffer: int = BUFFER) -> Iterator:
-    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next.
-
-    The first r that come out are from the first r + buffer rows, and no more need be read for them.
-    """
+    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next. The
+    first r that come out are from the first r + buffer rows, and no more need be read for them."""
     rng, held = generator(seed, "buffered"), []
     for row in rows:
         if len(held) < buffer:
@@ -63,13 +61,12 @@ def draw(
     """The rows to replay: r rows ("all" for every one) of `pool`, in the order they were drawn.
 
     With `sampling="uniform"` they are drawn uniformly without replacement from the whole pool. `stratify` names a
-    column of it, for example "language" or "objective": every value of that column then gets an equal share of the r
-    rows, not one in proportion to its size; a value with too few rows gives all it has, and the others share the rest.
-    With `sampling="released"` they are the first r rows of `buffered`, nearly contiguous rows from the pool's
-    beginning, and each prompt gets the one blank that the released code puts between it and its answer.
+    column of it: every value of that column then gets an equal share of the r rows; one with too few rows gives all it
+    has, and the others share the rest. With `sampling="released"` they are the first r rows of `buffered`, and each
+    prompt gets the one blank that the released code puts between it and its answer.
 
     Adds the columns `pool_row` (its index in the pool) and `split`. `validation_rows` further rows get the split
-    "validation"; they are for runs that train on old data alone, and r = "all" then means all others.
+    "validation"; r = "all" then means all others.
 
     Raises ValueError if the pool has too few rows or no such column, or for a sampling that there is not.
     """
@@ -79,17 +76,14 @@ def draw(
         beside = f" with stratify {stratify!r}" if stratify else ""
         raise ValueError(f"replay: found sampling {sampling!r}{beside}; allowed: uniform, or released unstratified")
     if stratify and (stratify not in pool.column_names or stratify in ("prompt", "answer")):
-        columns = [name for name in pool.column_names if name not in ("prompt", "answer")]
-        raise ValueError(
-            f"replay: found stratify {stratify!r}; allowed: a column that the pool of past data has besides prompt and "
-            f"answer ({', '.join(columns) or 'it has none'})"
-        )
+        columns = ", ".join(name for name in pool.column_names if name not in ("prompt", "answer")) or "it has none"
+        allowed = f"a column that the pool of past data has besides prompt and answer ({columns})"
+        raise ValueError(f"replay: found stratify {stratify!r}; allowed: {allowed}")
     count = len(pool) - validation_rows if r == "all" else r
     if count + validation_rows > len(pool) or (r == "all" and count < 1):
         beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
-        raise ValueError(
-            f"replay: found {r}{beside}, but the pool of past data has {len(pool):,} rows; allowed: what it has"
-        )
+        said = f"found {r}{beside}, but the pool of past data has {len(pool):,} rows"
+        raise ValueError(f"replay: {said}; allowed: what it has")
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
     else:
@@ -116,10 +110,8 @@ def examples(drawn: Dataset, stream: str = "replay", role: str = "old") -> pd.Da
 
 
 def spaced(pool: Dataset) -> Dataset:
-    """`pool` with a blank at the end of every prompt that has no white space between it and its answer.
-
-    Files of instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are.
-    """
+    """`pool` with a blank at the end of every prompt that has no white space between it and its answer. Files of
+    instruction data (xP3, Alpaca) leave that blank out, and the kit joins prompt and answer as they are."""
     from datasets import Dataset
 
     columns = pool.to_dict()

@@ -78,57 +78,42 @@ class Prompts(BaseModel):
 
 
 def templates(kind: str, source: str | Prompts = "instructalign") -> Sequence[str]:
-    """The templates of `kind`: tlm, mt, xss, mlm (six each), word and span (one each, of the first version), or
-    classification (three).
-
-    `source` is "instructalign" (the paper), "ia1" (its first version: another wording of mt), the path of a YAML file
-    of `Prompts`, or these themselves; what it does not have is the paper's.
-
-    Raises PromptError for a file that cannot be read and what `Prompts` refuse: something in square brackets that is no
-    slot of its kind, a template without a slot that its kind cannot do without, or without its answer at the end.
-    """
+    """The templates of `kind` (see `SLOTS`) in "instructalign" (the paper), "ia1" (its first version: another wording
+    of mt), the path of a YAML file of `Prompts`, or these themselves; what they do not have is the paper's. Raises
+    PromptError for a file that cannot be read and what `Prompts` refuse: something in square brackets that is no slot
+    of its kind, a template without a slot that its kind cannot do without, or without its answer at the end."""
     own = _read(source) if source not in TEMPLATES else None
     return getattr(own, kind, None) or _published(source == "ia1")[kind]
 
 
 def fill(kind: str, number: int, source: str | Prompts = "instructalign", **slots: str) -> tuple[str, str]:
-    """Fill template `number` (from 0) of `kind`; returns (prompt, answer).
-
-    The prompt is everything before the answer, with the blank or line break that ends it, so that prompt + answer is
-    the text as the template has it. Values are inserted as they are, even if they look like a slot.
-
-    Raises KeyError if the template asks for a slot that was not given.
-    """
+    """Fill template `number` (from 0) of `kind`; returns (prompt, answer), together the text as the template has it.
+    Values are inserted as they are, even if they look like a slot. Raises KeyError for a slot that was not given."""
     return _filled(templates(kind, source)[number], kind, slots), slots[ANSWER_SLOTS[kind]]
 
 
 def classification_prompts(
     text: str, task: str, labels: Sequence[str], wording: str | Prompts = "english"
 ) -> list[str]:
-    """The prompts of one text under each template of a wording; the answer is one of `label_words`.
-
-    `wording` is "english" (the papers' three), "indonesian" (three of the kit's own wording: those of the paper's
-    first version were not published), the path of a YAML file of the shape of params/prompts/indonesian.yaml, or
-    `Prompts`.
-    """
+    """The prompts of one text under each template of a wording; the answer is one of `label_words`. `wording` is
+    "english" (the papers' three), "indonesian" (three of the kit's own: those of the paper's first version were not
+    published), the path of a YAML file of `Prompts`, or these."""
     words = _read(wording)
-    named = {"TASK": words.tasks.get(task, task), "OPTIONS": options(label_words(labels, wording), words.conjunction)}
-    slots = {"INPUT": text, **named}
+    named = options(label_words(labels, wording), words.conjunction)
+    slots = {"INPUT": text, "TASK": words.tasks.get(task, task), "OPTIONS": named}
     return [_filled(template, "classification", slots) for template in templates("classification", words)]
 
 
 def label_words(labels: Sequence[str], wording: str | Prompts = "english") -> list[str]:
-    """What the labels are called in a wording; a label without a word of its own keeps its name.
-
-    Raises PromptError for two labels that are called the same, between which nobody can choose.
-    """
+    """What the labels are called in a wording; a label without a word of its own keeps its name. Raises PromptError for
+    two labels that are called the same."""
     called = _read(wording).labels
     words = [called.get(label, label) for label in labels]
     for i, word in enumerate(words):
-        if word in words[:i]:
-            first, second = (str(labels[number]) for number in (words.index(word), i))
+        if (first := words.index(word)) < i:
             where = f"the wording {wording}, field 'labels'" if isinstance(wording, str) else "labels"
-            raise PromptError(f"{where}: found {word!r} for {first!r} and for {second!r}; allowed: a word for each")
+            said = f"found {word!r} for {str(labels[first])!r} and for {str(labels[i])!r}"
+            raise PromptError(f"{where}: {said}; allowed: a word for each")
     return words
 
 

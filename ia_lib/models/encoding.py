@@ -6,6 +6,11 @@ from itertools import accumulate
 
 from jinja2 import TemplateError
 
+# What templates call the switch of a model's thinking; a template overlooks the names that it does not know.
+_NO_THINKING = {"enable_thinking": False, "thinking": False, "thinking_mode": "off"}
+# The date that Llama's templates fall back to; without it a prompt would change from day to day.
+_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
+
 
 def encode(
     tokenizer,
@@ -23,14 +28,12 @@ def encode(
     A row becomes `input_ids`, prompt and answer in one list, and `answer_start`, the index of its first answer token.
     Prompt + answer is tokenised as one string, with the end-of-sequence token behind it: a token belongs to the answer
     if it holds at least one of the answer's characters. With `chat` the string is the conversation as `in_chat` gives
-    it, and the answer ends with the template's end of turn. With `encoder_decoder` prompt and answer are two texts,
-    each with its own end-of-sequence token: the encoder reads the one, the decoder gives the other.
+    it. With `encoder_decoder` prompt and answer are two texts, each with its own end-of-sequence token.
 
     A row longer than `max_length` tokens loses the beginning of its prompt's own text, never its beginning-of-sequence
-    token, what the chat template adds, or its answer, unless the answer finds no room without the prompt's text: then
-    the answer's end is cut, and the second value returned counts such rows. With `cut` "end" it loses its end instead,
-    so that of a long row's answer nothing may be left, and without `end_of_sequence` nothing ends an answer: the
-    released code's ways.
+    token or what the chat template adds; if the answer finds no room even so, its end is cut, and the second value
+    returned counts such rows. The released code's ways: with `cut` "end" a row loses its end instead, and of its answer
+    nothing may be left; without `end_of_sequence` nothing ends an answer.
 
     Raises ValueError for a tokenizer without end-of-sequence token, an answer without a token, a `max_length` that
     leaves an answer no room, and what `in_chat` refuses.
@@ -50,10 +53,8 @@ def encode(
             continue
         room = max_length - len(opening) - len(closing)
         if room < 1:
-            raise ValueError(
-                f"max_length: found {max_length}; allowed: more than {max_length - room}, "
-                "the tokens that stand around prompt and answer"
-            )
+            allowed = f"more than {max_length - room}, the tokens that stand around prompt and answer"
+            raise ValueError(f"max_length: found {max_length}; allowed: {allowed}")
         if len(answer) > room:
             answer, shortened = answer[:room], shortened + 1
         kept = min(len(own), room - len(answer))
@@ -64,15 +65,12 @@ def encode(
 
 def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
     """The tokens before a prompt's own text, of that text, between it and the answer, and of the answer."""
-    texts = in_chat(tokenizer, prompts, answers) if chat else [("", p, "", a, "") for p, a in _pairs(prompts, answers)]
+    pairs = zip(prompts, answers, strict=True)
+    texts = in_chat(tokenizer, prompts, answers) if chat else [("", p, "", a, "") for p, a in pairs]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # a chat template writes the beginning-of-sequence token itself
-    encoded = tokenizer(
-        ["".join(text) for text in texts],
-        add_special_tokens=not chat,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-    )
+    options = {"add_special_tokens": not chat, "return_offsets_mapping": True, "return_attention_mask": False}
+    encoded = tokenizer(["".join(text) for text in texts], **options)
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         *borders, last = accumulate(len(part) for part in text[:4])
         # a token belongs to the part that holds its last character; one the tokenizer adds has none, and stays outside
@@ -97,15 +95,11 @@ def _two_texts(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], l
     end = tokenizer.eos_token_id
     read = tokenizer(list(prompts), return_attention_mask=False)["input_ids"]
     told = tokenizer(text_target=list(answers), return_attention_mask=False)["input_ids"]
-    for (prompt, answer), asked, answered in zip(_pairs(prompts, answers), read, told, strict=True):
+    for prompt, answer, asked, answered in zip(prompts, answers, read, told, strict=True):
         if not set(answered) - {end}:
             raise ValueError(f"the answer {answer!r} to the prompt {prompt[-60:]!r} has no token")
         asked, answered = ([*ids, end] if ids[-1:] != [end] else ids for ids in (asked, answered))
         yield [], asked[:-1], asked[-1:], answered
-
-
-def _pairs(prompts, answers) -> Iterator[tuple[str, str]]:
-    return zip(prompts, answers, strict=True)
 
 
 def in_chat(tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
@@ -113,11 +107,8 @@ def in_chat(tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[t
 
     Returns for each what stands before the prompt, the prompt, what stands between it and the answer (up to the end
     of the assistant's header), the answer, and what stands behind it. Blanks and line breaks at the ends of prompt and
-    answer are dropped, since half of all templates do so. Thinking is switched off where the template can do that, and
-    a template that asks for the date is told one and the same on every day.
-
-    The whole conversation must begin with what the model is given before it answers. Of a template that switches
-    thinking off, the mark that says so may stand in that alone (Gemma 4): then it stays there.
+    answer are dropped, since half of all templates do so. Thinking is switched off where the template can do that; the
+    mark that says so may stand in what the model is given before it answers alone (Gemma 4), and then stays there.
 
     Raises ValueError if the tokenizer has no chat template, the template refuses a conversation of a user and an
     assistant, writes more or less before an answer than the model is given (a thinking block), or changes the texts.
@@ -135,39 +126,24 @@ def in_chat(tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[t
     if not (asked and found and start.startswith(before + user)):
         raise ValueError("the chat template does not write the prompt and the answer into the conversation")
     if start != given and not (switches and given.startswith(start)):
-        raise ValueError(
-            f"the chat template writes {start[-60:]!r} before an answer in a conversation, but gives the model "
-            f"{given[-60:]!r} before it answers; allowed: the same in both"
-        )
+        said = f"writes {start[-60:]!r} before an answer in a conversation, but gives the model {given[-60:]!r}"
+        raise ValueError(f"the chat template {said} before it answers; allowed: the same in both")
     history = start.removeprefix(before + user)
     texts = []
-    for prompt, answer in _pairs(prompts, answers):
-        prompt, answer = prompt.strip(), answer.strip()
+    for prompt, answer in zip(map(str.strip, prompts), map(str.strip, answers), strict=True):
         if _render(tokenizer, template, prompt, answer) != before + prompt + history + answer + behind:
-            raise ValueError(
-                f"the chat template changes the prompt {prompt[-60:]!r} or its answer {answer[:60]!r}; allowed: texts "
-                "that it writes as they are"
-            )
+            said = f"the chat template changes the prompt {prompt[-60:]!r} or its answer {answer[:60]!r}"
+            raise ValueError(f"{said}; allowed: texts that it writes as they are")
         texts.append((before, prompt, between, answer, behind))
     return texts
 
 
-# What templates call the switch of a model's thinking; a template overlooks the names that it does not know.
-_NO_THINKING = {"enable_thinking": False, "thinking": False, "thinking_mode": "off"}
-
-
-# The date that Llama's templates fall back to; without it a prompt would change from day to day.
-_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
-
-
 def _render(tokenizer, template: str, prompt: str, answer: str | None = None) -> str:
     """The conversation with its answer, or what the model is given to answer."""
-    turns = [{"role": "user", "content": prompt}]
-    if answer is not None:
-        turns.append({"role": "assistant", "content": answer})
+    said = {"user": prompt, "assistant": answer}
+    turns = [{"role": role, "content": text} for role, text in said.items() if text is not None]
+    options = {"tokenize": False, "add_generation_prompt": answer is None, **_NO_THINKING}
     try:
-        return tokenizer.apply_chat_template(
-            turns, chat_template=_DATE + template, tokenize=False, add_generation_prompt=answer is None, **_NO_THINKING
-        )
+        return tokenizer.apply_chat_template(turns, chat_template=_DATE + template, **options)
     except TemplateError as error:
         raise ValueError(f"the chat template refuses a user's turn with an assistant's answer: {error}") from None

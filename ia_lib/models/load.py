@@ -1,15 +1,8 @@
 """Models by their name or folder: on which device, in how many bits, and of which kind."""
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
 
@@ -32,24 +25,22 @@ def load_model(
     dtype = getattr(torch, precision)
     options = {"dtype": dtype, **({"revision": revision} if revision else {})}
     if quantisation != "none":
-        how = {
-            "int8": {"load_in_8bit": True},
-            "nf4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype},
-        }
-        options |= {"quantization_config": BitsAndBytesConfig(**how[quantisation]), "device_map": device}
-    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(source, revision) else AutoModelForCausalLM
+        nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        how = {"int8": {"load_in_8bit": True}, "nf4": nf4}[quantisation]
+        options |= {"quantization_config": transformers.BitsAndBytesConfig(**how), "device_map": device}
+    two_parts = is_encoder_decoder(source, revision)
+    kind = transformers.AutoModelForSeq2SeqLM if two_parts else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(source, **options)
     return fuse_gelu(model.to(device) if quantisation == "none" else model)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or of a Hub name."""
-    return AutoTokenizer.from_pretrained(source, revision=revision)
+    return transformers.AutoTokenizer.from_pretrained(source, revision=revision)
 
 
 def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
     """Whether the model in a folder or of a Hub name has a decoder of its own."""
-    return AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
+    return transformers.AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:

@@ -24,8 +24,8 @@ def lay_out(
     """The training rows in the order of their batches (see `interleave`), and the validation rows, new before old.
 
     `examples` has the columns `stream, role, prompt, answer, split`, `encoding` the keyword arguments of `encode`.
-    Without `steps` there are as many as the streams that are read once have rows for. A row is what `encode` gives,
-    `input_ids` and `answer_start`, with its `stream` and `role`, and as `example` its place in `examples`, from 0.
+    Without `steps` there are as many as the streams that are read once have rows for. A row is what `encode` gives, and
+    its `stream`, `role` and `example`, its place in `examples` from 0.
 
     Raises ValueError for training rows of no stream that is read, and what `encode` and `interleave` raise.
     """
@@ -47,13 +47,10 @@ def lay_out(
 
 
 def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
-    """Give every row the weight of each of its tokens in the loss of its batch of `batch_size` consecutive rows.
-
-    Returns each row with `first`, the index of the first token that counts, and `weight`. `loss`: "answer" counts the
-    answer's tokens, "all" every token but the first. `average`: "example" gives every row the same weight, "token"
-    every counted token. The weights of a batch sum to one, however it is cut into micro-batches, so
-    gradient accumulation changes nothing.
-    """
+    """Each row with `first`, the index of the first token that counts, and `weight`, that of each of its tokens in the
+    loss of its batch of `batch_size` consecutive rows: they sum to one, however it is cut into micro-batches. `loss`:
+    "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
+    weight, "token" every counted token."""
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
     # a row that was cut at its end may have nothing left that counts
     counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]
@@ -71,11 +68,10 @@ class Collator:
     """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [rows, tokens], and `roles`
     [rows], 1 for a row of a new stream and 0 for one of an old.
 
-    `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss, zero for
-    prompts and padding. For a causal model (`position_ids` too) padding stands on the left, so that all answers end
-    together and the vocabulary's logits can be computed for the last positions alone. For an encoder-decoder model,
-    whose answers begin with the token `decoder_start`, the encoder reads what stands before a row's first counted
-    token, and `decoder_input_ids, targets, weights` are the answer's; padding stands on the right.
+    `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss. For a causal
+    model (`position_ids` too) padding stands on the left, so that the vocabulary's logits can be computed for the last
+    positions alone. For an encoder-decoder model, whose answers begin with the token `decoder_start`, the encoder reads
+    what stands before a row's first counted token, and `decoder_input_ids, targets, weights` are the answer's.
     """
 
     def __init__(self, pad_token_id: int, decoder_start: int | None = None):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import count, islice
 from typing import Literal
 
 from ia_lib.randomness import generator, shuffled
@@ -12,11 +12,9 @@ from ia_lib.randomness import generator, shuffled
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet.
-
-    With `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
-    carry their own epochs and shuffling).
-    """
+    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet. With
+    `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
+    carry their own epochs and shuffling)."""
 
     name: str
     role: Literal["new", "old"]  # whether they teach something, or keep what the model knows
@@ -33,28 +31,19 @@ def exposure(steps: int, new_rows: int, old_rows: int, new_per_step: int, old_pe
 
 
 def steps_for(new_epochs: float, new_rows: int, new_per_step: int) -> int:
-    """The least number of steps in which the `new_rows` of one epoch are read `new_epochs` times.
-
-    The amount of replay has no part in it: n old rows come on top of a batch's n new ones. So runs with the same
-    `new_epochs` see the new data equally often for every r, r = 0 included, and also where r = 0 fills its batch with
-    2n new rows (`new_per_step` doubled): that run then takes half the steps.
-
-    Raises ValueError if there is nothing to read.
-    """
+    """The least number of steps in which the `new_rows` of one epoch are read `new_epochs` times, whatever the amount
+    of replay, which comes on top of a batch's new rows. Raises ValueError if there is nothing to read."""
     if new_epochs <= 0 or new_rows < 1 or new_per_step < 1:
-        raise ValueError(
-            f"new_epochs: found {new_epochs} of {new_rows:,} new rows, {new_per_step} a step; allowed: all above 0"
-        )
+        said = f"found {new_epochs} of {new_rows:,} new rows, {new_per_step} a step"
+        raise ValueError(f"new_epochs: {said}; allowed: all above 0")
     # as a decimal: 0.1 x 30 rows are 3, and not the next number above it
     return math.ceil(Fraction(str(new_epochs)) * new_rows / new_per_step)
 
 
 def endless(n: int, seed: int, name: str) -> Iterator[int]:
     """The numbers 0 .. n - 1 over and over, every pass in a fresh order that depends on (seed, name, pass) alone."""
-    epoch = 0
-    while n:
+    for epoch in count() if n else ():
         yield from shuffled(generator(seed, name, epoch), n)
-        epoch += 1
 
 
 def interleave(
@@ -70,17 +59,13 @@ def interleave(
 
     Every batch has each stream's `per_step` rows, in the same turn: the k-th of a stream's n rows stands in the middle
     of the batch's k-th n-th, and of rows with the same place old ones come first, then those of the stream that is
-    listed first. So equal numbers strictly alternate (old, new, old, new), and one old row beside three new ones stands
-    among them in every batch alike (new, old, new, new).
+    listed first: old, new, old, new; or new, old, new, new.
 
     With `window` above 1, the rows of that many consecutive batches are sorted by length (`lengths`, in tokens, by
-    stream) before they are cut into batches, and the batches are shuffled: less padding, the same rows.
+    stream) before they are cut into batches, and the batches are shuffled: less padding, the same rows. `alternation`
+    "shuffled" then shuffles all rows, so that batches are balanced only on average, as in the released code.
 
-    `alternation` "shuffled" then shuffles all rows, so that batches are balanced only on average, as the released code
-    does.
-
-    Raises ValueError if a stream that is read once has not exactly steps x per_step rows, or one that is read in passes
-    has none.
+    Raises ValueError if a stream that is read once has not exactly steps x per_step rows, or one in passes has none.
     """
     first = next((stream for stream in streams if stream.passes), None)
     orders: dict[str, Iterator[int]] = {}

@@ -23,12 +23,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 class _OneDevice(TrainingArguments):
-    """One process computes on one device, however many it sees.
-
-    By itself Trainer spreads a batch over all visible GPUs by DataParallel. It would multiply the batch size by their
-    number, so that a step reads the rows of several, and return one loss for each GPU's part of a batch, whose weights
-    only sum to one together.
-    """
+    """One process computes on one device: over all visible GPUs Trainer would multiply the batch size by their number,
+    and return one loss for each GPU's part of a batch, whose weights only sum to one together."""
 
     @property
     def n_gpu(self) -> int:
@@ -52,20 +48,15 @@ class AnswerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # `inputs` is what the Collator gives: also `roles`, which no model reads, for methods against forgetting
         counted = inputs["weights"] > 0
-        if counted.any():
-            # the vocabulary's logits are needed from the first position that counts
-            keep = counted.shape[1] - int(counted.any(0).nonzero()[0])
-            accepted = inspect.signature(self.model.forward).parameters
-            given = {**inputs, "logits_to_keep": keep, "use_cache": False}
-            logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
-            counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
-            losses = torch.nn.functional.cross_entropy(
-                logits[:, -keep:][counted].float(), targets[counted], reduction="none"
-            )
-            loss = (losses * weights[counted]).sum()
-        else:
-            # rows cut at their ends may have nothing left that counts
-            loss = sum(parameter.sum() for parameter in self.model.parameters()) * 0.0
+        # the vocabulary's logits are needed from the first position that counts (of rows cut at their ends maybe none)
+        keep = counted.shape[1] - int(counted.any(0).int().argmax())
+        accepted = inspect.signature(self.model.forward).parameters
+        given = {**inputs, "logits_to_keep": keep, "use_cache": False}
+        logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
+        counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
+        chosen = logits[:, -keep:][counted].float()
+        losses = torch.nn.functional.cross_entropy(chosen, targets[counted], reduction="none")
+        loss = (losses * weights[counted]).sum()
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -76,11 +67,8 @@ class AnswerTrainer(Trainer):
 
 
 class _Log(TrainerCallback, ExportableState):
-    """Writes log.jsonl while training goes on, and tells the caller how far it is.
-
-    A record's loss is the mean over the steps since the last record, also where training was cut off between them:
-    Trainer would begin to count at the checkpoint, so the sum so far is kept in it.
-    """
+    """Writes log.jsonl while training goes on, and tells the caller how far it is. A record's loss is the mean over the
+    steps since the last record, also where training was cut off between them: a checkpoint keeps the sum so far."""
 
     def __init__(self, path: Path, tokens_per_step: list[int], on_log: Callable | None, on_progress: Callable | None):
         self.path, self.report, self.progress, self.tokens = path, on_log, on_progress, tokens_per_step
@@ -104,10 +92,9 @@ class _Log(TrainerCallback, ExportableState):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         names = {"loss": "loss", "eval_loss": "validation_loss", "learning_rate": "learning_rate"}
-        record = {names[k]: v for k, v in logs.items() if k in names}
-        if not record:
+        record = {"step": state.global_step, **{names[name]: logs[name] for name in logs if name in names}}
+        if len(record) == 1:
             return
-        record = {"step": state.global_step, **record}
         if "loss" in record:
             record["loss"] = float(self.losses) / (state.global_step - self.losses_from)
             self.losses, self.losses_from = 0.0, state.global_step
@@ -149,61 +136,38 @@ def tune(
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
-    killed run ends with the weights of an unbroken one. The validation loss is the mean over all of `validation`, by
-    example or token as `loss_average` says.
+    killed run ends with the weights of an unbroken one.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
         if loss == "all":
-            raise ValueError(
-                "loss: found 'all'; allowed: 'answer' for an encoder-decoder model, which predicts no prompt"
-            )
+            allowed = "'answer' for an encoder-decoder model, which predicts no prompt"
+            raise ValueError(f"loss: found 'all'; allowed: {allowed}")
         decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
     folder.mkdir(parents=True, exist_ok=True)
-    model = fuse_gelu(model)
     weighed = weigh(rows, batch_size, loss, loss_average)
-    per_step = [
-        sum(len(row["input_ids"]) for row in weighed[i : i + batch_size]) for i in range(0, len(rows), batch_size)
-    ]
+    lengths = [len(row["input_ids"]) for row in rows]
+    per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
+    sizes = {"per_device_train_batch_size": batch_size // accumulation, "per_device_eval_batch_size": batch_size}
+    rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
+    evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
+    reading = {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
-        per_device_train_batch_size=batch_size // accumulation,
-        per_device_eval_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
-        train_sampling_strategy="sequential",
-        learning_rate=learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=round(warmup * steps),
-        weight_decay=weight_decay,
-        bf16=precision == "bfloat16",
-        fp16=precision == "float16",
-        logging_steps=log_steps,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=validate_steps,
-        save_strategy="steps",
-        save_steps=save_steps,
-        save_total_limit=2,
-        remove_unused_columns=False,
+        **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "save_total_limit": 2, "seed": seed},
+        **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
+        **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
         dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-        report_to="none",
-        seed=seed,
     )
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=weighed,
-        eval_dataset=held_out or None,
-        data_collator=Collator(
-            tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id, decoder_start
-        ),
-        log=_Log(folder / "log.jsonl", per_step, on_log, on_progress),
-    )
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    data = {"train_dataset": weighed, "eval_dataset": held_out or None}
+    log = _Log(folder / "log.jsonl", per_step, on_log, on_progress)
+    trainer = AnswerTrainer(fuse_gelu(model), arguments, Collator(padding, decoder_start), log=log, **data)
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
@@ -212,10 +176,10 @@ def tune(
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The last complete checkpoint: Trainer writes trainer_state.json last, so a half-written one has none."""
-    for path in folder.glob("checkpoint-*"):
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text())
+            return str(path)
         except (OSError, ValueError):
             shutil.rmtree(path)
-    complete = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    return str(complete[-1]) if complete else None
+    return None
