@@ -42,7 +42,7 @@ def translate(
     also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
     `on_progress` is called with (directions done, directions in all).
 
-    Returns predictions (columns `PREDICTION_COLUMNS`; `language` is the target, `example` the sentence's id, `prompt` counts
+    Returns predictions (`PREDICTION_COLUMNS`; `language` is the target, `example` the sentence's id, `prompt` counts
     from 1) and counts (columns `COUNTS`), a line for each example and metric:
 
     - chrF (0 to 100; sacrebleu's chrF2) of greedy translations: sacrebleu's statistics of a sentence
