@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 
 from ia_lib import explore
@@ -17,6 +18,13 @@ def run(tmp_path_factory):
     return Table(path, path.parent / "outputs").run("tlm")
 
 
+def panels(run, **parts) -> explore.Explorer:
+    """An explorer of what is given, of which no stage is made."""
+    explorer = object.__new__(explore.Explorer)
+    vars(explorer).update(parts, run=run)
+    return explorer
+
+
 def controls(panel) -> dict:
     return {control.description: control for control in panel.children[0].children}
 
@@ -27,7 +35,7 @@ def shown(panel) -> str:
 
 
 def test_an_instruction_follows_its_controls(run, parallel, tokenizer):
-    panel = explore.instructions(run, parallel, tokenizer)
+    panel = panels(run, parallel=parallel, tokenizer=tokenizer).instructions()
     by = controls(panel)
     first = shown(panel)
     assert parallel["sun"][0] in first.replace("&#x27;", "'").replace("&quot;", '"')
@@ -42,23 +50,29 @@ def test_an_instruction_follows_its_controls(run, parallel, tokenizer):
         assert "tokens</p>" in shown(panel)
     by["objective"].value, by["from"].value, by["to"].value = "mt", "eng", "eng"
     assert "two languages" in shown(panel)
-    hidden = explore.instructions(run.changed(share_text=False), parallel, tokenizer)
+    hidden = panels(run.changed(share_text=False), parallel=parallel, tokenizer=tokenizer).instructions()
     assert parallel["sun"][0] not in shown(hidden)
     assert "words)" in shown(hidden)
 
 
-def test_a_text_of_ones_own_is_scored_and_translated(run, model, tokenizer, encoder_decoder, closing_tokenizer):
+def test_a_text_of_ones_own_is_scored_and_translated(
+    run, parallel, model, tokenizer, encoder_decoder, closing_tokenizer
+):
     models = {"tlm": (model, tokenizer), "t5": (encoder_decoder, closing_tokenizer)}
-    panel = explore.label_scores(models, ["negative", "positive"], text="makanan <b>enak</b>")
+    texts = pd.DataFrame({"language": ["sun"], "text": ["makanan <b>enak</b>"]})
+    explorer = panels(
+        run, models=models, labels={"nusax/sentiment": ["negative", "positive"]}, texts=texts, parallel=parallel
+    )
+    panel = explorer.label_scores()
     assert "&lt;b&gt;enak" in shown(panel)
     assert shown(panel).count("class='best'") == 6
     controls(panel)["run"].value = "t5"
     assert shown(panel).count("class='best'") == 4
     controls(panel)["labels"].value = "good"
     assert "two labels" in shown(panel)
-    panel = explore.translations(models, run, "makanan enak")
-    assert "<b>tlm</b>" in shown(panel)
-    assert "<b>t5</b>" in shown(panel)
+    panel = explorer.translations()
+    assert "<th>tlm</th><th>t5</th>" in shown(panel)
+    assert parallel[run.pivots[-1]][0] in controls(panel)["text"].value
 
 
 def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
@@ -68,12 +82,12 @@ def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
 
     encoded, _ = encode(tokenizer, ["a b", "c d"] * 4, ["x", "y"] * 4, max_length=20)
     rows = [{**row, "role": "old" if i % 2 else "new"} for i, row in enumerate(encoded)]
-    panel = explore.batches(run, rows, tokenizer)
+    panel = panels(run, rows=rows, tokenizer=tokenizer).batches()
     assert shown(panel).count("<tr class='new'>") == shown(panel).count("<tr class='old'>") == 2
     texts = some_texts()
     table = choice.score(model, tokenizer, texts, TASKS)
     other = table.assign(label_logprob=-table["label_logprob"])
-    panel = explore.predictions(run, {"tlm": table, "base": other}, texts.to_pandas())
+    panel = panels(run, scores={"tlm": table, "base": other}, texts=texts.to_pandas()).predictions()
     assert "they differ in 6 of 6 texts" in shown(panel)
     assert shown(panel).count("class='differs'") == 6
     controls(panel)["second run"].value = "tlm"

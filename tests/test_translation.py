@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sacrebleu.metrics import CHRF
 
-from ia_lib.evaluation import tasks, translation
+from ia_lib.evaluation import measures, tasks, translation
 from ia_lib.evaluation.generation import answers
 from ia_lib.evaluation.scoring import label_logprobs
 from ia_lib.instructions import cross_lingual
@@ -35,7 +35,7 @@ def test_translations_stand_beside_what_costs_nothing(model, tokenizer, parallel
     said, counts = translation.translate(
         model, tokenizer, task, some, plan, {"max_length": 256}, lambda *numbers: told.append(numbers)
     )
-    assert (list(said), list(counts)) == (translation.PREDICTIONS, translation.COUNTS)
+    assert (list(said), list(counts)) == (measures.PREDICTION_COLUMNS, translation.COUNTS)
     # what the text has no column for is left out
     assert told == [(1, 2), (2, 2)]
     assert len(said) == 2 * 12

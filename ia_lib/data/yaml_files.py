@@ -66,16 +66,14 @@ def validated(model: type[_Model], path: Path, fields: dict, error: type[Excepti
         raise error(f"{where(path, *place(fields, location))}, field {'.'.join(location)!r}: {text}") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], values: dict, hidden: Iterable[str] = ()) -> tuple:
-    """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`, where
-    `hidden` fields, which nobody writes, are not named."""
+def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tuple[list[str], str]:
+    """The first thing that is wrong with `values`: the names that lead to it, and `found ...; allowed: ...`."""
     problem = error.errors()[0]
     location = _location(problem, values)
     if cause := problem.get("ctx", {}).get("error"):
         return location + [part for part in getattr(cause, "field", "").split(".") if part], str(cause)
     if problem["type"] == "extra_forbidden":
-        names = [name for name in _names(model, location[:-1]) if name not in hidden]
-        return location, unknown(location[-1], names)
+        return location, unknown(location[-1], _names(model, location[:-1]))
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
     same = (other for other in error.errors() if _location(other, values) == location)
@@ -150,7 +148,7 @@ def _models(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def _names(model: type[BaseModel] | None, location: Iterable[str]) -> list[str]:
-    """The names of the fields at a location, if fields there have names."""
+    """What the fields at a location of a model are called; nothing if there are no named fields."""
     for part in location:
         field = next((f for n, f in model.model_fields.items() if part == (f.alias or n)), None) if model else None
         # an index of a list, or a key of a free mapping, leads to what its field is made of

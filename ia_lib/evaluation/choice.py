@@ -11,6 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import copy
 from datetime import timedelta
 from pathlib import Path
@@ -32,20 +33,8 @@ from ia_lib.instructions import templates
 
 # The columns of scores.parquet: one line per example, prompt and label. `dataset` comes first where tasks name one, and
 # `prompt_logprob` last where prompts are scored.
-SCORE_COLUMNS = [
-    "task",
-    "language",
-    "example",
-    "prompt",
-    "label",
-    "gold",
-    "label_tokens",
-    "label_chars",
-    "label_logprob",
-    "prompt_tokens",
-    "cut_tokens",
-    "content_free_logprob",
-]
+_SCORES = ["label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut_tokens", "content_free_logprob"]
+SCORE_COLUMNS = ["task", "language", "example", "prompt", "label", "gold", *_SCORES]
 # What stands for the text where a prompt is to have no content (Zhao et al., arXiv 2102.09690).
 CONTENT_FREE = "N/A"
 _PART = re.compile(r"[0-9a-f]{64}\.(parquet|[0-9a-f]{32})")
@@ -85,7 +74,6 @@ def score(
         cache.mkdir(parents=True, exist_ok=True)
     # the processes may end far apart
     state = PartialState(cpu=model.device.type == "cpu", timeout=timedelta(days=2))
-    mine = range(state.process_index, len(parts), state.num_processes)
     done, found = 0, []
     with tqdm(total=total, desc="scoring", unit="prompt", disable=progress is False) as bar:
 
@@ -94,17 +82,9 @@ def score(
             if callable(progress):
                 progress(min(total, (done + here) * state.num_processes), total)
 
-        for number in mine:
-            part, path = parts[number], paths[number]
-            frame = _finished(path)
-            if frame is None:
-                frame = _score(model, tokenizer, part, tell, more)
-                if path:
-                    half = path.with_suffix(f".{uuid4().hex}")
-                    frame.to_parquet(half, index=False)
-                    os.replace(half, path)
-            found.append((number, frame))
-            done += len(part["prompts"])
+        for number in range(state.process_index, len(parts), state.num_processes):
+            found.append((number, _part(model, tokenizer, parts[number], paths[number], tell, more)))
+            done += len(parts[number]["prompts"])
             tell(0)
     if state.num_processes > 1:
         found = gather_object(found)
@@ -117,78 +97,67 @@ def score(
         return pd.DataFrame(columns=SCORE_COLUMNS)
     # in the order of tasks and texts, and of each text its prompts, whatever the order of the work
     table = pd.concat([frame for _, frame in sorted(found, key=lambda pair: pair[0])], ignore_index=True)
-    table = table.sort_values(["task_number", "row", "prompt", "label_number"], ignore_index=True)
-    return table.drop(
-        columns=["task_number", "row", "label_number", *(["dataset"] if not any(table["dataset"]) else [])]
-    )
+    table = table.sort_values(["row", "prompt"], ignore_index=True)
+    return table.drop(columns=["row"] if any(table["dataset"]) else ["row", "dataset"])
 
 
 def _parts(data: Dataset, tasks: Sequence[Choose], wordings: Sequence[str]):
     """What is asked in each part, as plain values, of which the cache's name is made."""
     everything = data.to_pandas()
-    everything["row"] = np.arange(len(everything))
-    if everything["language"].isna().any():
-        raise ValueError(
-            f"language: found nothing in row {int(everything['language'].isna().argmax())}; allowed: a code"
-        )
+    if (without := everything["language"].isna()).any():
+        raise ValueError(f"language: found nothing in row {without.argmax()}; allowed: a code")
     if (twice := everything.duplicated(["task", "language", "example"])).any():
         raise ValueError(f"example: found {everything['example'][twice].iloc[0]!r} twice; allowed: ids of their own")
+    everything = everything.sort_values("task", kind="stable").assign(row=np.arange(len(everything)))
     named = {task.name: task for task in tasks}
-    for task_number, name in enumerate(sorted(set(everything["task"]))):
-        task = named[name]
-        for language, rows in everything[everything["task"] == name].groupby("language", sort=False):
-            prompt = 0
-            for wording in task.asked(wordings):
-                how = task.question, task.labels, wording
-                asked = [templates.classification_prompts(text, *how) for text in rows["text"]]
-                empty = templates.classification_prompts(CONTENT_FREE, *how)
-                for number, template in enumerate(empty):
-                    prompt += 1
-                    yield {
-                        "dataset": task.dataset,
-                        "task": task.task,
-                        "task_number": task_number,
-                        "language": language,
-                        "prompt": prompt,
-                        "row": rows["row"].tolist(),
-                        "example": rows["example"].tolist(),
-                        "gold": rows["label"].tolist(),
-                        "names": task.labels,
-                        "words": templates.label_words(task.labels, wording),
-                        "prompts": [texts[number] for texts in asked],
-                        "content_free": template,
-                    }
+    for (name, language), rows in everything.groupby(["task", "language"], sort=False):
+        task, prompt = named[name], 0
+        for wording in task.asked(wordings):
+            how = task.question, task.labels, wording
+            asked = [templates.classification_prompts(text, *how) for text in (CONTENT_FREE, *rows["text"])]
+            for empty, *prompts in zip(*asked, strict=True):
+                prompt += 1
+                yield {
+                    "dataset": task.dataset,
+                    "task": task.task,
+                    "language": language,
+                    "prompt": prompt,
+                    "row": rows["row"].tolist(),
+                    "example": rows["example"].tolist(),
+                    "gold": rows["label"].tolist(),
+                    "names": task.labels,
+                    "words": templates.label_words(task.labels, wording),
+                    "prompts": prompts,
+                    "content_free": empty,
+                }
 
 
-def _finished(path: Path | None) -> pd.DataFrame | None:
-    """A part that was scored before; None if there is none, or a damaged one."""
-    try:
-        return pd.read_parquet(path) if path and path.is_file() else None
-    except (OSError, ValueError):
-        return None
-
-
-def _score(model, tokenizer, part: dict, progress: Callable, more: dict) -> pd.DataFrame:
-    """The lines of one part, with where they stand in the whole table."""
+def _part(model, tokenizer, part: dict, path: Path | None, progress: Callable, more: dict) -> pd.DataFrame:
+    """The lines of one part, each with the row of its text: from the file, else scored and put there. A damaged file is
+    scored again."""
+    with suppress(OSError, ValueError):
+        if path:
+            return pd.read_parquet(path)
     scores = label_logprobs(
         model, tokenizer, part["prompts"], part["words"], content_free=part["content_free"], progress=progress, **more
     )
-    names = part["names"]
-    columns = {name: part[name] for name in ("task_number", "dataset", "task", "language", "prompt")}
+    names, found = part["names"], [*_SCORES, *(["prompt_logprob"] if scores.prompt_logprob is not None else [])]
     frame = pd.DataFrame(
         {name: np.repeat(part[name], len(names)) for name in ("row", "example", "gold")}
-        | {"label": np.tile(names, len(part["row"])), "label_number": np.tile(np.arange(len(names)), len(part["row"]))}
-    ).assign(**columns)
-    for name in ("label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut_tokens", "content_free_logprob"):
-        frame[name] = getattr(scores, name).reshape(-1)
-    frame = frame[["task_number", "row", "label_number", "dataset", *SCORE_COLUMNS]]
-    if scores.prompt_logprob is not None:
-        frame["prompt_logprob"] = scores.prompt_logprob.reshape(-1)
+        | {"label": np.tile(names, len(part["row"]))}
+        | {name: getattr(scores, name).reshape(-1) for name in found}
+    ).assign(**{name: part[name] for name in ("dataset", "task", "language", "prompt")})
+    frame = frame[["row", "dataset", *dict.fromkeys([*SCORE_COLUMNS, *found])]]
+    if path:
+        half = path.with_suffix(f".{uuid4().hex}")
+        frame.to_parquet(half, index=False)
+        os.replace(half, path)
     return frame
 
 
 def _identity(model, tokenizer) -> list:
-    """What a model's scores depend on beside what it is asked: weights, as they are stored, adapters and tokenizer."""
+    """What a model's scores depend on beside what it is asked: weights, as they are stored, adapters (which there are,
+    and for each layer, which are at work and how strongly) and tokenizer."""
     weights = hashlib.sha256()
     for name, value in _stored(model):
         if isinstance(value, torch.Tensor):
@@ -196,13 +165,18 @@ def _identity(model, tokenizer) -> list:
             weights.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
         else:
             weights.update(f"{name} {value}".encode())
-    config = {k: v for k, v in model.config.to_dict().items() if k != "_name_or_path"}
+    at_work = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
+    layers = [
+        [name, *(getattr(layer, what, None) for what in at_work)]
+        for name, layer in model.named_modules()
+        if isinstance(getattr(layer, "disable_adapters", None), bool)
+    ]
+    configs = [model.config, *(getattr(model, "peft_config", None) or {}).items()]
     written = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
-    chat = tokenizer.chat_template
     code = [Path(module.__file__).read_text(encoding="utf-8") for module in (scoring, prefix_cache, templates)]
     return [
-        *(weights.hexdigest(), config, str(model), _adapters(model), str(model.dtype), model.device.type),
-        *(written, chat, tokenizer.special_tokens_map, torch.__version__, transformers.__version__, code),
+        *(weights.hexdigest(), configs, layers, str(model), str(model.dtype), model.device.type, written),
+        *(tokenizer.chat_template, tokenizer.special_tokens_map, torch.__version__, transformers.__version__, code),
     ]
 
 
@@ -240,29 +214,15 @@ def _four_bits(name: str, packed: torch.Tensor, state):
     yield f"{name}.kind", [state.quant_type, state.blocksize, list(state.shape), state.dtype, state.code.tolist()]
 
 
-def _adapters(model) -> list:
-    """The adapters of a model and, for each layer that has some, which are at work and how strongly."""
-    layers = [
-        [name, layer.active_adapters, layer.disable_adapters, getattr(layer, "merged_adapters", None),
-         getattr(layer, "scaling", None)]
-        for name, layer in model.named_modules()
-        if isinstance(getattr(layer, "disable_adapters", None), bool)
-    ]  # fmt: skip
-    configs = getattr(model, "peft_config", None) or {}
-    where = ("base_model_name_or_path", "revision")
-    return [{n: {k: v for k, v in c.to_dict().items() if k not in where} for n, c in configs.items()}, layers]
-
-
 def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
 def _plain(value):
-    """The value as JSON can say it, sets in order."""
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+    """What JSON does not know: sets in order, and configurations without where they came from."""
     if isinstance(value, set | frozenset):
         return sorted(map(str, value))
-    return value if isinstance(value, str | int | float | None) else str(value)
+    if hasattr(value, "to_dict"):
+        where = ("_name_or_path", "base_model_name_or_path", "revision")
+        return {name: one for name, one in value.to_dict().items() if name not in where}
+    return str(value)

@@ -4,13 +4,11 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ia_lib.evaluation.prefix_cache import padded
+
 
 def answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict],
-    tokens: int = 40,
-    batch_size: int = 16,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40, batch_size: int = 16
 ) -> pd.DataFrame:
     """What the model answers (greedily, at most `tokens`) to rows from `encode`, beside the true answers.
 
@@ -18,31 +16,20 @@ def answers(
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.eos_token_id} | {row["input_ids"][-1] for row in rows} & special
-    lines: dict[int, dict] = {}
+    lines, decodes = {}, model.config.is_encoder_decoder
     order = sorted(range(len(rows)), key=lambda i: rows[i]["answer_start"])
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     for begin in range(0, len(rows), batch_size):
         numbers = order[begin : begin + batch_size]
         asked = [rows[i]["input_ids"][: max(1, rows[i]["answer_start"])] for i in numbers]
-        width = max(map(len, asked))
-        ids = torch.full((len(asked), width), pad, device=model.device)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(asked):
-            # a causal model goes on from the right end; an encoder may count positions from the left one
-            place = slice(len(prompt)) if model.config.is_encoder_decoder else slice(width - len(prompt), width)
-            ids[row, place], mask[row, place] = torch.tensor(prompt, device=model.device), 1
+        # a causal model goes on from the right end; an encoder may count positions from the left one
+        ids, mask = padded(asked, pad, "right" if decodes else "left", model.device)
+        how = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
         with torch.inference_mode():
-            out = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=tokens,
-                do_sample=False,
-                pad_token_id=pad,
-                eos_token_id=sorted(ends),
-            )
+            out = model.generate(ids, attention_mask=mask, **how)
         for i, prompt, said in zip(numbers, asked, out, strict=True):
             # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
-            given = tokenizer.decode(said[1 if model.config.is_encoder_decoder else width :], skip_special_tokens=True)
+            given = tokenizer.decode(said[1 if decodes else ids.shape[1] :], skip_special_tokens=True)
             true = tokenizer.decode(rows[i]["input_ids"][rows[i]["answer_start"] :], skip_special_tokens=True)
             lines[i] = {"prompt": tokenizer.decode(prompt), "answer": true.strip(), "model": given.strip()}
     return pd.DataFrame([lines[i] for i in range(len(rows))], columns=["prompt", "answer", "model"])

@@ -1,5 +1,7 @@
 """Log-probabilities of continuations, in tokens: what texts share is read once, and each goes on from its cache."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from weakref import WeakSet
@@ -28,17 +30,16 @@ class Text:
     suffixes: list[list[int]]
     # of each suffix: how many tokens at its end are the label's
     label_tokens: list[int]
-    prompt_tokens: list[int]
+    # tokens that the length limit took away
     cut: int
 
     def halves(self) -> list["Text"]:
         """The text twice, each with half of its labels."""
         middle = (len(self.columns) + 1) // 2
         return [
-            Text(self.row, self.columns[part], self.prefix, self.suffixes[part], self.label_tokens[part],
-                 self.prompt_tokens[part], self.cut)
+            Text(self.row, self.columns[part], self.prefix, self.suffixes[part], self.label_tokens[part], self.cut)
             for part in (slice(middle), slice(middle, None))
-        ]  # fmt: skip
+        ]
 
     def within(self, limit: int) -> list["Text"]:
         """The text as often as needed for its labels to have no more than `limit` tokens each time."""
@@ -61,13 +62,10 @@ def check(model, texts: list[Text], pad: int) -> None:
     text = min(texts, key=lambda t: (-min(2, max(map(len, t.suffixes))), len(t.prefix)), default=None)
     if text is None or model in _CHECKED:
         return
-    longest = max(range(len(text.suffixes)), key=lambda i: len(text.suffixes[i]))
     # the last tokens of a prompt do
-    prefix, suffix = text.prefix[-24:], text.suffixes[longest]
-    short = Text(0, [0], prefix, [suffix], [len(suffix)], [len(prefix)], 0)
-    decodes, later = model.config.is_encoder_decoder, _Later()
+    prefix, suffix = text.prefix[-24:], max(text.suffixes, key=len)
     ids = torch.tensor([prefix], device=model.device)
-    if decodes:
+    if model.config.is_encoder_decoder:
         said = torch.tensor([[model.config.decoder_start_token_id, *suffix]], device=model.device)
         given = {"input_ids": ids, "decoder_input_ids": said[:, :-1]}
     else:
@@ -78,16 +76,13 @@ def check(model, texts: list[Text], pad: int) -> None:
         # a model that cannot even do this says itself what it lacks
         told = model(**given).logits[0].float().log_softmax(-1).gather(1, said[0, 1:, None])
     try:
-        with torch.inference_mode():
-            (found,), _ = _score(model, [short], pad, False, later)
+        (found,), _ = _score(model, [Text(0, [0], prefix, [suffix], [len(suffix)], 0)], pad, False)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if should_reduce_batch_size(error):
             raise
         raise ScoringError(
             f"model: found {name}, which cannot go on from its cache ({error}); allowed: one that can"
         ) from None
-    finally:
-        later.end()
     expected = told[-len(suffix) :].double().sum().item()
     if np.isnan([found, expected]).all():
         return  # the scores themselves will be refused
@@ -127,10 +122,9 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
             if count and (kept > budget or labels > limit):
                 break
             count += 1
-        batch, later = left[:count], _Later()
+        batch = left[:count]
         try:
-            with torch.inference_mode():
-                found = _score(model, batch, pad, whole_prompt, later)
+            found = _score(model, batch, pad, whole_prompt)
         except RuntimeError as error:
             if not should_reduce_batch_size(error) or (count == 1 and len(batch[0].columns) == 1):
                 raise
@@ -139,8 +133,6 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
             budget = max(1, min(budget, kept) // 2)
             clear_device_cache(garbage_collection=True)
             continue
-        finally:
-            later.end()
         left = left[count:]
         yield batch, *found
 
@@ -153,15 +145,16 @@ def _batch_tokens(model) -> int:
     return min(8192, max(64, room // (2 * layers * width * model.dtype.itemsize)))
 
 
-def _score(model, batch: list[Text], pad: int, whole_prompt: bool, later: "_Later") -> tuple[np.ndarray, np.ndarray]:
+@torch.inference_mode()
+def _score(model, batch: list[Text], pad: int, whole_prompt: bool) -> tuple[np.ndarray, np.ndarray]:
     """[labels of all texts] log-probabilities of the labels' tokens and, if asked for, of those before them."""
     decodes, device = model.config.is_encoder_decoder, model.device
     # a causal model goes on where its prompts end, all at one place; an encoder's positions begin where they begin
-    ids, mask = _pad([text.prefix for text in batch], pad, "right" if decodes else "left", device)
+    ids, mask = padded([text.prefix for text in batch], pad, "right" if decodes else "left", device)
     # the suffixes, and which of their tokens are the label's, [suffixes, longest]
     suffixes = [suffix for text in batch for suffix in text.suffixes]
     owner = torch.tensor([i for i, text in enumerate(batch) for _ in text.suffixes], device=device)
-    follow, attend = _pad(suffixes, pad, "right", device)
+    follow, attend = padded(suffixes, pad, "right", device)
     ends = [len(s) - n for s, n in zip(suffixes, (n for t in batch for n in t.label_tokens), strict=True)]
     counts = attend.bool() & (torch.arange(follow.shape[1]) >= torch.tensor(ends)[:, None]).to(device)
     wanted = attend.bool() if whole_prompt else counts
@@ -173,33 +166,32 @@ def _score(model, batch: list[Text], pad: int, whole_prompt: bool, later: "_Late
     every, rest = owner[longer], follow[longer]
     # the last token of a suffix predicts nothing
     then = {"use_cache": True, "logits_to_keep": wanted[longer, 1:]}
-    if decodes:
-        # the token that every answer begins with predicts the first of each suffix
-        begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
-        start = torch.full_like(follow[begin, :1], model.config.decoder_start_token_id)
-        out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
-        last, cache = out.logits[:, -1], out.past_key_values
+    with _later(model) if goes_on and not (decodes or whole_prompt) else nullcontext([]) as hidden:
+        if decodes:
+            # the token that every answer begins with predicts the first of each suffix
+            begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
+            start = torch.full_like(follow[begin, :1], model.config.decoder_start_token_id)
+            out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
+            last, cache = out.logits[:, -1], out.past_key_values
+            if goes_on:
+                state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
+                then |= {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": rest[:, :-1]}
+        else:
+            cache = DynamicCache(config=model.config) if goes_on or whole_prompt else None
+            last = _read(model, ids, mask, cache, told if whole_prompt else None)
+            if goes_on:
+                whole = torch.cat([mask[every], attend[longer]], 1)[:, :-1]
+                position = (whole.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] :]
+                then |= {"input_ids": rest[:, :-1], "attention_mask": whole, "position_ids": position}
         if goes_on:
-            state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
-            then |= {"encoder_outputs": state, "attention_mask": mask[every], "decoder_input_ids": rest[:, :-1]}
-    else:
-        cache = DynamicCache(config=model.config) if goes_on or whole_prompt else None
-        if goes_on and not whole_prompt:
-            later.begin(model)
-        last = _read(model, ids, mask, cache, told if whole_prompt else None)
-        if goes_on:
-            whole = torch.cat([mask[every], attend[longer]], 1)[:, :-1]
-            position = (whole.cumsum(1) - 1).clamp(min=0)[:, mask.shape[1] :]
-            then |= {"input_ids": rest[:, :-1], "attention_mask": whole, "position_ids": position}
-    if goes_on:
-        _continue(cache, every)
-        logits = _logits(model, **then, past_key_values=cache)
-        if later.hidden is not None:
-            last, logits = logits.split([len(batch), len(logits) - len(batch)])
-        keep = then["logits_to_keep"]
-        found = torch.zeros(keep.shape, dtype=torch.double, device=device)
-        found[keep] = _chosen(logits, rest[:, 1:][keep])
-        logprobs[longer, 1:] = found
+            _continue(cache, every)
+            logits = _logits(model, **then, past_key_values=cache)
+            if hidden:
+                last, logits = logits.split([len(batch), len(logits) - len(batch)])
+            keep = then["logits_to_keep"]
+            found = torch.zeros(keep.shape, dtype=torch.double, device=device)
+            found[keep] = _chosen(logits, rest[:, 1:][keep])
+            logprobs[longer, 1:] = found
     logprobs[:, 0] = _chosen(last, follow[:, 0], owner)
     values = logprobs.where(counts, 0).sum(1)
     # the shared prefix, and of each suffix what is not yet the label's
@@ -226,35 +218,30 @@ def _read(model, ids, mask, cache, told) -> torch.Tensor:
             "attention_mask": mask[:, : begin + step],
             "position_ids": position[:, part],
         }
-        logits = _logits(
-            model, **given, logits_to_keep=keep[:, part], past_key_values=cache, use_cache=cache is not None
-        )
+        given |= {"past_key_values": cache, "use_cache": cache is not None}
+        logits = _logits(model, **given, logits_to_keep=keep[:, part])
         if told is not None:
             told[:, part][keep[:, part]] = _chosen(logits, following[:, part][keep[:, part]])
     return logits if len(logits) <= len(ids) else logits[keep[:, part].sum(1).cumsum(0) - 1]
 
 
-class _Later:
+@contextmanager
+def _later(model) -> Iterator[list[torch.Tensor]]:
     """Lets the output layer pass by what it would compute, and do it with the next call: its weights, half of a small
-    model's, are read once for a batch. A model that does not hand it the wanted places alone computes at once."""
+    model's, are read once for a batch. A model that does not hand it the wanted places alone computes at once. Gives
+    what was passed by, if anything was."""
+    hidden: list[torch.Tensor] = []
 
-    def __init__(self):
-        self.hidden = self.hook = None
-
-    def begin(self, model) -> None:
-        self.hook = model.get_output_embeddings().register_forward_pre_hook(self._take)
-
-    def _take(self, _, given):
+    def take(_, given):
         if given[0].ndim != 2:
             return None
-        if self.hidden is None:
-            self.hidden = given[0]
+        if not hidden:
+            hidden.append(given[0])
             return (given[0][:0],)
-        return (torch.cat([self.hidden, given[0]]),)
+        return (torch.cat([*hidden, given[0]]),)
 
-    def end(self) -> None:
-        if self.hook:
-            self.hook.remove()
+    with model.get_output_embeddings().register_forward_pre_hook(take):
+        yield hidden
 
 
 def _plain(cache: DynamicCache) -> bool:
@@ -298,7 +285,7 @@ def _chosen(logits: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor | N
     return (logits[owner, targets].float() - torch.cat(norm)[owner]).double() if norm else logits.new_zeros(0).double()
 
 
-def _pad(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(sequences: list[list[int]], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Token numbers and which of them are real, [rows, tokens]."""
     ids = [torch.tensor(sequence) for sequence in sequences]
     mask = [torch.ones_like(row) for row in ids]

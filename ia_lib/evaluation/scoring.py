@@ -20,8 +20,9 @@ and by less than 0.004 with `llm_int8_threshold=0`, which has no outliers.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -49,15 +50,7 @@ class LabelScores:
     def scores(self, rule: str = "label_sum") -> np.ndarray:
         """[N, L], under a rule of `rules`; the highest of a row is the prediction. `calibrated` needs `content_free`,
         `joint` and `mean` need `prompt_logprob`. Raises ValueError as `rules.apply_rule` does."""
-        return apply_rule(
-            rule,
-            self.label_logprob,
-            self.label_tokens,
-            self.label_chars,
-            self.prompt_tokens,
-            self.prompt_logprob,
-            self.content_free_logprob,
-        )
+        return apply_rule(rule, **{name: values for name, values in vars(self).items() if name != "cut_tokens"})
 
 
 def label_logprobs(
@@ -94,12 +87,15 @@ def label_logprobs(
     for name, given in (("prompts", prompts), ("labels", labels)):
         if isinstance(given, str):
             raise ValueError(f"{name}: found the text {given[:40]!r}; allowed: a list")
-    prompts, labels = list(prompts), list(labels)
-    _check_texts("prompts", prompts)
+    prompts, labels = _texts("prompts", prompts), list(labels)
     shared = bool(labels) and (isinstance(labels[0], str) or not isinstance(labels[0], Iterable))
+    for i, row in enumerate(() if shared else labels):
+        if isinstance(row, str) or not isinstance(row, Iterable):
+            raise TypeError(f"labels[{i}]: found {row!r}; allowed: a list, as for the prompts before")
     if shared:
-        _check_texts("labels", labels)
-    per_prompt = [labels] * len(prompts) if shared else [_row(i, row) for i, row in enumerate(labels)]
+        per_prompt = [_texts("labels", labels)] * len(prompts)
+    else:
+        per_prompt = [_texts(f"labels[{i}]", row) for i, row in enumerate(labels)]
     if prompts and not any(per_prompt):
         raise ValueError(f"labels: found none for {len(prompts):,} prompts; allowed: one or more")
     if len(per_prompt) != len(prompts) or len({len(row) for row in per_prompt}) > 1:
@@ -116,7 +112,8 @@ def label_logprobs(
         )
     # a model with a table of positions has no more of them
     max_length = min(max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None) or max_length)
-    if model.config.is_encoder_decoder:
+    decodes = model.config.is_encoder_decoder
+    if decodes:
         if model.config.decoder_start_token_id is None:
             raise ScoringError(
                 f"model: found {type(model).__name__} without decoder_start_token_id; allowed: set it in model.config "
@@ -128,33 +125,29 @@ def label_logprobs(
         ):
             if given:
                 raise ValueError(f"{name}: found True; allowed: False for an encoder-decoder model, which {why}")
-        texts = _tokenise_apart(tokenizer, prompts, per_prompt, max_length)
-    else:
-        texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat)
+    texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat, decodes)
     known = model.get_input_embeddings().weight.shape[0]
-    if texts and (most := max(map(_highest, texts))) >= known:
+    if (most := max((max(ids) for text in texts for ids in (text.prefix, *text.suffixes) if ids), default=-1)) >= known:
         raise ScoringError(
             f"tokenizer: found the token {most}; allowed: below {known}, the tokens that the model knows"
         )
     shape = (len(prompts), len(per_prompt[0]) if per_prompt else len(labels) if shared else 0)
     empty = None
     if content_free is not None:
-        frees = [content_free] * len(prompts) if isinstance(content_free, str) else list(content_free)
-        _check_texts("content_free", frees)
+        frees = _texts("content_free", [content_free] * len(prompts) if isinstance(content_free, str) else content_free)
         if len(frees) != len(prompts):
             raise ValueError(f"content_free: found {len(frees)} prompts; allowed: one, or {len(prompts)}")
         pairs = [(free, *row) for free, row in zip(frees, per_prompt, strict=True)]
-        asked = list(dict.fromkeys(pairs))
-        places = list(map({pair: i for i, pair in enumerate(asked)}.get, pairs))
+        place = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
         more = {"max_length": max_length, "batch_tokens": batch_tokens, "chat": chat, "progress": False}
-        alone = label_logprobs(model, tokenizer, [free for free, *_ in asked], [row for _, *row in asked], **more)
-        empty = np.array([alone.label_logprob[i] for i in places], dtype=float).reshape(shape)
+        alone = label_logprobs(model, tokenizer, [free for free, *_ in place], [row for _, *row in place], **more)
+        empty = alone.label_logprob[[place[pair] for pair in pairs]].reshape(shape)
 
-    numbers = {name: np.zeros(shape, int) for name in ("label_tokens", "prompt_tokens", "cut_tokens")}
+    label_tokens, prompt_tokens, cut_tokens = (np.zeros(shape, int) for _ in range(3))
     for text in texts:
-        numbers["label_tokens"][text.row, text.columns] = text.label_tokens
-        numbers["prompt_tokens"][text.row, text.columns] = text.prompt_tokens
-        numbers["cut_tokens"][text.row, text.columns] = text.cut
+        label_tokens[text.row, text.columns] = text.label_tokens
+        prompt_tokens[text.row, text.columns] = _prompt_tokens(text, decodes)
+        cut_tokens[text.row, text.columns] = text.cut
     logprob, before = np.zeros(shape), np.zeros(shape)
     done = 0
     bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
@@ -173,9 +166,8 @@ def label_logprobs(
                 )
             logprob[rows, columns], before[rows, columns] = values, others
             # labels that are scored apart from their prompt's others come right behind them
-            finished = sum(0 in text.columns for text in batch)
-            done += finished
-            bar.update(finished)
+            done += sum(0 in text.columns for text in batch)
+            bar.update(done - bar.n)
             if callable(progress):
                 progress(done, len(prompts))
     finally:
@@ -184,29 +176,25 @@ def label_logprobs(
     return LabelScores(
         label_logprob=logprob,
         label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
-        **numbers,
+        label_tokens=label_tokens,
+        prompt_tokens=prompt_tokens,
+        cut_tokens=cut_tokens,
         prompt_logprob=before if prompt_logprob else None,
         content_free_logprob=empty,
     )
 
 
-def _check_texts(name: str, texts: Sequence) -> None:
-    for i, text in enumerate(texts):
+def _texts(name: str, texts: Iterable) -> list[str]:
+    for i, text in enumerate(texts := list(texts)):
         if not isinstance(text, str):
             raise TypeError(f"{name}[{i}]: found {text!r}; allowed: a text")
+    return texts
 
 
-def _row(number: int, row: Iterable[str]) -> list[str]:
-    """The labels of one prompt."""
-    if isinstance(row, str) or not isinstance(row, Iterable):
-        raise TypeError(f"labels[{number}]: found {row!r}; allowed: a list, as for the prompts before")
-    row = list(row)
-    _check_texts(f"labels[{number}]", row)
-    return row
-
-
-def _highest(text: Text) -> int:
-    return max(map(max, filter(None, [text.prefix, *text.suffixes])))
+def _prompt_tokens(text: Text, encoder_decoder: bool) -> list[int]:
+    """Of each label the tokens before it that the model read, without those that a decoder's label begins with."""
+    rest = zip(text.suffixes, text.label_tokens, strict=True)
+    return [len(text.prefix) + (0 if encoder_decoder else len(suffix) - count) for suffix, count in rest]
 
 
 def tokens(
@@ -214,25 +202,30 @@ def tokens(
 ) -> list[tuple[list[str], list[str]]]:
     """For each label the tokens that stand before it and its own, special ones included, as `label_logprobs` has them
     for a causal or an encoder-decoder model."""
-    arguments = tokenizer, [prompt], [list(labels)], 10**9
     found = []
-    for text in _tokenise_apart(*arguments) if encoder_decoder else _tokenise(*arguments, chat):
-        for suffix, count, before in zip(text.suffixes, text.label_tokens, text.prompt_tokens, strict=True):
-            ids = text.prefix + suffix
-            ends = (before, len(ids) - count) if encoder_decoder else (before, before)
-            found.append(tuple(tokenizer.convert_ids_to_tokens(part) for part in (ids[: ends[0]], ids[ends[1] :])))
+    for text in _tokenise(tokenizer, [prompt], [list(labels)], 10**9, chat, encoder_decoder):
+        rest = zip(text.suffixes, text.label_tokens, _prompt_tokens(text, encoder_decoder), strict=True)
+        for suffix, count, before in rest:
+            parts = (text.prefix + suffix)[:before], suffix[len(suffix) - count :]
+            found.append(tuple(map(tokenizer.convert_ids_to_tokens, parts)))
     return found
 
 
-def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[Text]:
-    """Tokenise every prompt + label as one string and find the token where the label begins."""
-    pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
-    if not pairs:
+def _tokenise(tokenizer, prompts, per_prompt, max_length, chat, encoder_decoder) -> list[Text]:
+    """Every prompt with its labels, as the model reads them."""
+    if not any(per_prompt):
         return []
+    how = tokenizer, prompts, per_prompt, max_length
+    return list(_apart(*how) if encoder_decoder else _in_one(*how, chat))
+
+
+def _in_one(tokenizer, prompts, per_prompt, max_length, chat) -> Iterator[Text]:
+    """Tokenise every prompt + label as one string and find the token where the label begins."""
     if not tokenizer.is_fast:
         raise ScoringError(
             f"tokenizer: found {type(tokenizer).__name__}; allowed: a fast one, which tells a token's characters"
         )
+    pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
     if chat:
         turns = in_chat(tokenizer, *zip(*pairs, strict=True))
         pairs = [(before + prompt + header, label) for before, prompt, header, label, _ in turns]
@@ -245,7 +238,6 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[Text]:
     )
     special = set(tokenizer.all_special_ids)
     tokenised = zip((len(p) for p, _ in pairs), encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    texts = []
     for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
         sequences, starts = [], []
         for label in row:
@@ -262,60 +254,38 @@ def _tokenise(tokenizer, prompts, per_prompt, max_length, chat) -> list[Text]:
                 )
             sequences.append(ids)
             starts.append(start)
-        cut = max(0, max(map(len, sequences)) - max_length)
-        if cut:
+        counts = [len(ids) - start for ids, start in zip(sequences, starts, strict=True)]
+        if cut := max(0, max(map(len, sequences)) - max_length):
             first = int(all(ids[0] in special for ids in sequences))
-            counts = [len(ids) - start for ids, start in zip(sequences, starts, strict=True)]
             _check_room(prompt, row, counts, min(starts) - cut, max_length)
             sequences = [ids[:first] + ids[first + cut :] for ids in sequences]
-            starts = [start - cut for start in starts]
         # rarely a label changes how a prompt of one word is cut, so that not even the first token is shared
         together = len({ids[0] for ids in sequences}) == 1
-        for columns in [range(len(row))] if together else [[i] for i in range(len(row))]:
-            own = [sequences[i] for i in columns]
+        for columns in [[*range(len(row))]] if together else [[i] for i in range(len(row))]:
             # the last shared token predicts the first one that differs, so a suffix is never empty
-            common = min(starts[i] for i in columns)
-            for ids in own[1:]:
-                same = (i for i, (x, y) in enumerate(zip(own[0], ids, strict=False)) if x != y)
-                common = min(common, next(same, common))
-            texts.append(
-                Text(
-                    index,
-                    list(columns),
-                    own[0][:common],
-                    [ids[common:] for ids in own],
-                    [len(sequences[i]) - starts[i] for i in columns],
-                    [starts[i] for i in columns],
-                    cut,
-                )
-            )
-    return texts
+            heads = zip(*(sequences[i][: -counts[i]] for i in columns), strict=False)
+            shared = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, heads)]
+            suffixes = [sequences[i][len(shared) :] for i in columns]
+            yield Text(index, columns, shared, suffixes, [counts[i] for i in columns], cut)
 
 
-def _tokenise_apart(tokenizer, prompts, per_prompt, max_length) -> list[Text]:
+def _apart(tokenizer, prompts, per_prompt, max_length) -> Iterator[Text]:
     """Tokenise prompts for the encoder and labels for the decoder. What the tokenizer puts before a label is read with
     it and does not count; what it puts behind is left out."""
-    if not prompts:
-        return []
     labels = list(dict.fromkeys(label for row in per_prompt for label in row))
     said = dict(zip(labels, _framed(tokenizer, labels, "text_target"), strict=True))
     read = _framed(tokenizer, prompts, "text")
-    texts = []
     for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
         ids, first, last = read[index]
-        suffixes, counts = [], []
-        for label in row:
-            suffix, before, behind = said[label]
-            counts.append(len(suffix) - before - behind)
-            if not counts[-1]:
-                raise ScoringError(f"the label {label!r} has no token of its own behind the prompt {prompt[-60:]!r}")
-            suffixes.append(suffix[: len(suffix) - behind])
+        suffixes = [suffix[: len(suffix) - behind] for suffix, _, behind in map(said.get, row)]
+        counts = [len(suffix) - said[label][1] for label, suffix in zip(row, suffixes, strict=True)]
+        if 0 in counts:
+            label = row[counts.index(0)]
+            raise ScoringError(f"the label {label!r} has no token of its own behind the prompt {prompt[-60:]!r}")
         cut = max(0, len(ids) + max(map(len, suffixes)) - max_length)
         left = len(ids) - cut
         _check_room(prompt, row, counts, left if left >= first + last else 0, max_length)
-        ids = ids[:first] + ids[first + cut :]
-        texts.append(Text(index, list(range(len(row))), ids, suffixes, counts, [left] * len(row), cut))
-    return texts
+        yield Text(index, [*range(len(row))], ids[:first] + ids[first + cut :], suffixes, counts, cut)
 
 
 def _framed(tokenizer, texts: list[str], kind: str) -> list[tuple[list[int], int, int]]:

@@ -6,7 +6,7 @@ come from `find(source, file)`, as those of `corpora` do; `places` says beforeha
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,8 +58,7 @@ class Labelled(_Part):
 
     @model_validator(mode="after")
     def _consistent(self):
-        allowed = [*downloads.known(), "minilab", "file"]
-        if self.source not in allowed:
+        if self.source not in (allowed := [*downloads.known(), "minilab", "file"]):
             raise Refusal("source", self.source, ", ".join(allowed))
         for field, slots in (("file", "name code split"), ("ids", "code split row")):
             given = getattr(self, field) or {}
@@ -77,12 +76,6 @@ class Labelled(_Part):
             if code not in self.languages:
                 raise Refusal(f"elsewhere.{code}", code, f"one of languages ({', '.join(self.languages)})")
         return self
-
-    @property
-    def splits(self) -> list[str]:
-        if isinstance(self.file, dict):
-            return list(self.file)
-        return ["train", "valid", "test"] if "{split}" in self.file else ["test"]
 
 
 class Pairs(_Part):
@@ -107,6 +100,11 @@ class Pairs(_Part):
             raise Refusal("columns", self.columns, "two languages at least, each with its column")
         return self
 
+    @property
+    def languages(self) -> Collection[str] | None:
+        """The languages that it has; None for any that it is asked for."""
+        return self.columns if self.file else languages.CORPORA.get(self.corpus)
+
 
 class Task(_Part):
     """What all kinds of tasks have."""
@@ -123,6 +121,11 @@ class Task(_Part):
     def task(self) -> str:
         """The rest of the name."""
         return self.name.rpartition("/")[2]
+
+    def has(self, codes: Iterable[str]) -> list[str]:
+        """Those of the languages that the task has texts in, in their order."""
+        known = self.data.languages
+        return [code for code in codes if known is None or code in known]
 
     def _own(self, file: str) -> str:
         """A user's file beside the task file, if it is there; else it is for `find` to know where to look."""
@@ -149,21 +152,15 @@ class Choose(Task):
         for theirs, ours in self.data.labels.items():
             if ours not in self.labels:
                 raise Refusal(f"data.labels.{theirs}", ours, f"one of labels ({', '.join(self.labels)})")
-        if isinstance(self.prompts, Prompts) and not self.prompts.classification:
-            raise Refusal(
-                "prompts",
-                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
-                "a list of templates under classification",
-            )
+        _has_templates(self.prompts, "classification")
         return self
-
-    def has(self, codes: Iterable[str]) -> list[str]:
-        """Those of the languages that the task has texts in, in their order."""
-        return [code for code in codes if code in self.data.languages]
 
     @property
     def splits(self) -> list[str]:
-        return self.data.splits
+        file = self.data.file
+        if isinstance(file, dict):
+            return list(file)
+        return ["train", "valid", "test"] if "{split}" in file else ["test"]
 
     def asked(self, wordings: Sequence[str] = ()) -> list[str | Prompts]:
         """The wordings of its prompts, as `templates.classification_prompts` takes them: its own, else `wordings`."""
@@ -195,13 +192,12 @@ class Choose(Task):
         for code in codes:
             task = self._holder(code)
             data, names = task.data, task.data.columns
-            read = files.table(
-                find(*self._place(code, split)), [*([names.id] if names.id else []), names.text, names.label]
-            )
+            wanted = [name for name in (names.id, names.text, names.label) if name]
+            read = files.table(find(*self._place(code, split)), wanted)
             ids = read.distinct(names.id) if names.id else read.places
             if data.ids:
                 ids = [_filled(data.ids, code, split).replace("{row}", str(i + 1)) for i in range(len(read))]
-            known = data.labels or {label: label for label in task.labels}
+            known = data.labels or dict(zip(task.labels, task.labels, strict=True))
             for i, label in enumerate(read.cells[names.label]):
                 if label not in known:
                     raise CorpusError(f"{read.at(i)}: found the label {label!r}; allowed: {', '.join(known)}")
@@ -210,9 +206,8 @@ class Choose(Task):
 
     def _place(self, code: str, split: str) -> tuple[str, str]:
         task = self._holder(code)
-        if code not in task.data.languages:
-            known = ", ".join(task.data.languages)
-            raise CorpusError(f"the task {task.name} has no language {code!r}; it has: {known}")
+        if code not in (known := task.data.languages):
+            raise CorpusError(f"the task {task.name} has no language {code!r}; it has: {', '.join(known)}")
         if split not in task.splits:
             raise CorpusError(f"the task {task.name} has no split {split!r}; it has: {', '.join(task.splits)}")
         file = _filled(task.data.file, code, split)
@@ -240,30 +235,18 @@ class Translate(Task):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.prompts and not self.prompts.mt:
-            raise Refusal(
-                "prompts",
-                list(self.prompts.model_dump(by_alias=True, exclude_unset=True)),
-                "a list of templates under mt",
-            )
+        _has_templates(self.prompts, "mt")
         return self
 
-    def has(self, codes: Iterable[str]) -> list[str]:
-        """Those of the languages that the task has texts in, in their order."""
-        codes = list(codes)
-        known = self.data.columns if self.data.file else languages.CORPORA.get(self.data.corpus, codes)
-        return [code for code in codes if code in known]
-
     def files(self, wordings: Sequence[str] = ()) -> list[Path]:
-        """The YAML files that the task is read from."""
+        """The YAML file that the task is read from."""
         return [self._path] if self._path else []
 
     def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
         """(source, file) of what `read` reads; nothing for held-out sentences. Raises CorpusError as `read` does."""
-        data = self.data
-        if data.corpus:
-            return corpora.places(data.corpus, codes, data.split or split)
-        return [("file", self._own(data.file))] if data.file else []
+        if self.data.corpus:
+            return corpora.places(self.data.corpus, codes, self.data.split or split)
+        return [("file", self._own(self.data.file))] if self.data.file else []
 
     def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
         """Parallel text: columns `sentence_id` and one per language, as `corpora.parallel` has them. Held-out sentences
@@ -329,6 +312,12 @@ def _once(field: str, values: Sequence[str]) -> None:
     for i, value in enumerate(values):
         if value in values[:i]:
             raise Refusal(f"{field}.{i}", value, "each once")
+
+
+def _has_templates(prompts: list[str] | Prompts | None, kind: str) -> None:
+    if isinstance(prompts, Prompts) and not getattr(prompts, kind):
+        found = list(prompts.model_dump(by_alias=True, exclude_unset=True))
+        raise Refusal("prompts", found, f"a list of templates under {kind}")
 
 
 def _filled(pattern: str | dict[str, str], code: str, split: str) -> str:

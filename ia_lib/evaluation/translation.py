@@ -8,6 +8,7 @@ draw examples anew.
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -16,13 +17,13 @@ from datasets import Dataset
 from sacrebleu.metrics import CHRF
 
 from ia_lib.evaluation.generation import answers
+from ia_lib.evaluation.measures import PREDICTION_COLUMNS
 from ia_lib.evaluation.scoring import label_logprobs
 from ia_lib.evaluation.tasks import Translate
 from ia_lib.instructions import cross_lingual, templates
 from ia_lib.instructions.cross_lingual import Plan
 from ia_lib.models.encoding import encode
 
-PREDICTIONS = ["dataset", "task", "kind", "language", "source", "example", "prompt", "gold", "predicted"]
 COUNTS = ["dataset", "task", "source", "language", "metric", "example", "counts", "baseline", "baseline_is"]
 
 
@@ -41,7 +42,7 @@ def translate(
     also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
     `on_progress` is called with (directions done, directions in all).
 
-    Returns predictions (columns `PREDICTIONS`; `language` is the target, `example` the sentence's id, `prompt` counts
+    Returns predictions (`PREDICTION_COLUMNS`; `language` is the target, `example` the sentence's id, `prompt` counts
     from 1) and counts (columns `COUNTS`), a line for each example and metric:
 
     - chrF (0 to 100; sacrebleu's chrF2) of greedy translations: sacrebleu's statistics of a sentence
@@ -57,19 +58,20 @@ def translate(
         if code != pivot and {code, pivot} <= set(parallel.column_names)
         for pair in ((pivot, code), (code, pivot))
     ]
+    # how labels are scored here
+    score = partial(label_logprobs, model, tokenizer, chat=encoding.get("chat", False), progress=False)
     said, counted = [], []
-    for done, (source, target) in enumerate(pairs):
+    for done, (source, target) in enumerate(pairs, 1):
         place = {"dataset": task.dataset, "task": task.task, "source": source, "language": target}
-        given = model, tokenizer, task, parallel, plan, encoding, source, target
-        predictions, counts = _translations(*given)
+        predictions, counts = _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score)
         said += [{**place, "kind": task.kind, **line} for line in predictions]
-        counted += [{**place, **line} for line in counts + _similarity(*given)]
+        counted += [{**place, **line} for line in counts + _similarity(parallel, plan, source, target, score)]
         if on_progress:
-            on_progress(done + 1, len(pairs))
-    return pd.DataFrame(said, columns=PREDICTIONS), pd.DataFrame(counted, columns=COUNTS)
+            on_progress(done, len(pairs))
+    return pd.DataFrame(said, columns=PREDICTION_COLUMNS), pd.DataFrame(counted, columns=COUNTS)
 
 
-def _translations(model, tokenizer, task, parallel, plan, encoding, source, target) -> tuple[list[dict], list[dict]]:
+def _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score):
     sources, targets, ids = parallel[source][:], parallel[target][:], parallel["sentence_id"][:]
     names = {"SOURCE_LANG": plan.name(source), "TARGET_LANG": plan.name(target)}
     chrf = CHRF()
@@ -88,33 +90,29 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         ]
         # the counts of sentences, of which sacrebleu shows no more than the score of their sum
         statistics += np.array(chrf._extract_corpus_statistics(said, [targets]))
-        chat = encoding.get("chat", False)
-        scores = label_logprobs(model, tokenizer, asked, [[t] for t in targets], chat=chat, progress=False)
+        scores = score(asked, [[text] for text in targets])
         lost, tokens = lost - scores.label_logprob[:, 0], tokens + scores.label_tokens[:, 0]
-    copied = {"baseline": chrf.corpus_score(sources, [targets]).score, "baseline_is": "the source copied"}
-    guessed = {"baseline": math.log(len(tokenizer)), "baseline_is": "a uniform guess"}
+    found = {
+        "chrF": (statistics, chrf.corpus_score(sources, [targets]).score, "the source copied"),
+        "answer loss": (np.stack([lost, tokens], 1), math.log(len(tokenizer)), "a uniform guess"),
+    }
     lines = [
-        {"metric": metric, "example": example, "counts": counts.tolist(), **baseline}
-        for metric, values, baseline in (
-            ("chrF", statistics, copied),
-            ("answer loss", np.stack([lost, tokens], 1), guessed),
-        )
+        {"metric": metric, "example": example, "counts": counts.tolist(), "baseline": baseline, "baseline_is": what}
+        for metric, (values, baseline, what) in found.items()
         for example, counts in zip(ids, values.astype(float), strict=True)
     ]
     return predictions, lines
 
 
-def _similarity(model, tokenizer, task, parallel, plan, encoding, source, target) -> list[dict]:
+def _similarity(parallel, plan, source, target, score) -> list[dict]:
     asked = replace(plan, objective="xss", xss_negatives="mixed", pivots=[source], taught=[target])
     count = 2 * len(parallel)
     made = (row for row in cross_lingual.stream(parallel, 2 * count, asked) if row["source_language"] == source)
     rows = list(islice(made, count))
-    texts, chat = [row["prompt"] for row in rows], encoding.get("chat", False)
-    scores = label_logprobs(model, tokenizer, texts, ["yes", "no"], chat=chat, progress=False)
-    said = np.where(scores.scores().argmax(1) == 0, "yes", "no")
+    best = score([row["prompt"] for row in rows], ["yes", "no"]).scores().argmax(1)
     counts = {row["source_id"]: [0.0, 0.0] for row in rows}
-    for row, answer in zip(rows, said, strict=True):
+    for row, answer in zip(rows, best, strict=True):
         right, times = counts[row["source_id"]]
-        counts[row["source_id"]] = [right + (answer == row["answer"]), times + 1]
+        counts[row["source_id"]] = [right + (("yes", "no")[answer] == row["answer"]), times + 1]
     coin = {"baseline": 50.0, "baseline_is": "a coin"}
     return [{"metric": "similarity", "example": example, "counts": c, **coin} for example, c in counts.items()]

@@ -1,14 +1,19 @@
 """What the notebooks show of a stage's work, made for reading. Texts that are not to be shared are never in it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from ia_lib.evaluation import choice, generation, scoring
+from ia_lib.evaluation.measures import dataset_and_task
+from ia_lib.evaluation.measures import predictions as predicted
+from ia_lib.evaluation.rules import RULES, rule_scores
+from ia_lib.instructions.noise import MIXTURE
+from ia_lib.instructions.templates import classification_prompts, label_words, options
 from ia_lib.recipes.fields import Data
+from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.work import Evaluated, Evaluation, Tuned, Tuning
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(stage: Stage) -> str:
@@ -25,32 +30,29 @@ def run(stage: Stage) -> str:
     )
 
 
-def parallel(stage: Stage, rows: int = 5) -> "pd.DataFrame":
+def parallel(stage: Stage, rows: int = 5) -> pd.DataFrame:
     """The first parallel sentences, after saying how many there are."""
     inputs = stage.inputs
     if not inputs.reads_parallel:
         print("this run reads no parallel text")
-    found = inputs.usable() if inputs.reads_parallel else inputs.tests()
-    dropped = inputs.dropped if inputs.reads_parallel else 0
+    found, dropped = (inputs.usable(), inputs.dropped) if inputs.reads_parallel else (inputs.tests(), 0)
     print(f"{len(found):,} sentences; {dropped:,} more were left out because they occur in the test data")
     return stage.run.shown(found.select(range(min(rows, len(found)))).to_pandas())
 
 
-def counts(examples: "pd.DataFrame") -> "pd.DataFrame":
+def counts(examples: pd.DataFrame) -> pd.DataFrame:
     """How many rows of each kind there are in each stream."""
     return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("rows")
 
 
-def examples(stage: Stage, frame: "pd.DataFrame", role: str, rows: int = 5) -> "pd.DataFrame":
+def examples(stage: Stage, frame: pd.DataFrame, role: str, rows: int = 5) -> pd.DataFrame:
     """Some rows of a role, with what is known of them."""
     part = frame[frame["role"] == role].head(rows).drop(columns=["stream", "role"])
     return stage.run.shown(part if part.empty else part.dropna(axis="columns", how="all"))
 
 
-def instructions(stage: Stage, frame: "pd.DataFrame", rows: int = 4) -> str:
+def instructions(stage: Stage, frame: pd.DataFrame, rows: int = 4) -> str:
     """Some new rows as texts: the prompt, and in double brackets the answer that the model has to give."""
-    import pandas as pd
-
     texts = []
     for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).to_dict("records"):
         known = {name: row[name] for name in ("template", "noise", "negative", "source_language") if name in row}
@@ -60,12 +62,8 @@ def instructions(stage: Stage, frame: "pd.DataFrame", rows: int = 4) -> str:
     return "\n".join(texts)
 
 
-def noise(frame: "pd.DataFrame") -> "pd.DataFrame":
+def noise(frame: pd.DataFrame) -> pd.DataFrame:
     """How often each kind of noise was drawn, beside the shares of the paper's code."""
-    import pandas as pd
-
-    from ia_lib.instructions.noise import MIXTURE
-
     drawn = frame["noise"].value_counts(normalize=True) if "noise" in frame else None
     return pd.DataFrame({"expected": {"+".join(k): share for k, share in MIXTURE}, "observed": drawn}).round(3)
 
@@ -81,32 +79,28 @@ def model(begun: Tuning | Evaluation) -> str:
 
 def batch(stage: Stage, begun: Tuning, rows: int = 8) -> str:
     """The first rows of the first batch, decoded from their tokens, the answer in double brackets."""
-    import pandas as pd
-
-    decode = begun.tokenizer.decode
-    frame = pd.DataFrame(
-        {
-            "role": row["role"],
-            "prompt": decode(row["input_ids"][: row["answer_start"]]),
-            "answer": decode(row["input_ids"][row["answer_start"] :]),
-        }
-        for row in begun.rows[:rows]
-    )
-    shown = stage.run.shown(frame).itertuples()
+    shown = decoded(stage.run, begun.tokenizer, begun.rows[:rows]).itertuples()
     return "\n".join(f"{row.role:>4} | {row.prompt}[[{row.answer}]]".replace("\n", "↵") for row in shown)
 
 
-def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> "pd.DataFrame":
-    """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
-    from ia_lib.evaluation import generation
+def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
+    """Rows of a batch as texts: `role, prompt, answer`, and how many `tokens` both have."""
+    starts = [(row["input_ids"], row["answer_start"]) for row in rows]
+    parts = {
+        "role": [row["role"] for row in rows],
+        "prompt": [tokenizer.decode(ids[:start]) for ids, start in starts],
+        "answer": [tokenizer.decode(ids[start:]) for ids, start in starts],
+    }
+    return run.shown(pd.DataFrame(parts | {"tokens": [len(ids) for ids, _ in starts]}))
 
+
+def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> pd.DataFrame:
+    """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
     return stage.run.shown(generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows]))
 
 
-def texts(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
+def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
     """A text of each task and language, after saying how many there are and what the labels are."""
-    from ia_lib.instructions.templates import options
-
     named = "; ".join(f"{task}: {options(names)}" for task, names in begun.labels.items())
     print(f"{len(begun.texts):,} texts; {named}")
     return stage.run.shown(begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6))
@@ -115,8 +109,6 @@ def texts(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
 def prompts(stage: Stage, begun: Evaluation) -> str:
     """One text of each task under each wording as the model sees it; of its first prompt the tokens, special ones
     included, and those of each label."""
-    from ia_lib.evaluation import scoring
-
     lines, more = [], {"chat": stage.run.chat, "encoder_decoder": begun.model.config.is_encoder_decoder}
     for sample, task, wording, asked, words in _asked(stage, begun):
         called = Path(wording).stem if isinstance(wording, str) else "the task's own"
@@ -131,36 +123,28 @@ def prompts(stage: Stage, begun: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def scores(stage: Stage, begun: Evaluation) -> "pd.DataFrame":
+def scores(stage: Stage, begun: Evaluation) -> pd.DataFrame:
     """The same texts' scores under each rule, in nats (label_per_char: a character); of a line the highest wins."""
-    import pandas as pd
-
-    from ia_lib.evaluation import choice, scoring
-    from ia_lib.evaluation.rules import RULES
-    from ia_lib.instructions.templates import classification_prompts
-
-    prompt_too, frames = not begun.model.config.is_encoder_decoder, {}
+    frames, more = {}, {"chat": stage.run.chat, "max_length": stage.run.evaluate.score_max_length}
     for number, (_, task, wording, asked, words) in enumerate(_asked(stage, begun)):
         empty = classification_prompts(choice.CONTENT_FREE, task.question, task.labels, wording)
-        found = scoring.label_logprobs(
-            begun.model,
-            begun.tokenizer,
-            asked,
-            words,
-            chat=stage.run.chat,
-            max_length=stage.run.evaluate.score_max_length,
-            prompt_logprob=prompt_too,
-            content_free=empty,
-            progress=False,
-        )
-        rules = [rule for rule in RULES if prompt_too or rule not in ("joint", "mean")]
-        lines = {(rule, f"prompt {i + 1}"): row for rule in rules for i, row in enumerate(found.scores(rule))}
+        found = under_rules(begun.model, begun.tokenizer, asked, words, empty, **more)
         called = wording if isinstance(wording, str) else number
-        frames[task.name, called] = pd.DataFrame(lines, index=task.labels).T.round(3)
+        frames[task.name, called] = found.set_axis(task.labels, axis="columns").round(3)
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
-def measures(done: Evaluated) -> "pd.DataFrame":
+def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: list[str], **more) -> pd.DataFrame:
+    """Scores of `words` behind each prompt under every rule that the model has: a line for each rule and prompt."""
+    whole = not model.config.is_encoder_decoder
+    more |= {"prompt_logprob": whole, "content_free": empty, "progress": False}
+    found = scoring.label_logprobs(model, tokenizer, asked, words, **more)
+    rules = [rule for rule in RULES if whole or rule not in ("joint", "mean")]
+    lines = {(rule, f"prompt {i}"): row for rule in rules for i, row in enumerate(found.scores(rule), 1)}
+    return pd.DataFrame(lines, index=words).T
+
+
+def measures(done: Evaluated) -> pd.DataFrame:
     """The headline scores of labels in every language and group, averaged over prompts, beside their baselines."""
     frame = done.measures
     frame = frame[(frame["kind"] == "choose") & (frame["metric"] == "weighted_f1") & (frame["prompt"] == "all")]
@@ -168,29 +152,24 @@ def measures(done: Evaluated) -> "pd.DataFrame":
     return frame[columns.split()].rename(columns={"value": "weighted F1 (%)"}).round(1)
 
 
-def translations(done: Evaluated) -> "pd.DataFrame":
+def translations(done: Evaluated) -> pd.DataFrame:
     """What was measured on parallel text, a line for each direction, beside what costs nothing."""
     frame = done.measures[(done.measures["kind"] == "translate") & (done.measures["language"] != "all")]
     columns = "task metric source language value low high baseline baseline_is examples"
     return frame[frame["source"] != "all"][columns.split()].round(2)
 
 
-def predictions(stage: Stage, texts: int = 2) -> "pd.DataFrame":
+def predictions(stage: Stage, texts: int = 2) -> pd.DataFrame:
     """The predictions of some texts under each prompt, beside the scores of all labels: `texts` of each true label."""
-    import pandas as pd
-
-    from ia_lib.evaluation import measures
-    from ia_lib.evaluation.rules import rule_scores
-
     path, rule = stage.folder / "scores.parquet", stage.run.evaluate.scoring_rule
     if not path.is_file():
         return pd.DataFrame()
     scores = pd.read_parquet(path)
     key = [name for name in ("dataset", "task", "language", "example", "prompt") if name in scores]
-    said = measures.predictions(scores, rule).set_index(key)[["predicted", "gold"]]
+    said = predicted(scores, rule).set_index(key)[["predicted", "gold"]]
     wide = scores.assign(score=rule_scores(scores, rule)).pivot(index=key, columns="label", values="score").round(2)
     known = stage.run.shown(stage.inputs.tests(every=False).to_pandas())
-    known[["dataset", "task"]] = [measures.dataset_and_task(task) for task in known["task"]]
+    known[["dataset", "task"]] = [dataset_and_task(task) for task in known["task"]]
     wide = wide.join(said).join(known.set_index(key[:-1])["text"]).reset_index()
     few = wide.drop_duplicates(key[:-1]).groupby(["task", "gold"], sort=False).head(texts)[key[:-1]]
     return few.merge(wide, on=key[:-1]).set_index(key)
@@ -198,8 +177,6 @@ def predictions(stage: Stage, texts: int = 2) -> "pd.DataFrame":
 
 def _asked(stage: Stage, begun: Evaluation):
     """One text of each task under each wording: (text, its task, the wording, prompts, what the labels are called)."""
-    from ia_lib.instructions.templates import classification_prompts, label_words
-
     tasks = {task.name: task for task in stage.inputs.choices}
     for sample in stage.run.shown(begun.texts.to_pandas().drop_duplicates("task")).itertuples():
         task = tasks[sample.task]
