@@ -2,8 +2,7 @@
 
 Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in a file with `CorpusError`: file, line,
 remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
-what it will be asked for. Labelled texts are a task's (`evaluation.tasks`).
-"""
+what it will be asked for. Labelled texts are a task's (`evaluation.tasks`)."""
 
 import difflib
 import tarfile
