@@ -11,10 +11,12 @@ pytestmark = pytest.mark.quick
 
 
 def test_the_sample_is_uniform_over_the_whole_pool():
-    deciles = collections.Counter(i // 100 for seed in range(200) for i in replay.sample(1000, 50, seed))
+    pool = Dataset.from_dict({"prompt": ["p"] * 1000, "answer": ["a"] * 1000})
+    sample = lambda r, seed: replay.draw(pool, r, seed)["pool_row"][:]  # noqa: E731
+    deciles = collections.Counter(i // 100 for seed in range(200) for i in sample(50, seed))
     assert stats.chisquare([deciles[d] for d in range(10)]).pvalue > 0.001
-    assert len(set(replay.sample(1000, 1000, 1))) == 1000
-    assert replay.sample(1000, 10, 1) == replay.sample(1000, 20, 1)[:10]
+    assert len(set(sample(1000, 1))) == 1000
+    assert sample(10, 1) == sample(20, 1)[:10]
 
 
 def test_more_than_there_is_is_refused():

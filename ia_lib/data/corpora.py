@@ -2,8 +2,7 @@
 
 Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in a file with `CorpusError`: file, line,
 remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
-what it will be asked for. Labelled texts are a task's (`evaluation.tasks`).
-"""
+what it will be asked for. Labelled texts are a task's (`evaluation.tasks`)."""
 
 import difflib
 import tarfile
@@ -122,19 +121,16 @@ def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
     return Dataset.from_dict({"sentence_id": [f"line {i + 1}" for i in range(len(read[first]))], **read})
 
 
-def drop_overlap(parallel: "Dataset", tests: "Dataset | Iterable[Dataset]") -> "tuple[Dataset, int]":
+def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]":
     """`parallel` without the pairs that occur in test data, and how many those were. A pair goes if its id is the id of
     a test row, or if its text in any language is a test row's text in any, as `normalised`. An id that is a place in a
-    file says nothing of another file and is not compared. `tests` are data sets as `parallel` or a task give them."""
-    from datasets import Dataset
-
+    file says nothing of another file and is not compared. `tests` is as `parallel` or a task gives it."""
     ids, texts = set(), set()
-    for test in [tests] if isinstance(tests, Dataset) else tests:
-        for name in test.column_names:
-            if name in ("sentence_id", "example"):
-                ids.update(found for found in test[name] if not _PLACE.match(found))
-            elif name not in ("task", "language", "label"):
-                texts.update(map(normalised, test[name]))
+    for name in tests.column_names:
+        if name in ("sentence_id", "example"):
+            ids.update(found for found in tests[name] if not _PLACE.match(found))
+        elif name not in ("task", "language", "label"):
+            texts.update(map(normalised, tests[name]))
     codes = [name for name in parallel.column_names if name != "sentence_id"]
     rows = zip(parallel["sentence_id"][:], *(map(normalised, parallel[code][:]) for code in codes), strict=True)
     kept = [i for i, (name, *found) in enumerate(rows) if name not in ids and texts.isdisjoint(found)]

@@ -3,8 +3,7 @@
 `downloads.yaml` beside this module lists them. The data folder, a mirror and the cache share one layout,
 `<folder>/<source>/<file>` (`nusawrites/nusa_kalimat-mt-mad-train.csv`). Beside each file of the cache stands
 `<file>.source.json` with its URL, size, sha256, the server's ETag and revision, and the time. A file is checked against
-its checksum in `downloads.yaml`, or else against the record of its first download, each time it is asked for.
-"""
+its checksum in `downloads.yaml`, or else against the record of its first download, each time it is asked for."""
 
 import hashlib
 import json

@@ -1,8 +1,7 @@
 """Texts out of files, each with its place: tables (CSV, TSV, JSONL, parquet, XLSX), TMX and aligned lines.
 
 Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are; blanks around it are not part of
-it. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them.
-"""
+it. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them."""
 
 import csv
 import io

@@ -1,7 +1,6 @@
 """Language codes and the names that prompts use for them (InstructAlign, section 4 and appendix A).
 
-Codes are ISO 639-3 as in the papers, and the two-letter codes of the multilingual Alpaca study; `no` is Norwegian.
-"""
+Codes are ISO 639-3 as in the papers, and the two-letter codes of the multilingual Alpaca study; `no` is Norwegian."""
 
 NAMES = {
     **{"eng": "English", "ind": "Indonesian", "sun": "Sundanese", "jav": "Javanese", "ban": "Balinese"},

@@ -2,8 +2,7 @@
 
 Sentences in Indonesian and English come from a template grammar written for this kit; the other ten languages are
 made from Indonesian word by word through a lexicon of real words (taken from NusaX, see LICENSE-lexicon.txt beside
-it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages.
-"""
+it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages."""
 
 import csv
 import hashlib

@@ -2,8 +2,7 @@
 
 The file is cut into blocks of equal size. A drawn block stands for the lines that START in it, each read to its end.
 Every line starts in exactly one block and every block is as likely to be drawn as any other, so every line is as
-likely to be in the pool as any other, however long it is.
-"""
+likely to be in the pool as any other, however long it is."""
 
 import hashlib
 import json

@@ -1,8 +1,7 @@
 """Cross-lingual instructions from parallel text: TLM, MT, XSS, and MLM as the baseline (InstructAlign, section 3.1).
 
 Every row is derived from (seed, epoch, sample): noise, template, objective and negative sentence are the same on
-every machine, in any number of processes and after a resume, and fresh in every epoch.
-"""
+every machine, in any number of processes and after a resume, and fresh in every epoch."""
 
 from __future__ import annotations
 

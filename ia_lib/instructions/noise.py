@@ -4,8 +4,7 @@ The kinds of noise and their mixture are the released ones (InstructAlign, secti
 masking is that of the paper's first version. By default noise works on words, so that punctuation and spacing stay
 where they are, and never returns an empty text. In scripts that put no blanks between words (`UNSPACED`) each
 user-perceived character, a letter with its marks, counts as a word, which else would never be changed; numbers there
-stay whole.
-"""
+stay whole."""
 
 import re
 from functools import lru_cache

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 BUFFER = 1000
 
 
-def sample(pool_size: int, r: int, seed: int) -> list[int]:
-    """The indices of r rows drawn uniformly without replacement from a pool, in the order they were drawn."""
-    return shuffled(generator(seed, "replay"), pool_size)[:r]
-
-
 def reservoir(rows: Iterable, r: int, seed: int) -> list:
     """r rows drawn uniformly without replacement from the whole of a stream whose length is not known (all of them, if
     there are fewer), in an order drawn uniformly too. Holds r rows at a time."""
@@ -87,9 +82,8 @@ def draw(
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
     else:
-        rows = sample(len(pool), len(pool) if stratify else count + validation_rows, seed)
-    if stratify:
-        rows = _in_turn(rows, pool[stratify][:], seed)[: count + validation_rows]
+        order = shuffled(generator(seed, "replay"), len(pool))
+        rows = (_in_turn(order, pool[stratify][:], seed) if stratify else order)[: count + validation_rows]
     splits = ["train"] * count + ["validation"] * validation_rows
     # not `select`, whose rows would have to be copied, with a progress bar, when a column is added
     columns = pool[rows]

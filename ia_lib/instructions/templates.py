@@ -1,8 +1,7 @@
 """The papers' prompt templates, verbatim, a user's own, and how their slots are filled.
 
 Source of the templates: InstructAlign, appendix A, Tables 4-10; first version: Table 1. A wording is how classification
-prompts are put: their templates, and what labels, tasks and `or` are called in them.
-"""
+prompts are put: their templates, and what labels, tasks and `or` are called in them."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -74,9 +74,8 @@ def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], li
     for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         *borders, last = accumulate(len(part) for part in text[:4])
         # a token belongs to the part that holds its last character; one the tokenizer adds has none, and stays outside
-        own, closing, answer = (
-            next((i for i, (_, end) in enumerate(offsets) if end > border), len(ids)) for border in borders
-        )
+        ends = [end for _, end in offsets]
+        own, closing, answer = (next((i for i, end in enumerate(ends) if end > border), len(ids)) for border in borders)
         behind = next((i for i in range(answer, len(ids)) if offsets[i][0] >= last), len(ids))
         if answer >= behind:
             raise ValueError(f"the answer {text[3]!r} to the prompt {text[1][-60:]!r} has no token")
