@@ -123,8 +123,10 @@ class Explorer:
             found = show.under_rules(model, tokenizer, [prompt], words, empty)
             split = scoring.tokens(tokenizer, prompt, words, encoder_decoder=model.config.is_encoder_decoder)
             head = [f"{escape(word)} ({len(own)} tokens)" for word, (_, own) in zip(words, split, strict=True)]
-            rows = [("", f"<b>{rule}</b>", *(f"<span class='{'best' * bool(value == max(values))}'>{value:.3f}</span>" for value in values))
-                    for (rule, _), values in zip(found.index, found.to_numpy(), strict=True)]  # fmt: skip
+            rows = []
+            for (rule, _), values in found.iterrows():
+                cells = (f"<span class='{'best' * bool(value == max(values))}'>{value:.3f}</span>" for value in values)
+                rows.append(("", f"<b>{rule}</b>", *cells))
             return f"<pre>{escape(prompt)}</pre>{_table(['rule (nats)', *head], rows)}"
 
         return _panel(controls, draw)
