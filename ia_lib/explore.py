@@ -123,8 +123,10 @@ class Explorer:
             found = show.under_rules(model, tokenizer, [prompt], words, empty)
             split = scoring.tokens(tokenizer, prompt, words, encoder_decoder=model.config.is_encoder_decoder)
             head = [f"{escape(word)} ({len(own)} tokens)" for word, (_, own) in zip(words, split, strict=True)]
-            rows = [("", f"<b>{rule}</b>", *(_best(value, values) for value in values))
-                    for (rule, _), values in zip(found.index, found.to_numpy(), strict=True)]  # fmt: skip
+            rows = []
+            for (rule, _), values in found.iterrows():
+                cells = (f"<span class='{'best' * bool(value == max(values))}'>{value:.3f}</span>" for value in values)
+                rows.append(("", f"<b>{rule}</b>", *cells))
             return f"<pre>{escape(prompt)}</pre>{_table(['rule (nats)', *head], rows)}"
 
         return _panel(controls, draw)
@@ -176,9 +178,9 @@ class Explorer:
                 counts.append(f"{name}: {(said[-1]['predicted'] == said[-1]['gold']).mean():.1%} right")
             frame = said[0].join(said[1]["predicted"].rename("other")).join(texts)
             differ = frame["predicted"] != frame["other"]
-            rows = [("differs" * (line.predicted != line.other),
-                     *map(escape, (line.text, line.gold, line.predicted, line.other)))
-                    for line in frame[differ | (not only)].head(50).itertuples()]  # fmt: skip
+            kinds = frame.assign(kind=differ.map({True: "differs", False: ""}))[differ | (not only)].head(50)
+            columns = ["kind", "text", "gold", "predicted", "other"]
+            rows = kinds[columns].map(escape).itertuples(index=False)
             told = f"<p>{escape('; '.join(counts))}; they differ in {differ.sum()} of {len(frame)} texts.</p>"
             return told + _table(["text", "true", escape(first), escape(second)], rows)
 
@@ -227,10 +229,6 @@ def _text(title: str, value: str) -> widgets.Textarea:
 
 def _marked(prompt: str, answer: str) -> str:
     return f"<pre>{escape(prompt)}<span class='answer'>{escape(answer)}</span></pre>"
-
-
-def _best(value: float, values) -> str:
-    return f"<span class='{'best' * bool(value == max(values))}'>{value:.3f}</span>"
 
 
 def _table(head: list[str], rows: Iterable[tuple]) -> str:

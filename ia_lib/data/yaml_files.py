@@ -51,9 +51,9 @@ def read(path: Path, what: str, error: type[Exception]) -> dict:
         mark = getattr(problem, "problem_mark", None)
         said = " ".join(str(getattr(problem, "problem", None) or problem).split())
         raise error(f"{path}, line {mark.line + 1 if mark else 1}: this is not valid YAML ({said})") from None
-    if not isinstance(fields, dict):
-        raise error(f"{path}, line 1: found {plain(fields)!r:.60}; allowed: a {what}, which has fields with values")
-    return fields
+    if isinstance(fields, dict):
+        return fields
+    raise error(f"{path}, line 1: found {plain(fields)!r:.60}; allowed: a {what}, which has fields with values")
 
 
 def validated(model: type[_Model], path: Path, fields: dict, error: type[Exception]) -> _Model:

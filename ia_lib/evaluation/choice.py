@@ -112,24 +112,15 @@ def _parts(data: Dataset, tasks: Sequence[Choose], wordings: Sequence[str]):
     named = {task.name: task for task in tasks}
     for (name, language), rows in everything.groupby(["task", "language"], sort=False):
         task, prompt = named[name], 0
+        texts = {"row": rows["row"].tolist(), "example": rows["example"].tolist(), "gold": rows["label"].tolist()}
+        place = {"dataset": task.dataset, "task": task.task, "language": language, **texts, "names": task.labels}
         for wording in task.asked(wordings):
             how = task.question, task.labels, wording
+            words = templates.label_words(task.labels, wording)
             asked = [templates.classification_prompts(text, *how) for text in (CONTENT_FREE, *rows["text"])]
             for empty, *prompts in zip(*asked, strict=True):
                 prompt += 1
-                yield {
-                    "dataset": task.dataset,
-                    "task": task.task,
-                    "language": language,
-                    "prompt": prompt,
-                    "row": rows["row"].tolist(),
-                    "example": rows["example"].tolist(),
-                    "gold": rows["label"].tolist(),
-                    "names": task.labels,
-                    "words": templates.label_words(task.labels, wording),
-                    "prompts": prompts,
-                    "content_free": empty,
-                }
+                yield {**place, "prompt": prompt, "words": words, "prompts": prompts, "content_free": empty}
 
 
 def _part(model, tokenizer, part: dict, path: Path | None, progress: Callable, more: dict) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from ia_lib.evaluation.prefix_cache import padded
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40, batch_size: int = 16
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40
 ) -> pd.DataFrame:
     """What the model answers (greedily, at most `tokens`) to rows from `encode`, beside the true answers.
 
@@ -19,8 +19,7 @@ def answers(
     lines, decodes = {}, model.config.is_encoder_decoder
     order = sorted(range(len(rows)), key=lambda i: rows[i]["answer_start"])
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    for begin in range(0, len(rows), batch_size):
-        numbers = order[begin : begin + batch_size]
+    for numbers in (order[begin : begin + 16] for begin in range(0, len(rows), 16)):
         asked = [rows[i]["input_ids"][: max(1, rows[i]["answer_start"])] for i in numbers]
         # a causal model goes on from the right end; an encoder may count positions from the left one
         ids, mask = padded(asked, pad, "right" if decodes else "left", model.device)

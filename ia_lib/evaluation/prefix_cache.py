@@ -64,13 +64,11 @@ def check(model, texts: list[Text], pad: int) -> None:
         return
     # the last tokens of a prompt do
     prefix, suffix = text.prefix[-24:], max(text.suffixes, key=len)
-    ids = torch.tensor([prefix], device=model.device)
-    if model.config.is_encoder_decoder:
-        said = torch.tensor([[model.config.decoder_start_token_id, *suffix]], device=model.device)
-        given = {"input_ids": ids, "decoder_input_ids": said[:, :-1]}
-    else:
-        said = torch.tensor([prefix + suffix], device=model.device)
-        given = {"input_ids": said[:, :-1]}
+    decodes = model.config.is_encoder_decoder
+    begun = [model.config.decoder_start_token_id] if decodes else prefix
+    said = torch.tensor([begun + suffix], device=model.device)
+    given = {"input_ids": torch.tensor([prefix], device=model.device)} if decodes else {}
+    given["decoder_input_ids" if decodes else "input_ids"] = said[:, :-1]
     name = type(model).__name__
     with torch.inference_mode():
         # a model that cannot even do this says itself what it lacks
@@ -161,8 +159,7 @@ def _score(model, batch: list[Text], pad: int, whole_prompt: bool) -> tuple[np.n
     # suffixes of one token are known from the prefix alone
     longer = attend.sum(1) > 1
     goes_on = bool(longer.any())
-    logprobs = torch.zeros(follow.shape, dtype=torch.double, device=device)
-    told = torch.zeros(mask.shape, dtype=torch.double, device=device)
+    logprobs, told = (torch.zeros(shape, dtype=torch.double, device=device) for shape in (follow.shape, mask.shape))
     every, rest = owner[longer], follow[longer]
     # the last token of a suffix predicts nothing
     then = {"use_cache": True, "logits_to_keep": wanted[longer, 1:]}
@@ -189,9 +186,9 @@ def _score(model, batch: list[Text], pad: int, whole_prompt: bool) -> tuple[np.n
             if hidden:
                 last, logits = logits.split([len(batch), len(logits) - len(batch)])
             keep = then["logits_to_keep"]
-            found = torch.zeros(keep.shape, dtype=torch.double, device=device)
-            found[keep] = _chosen(logits, rest[:, 1:][keep])
-            logprobs[longer, 1:] = found
+            found = logprobs[longer]
+            found[:, 1:][keep] = _chosen(logits, rest[:, 1:][keep])
+            logprobs[longer] = found
     logprobs[:, 0] = _chosen(last, follow[:, 0], owner)
     values = logprobs.where(counts, 0).sum(1)
     # the shared prefix, and of each suffix what is not yet the label's

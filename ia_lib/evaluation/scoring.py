@@ -12,11 +12,11 @@ encoded once, and every label continues from its cache.
 A text that is too long loses tokens at its left: as many for every label of a prompt, so that all labels are judged
 by the same context; a token that marks the beginning stays, and labels are never cut.
 
-Scores do not depend on what is scored beside them, beyond rounding. The exception is bitsandbytes' LLM.int8(): where a
-number in any row of a batch reaches 6, padding included, its column is multiplied in 16 bits for all rows. So a score
-in 8 bits depends on the batch, and differs from that of the whole text at once. Measured with tiny random models: by up
-to 0.23 nats where 8 bits alone change scores by 0.43, by 1.3 where outliers were put in and 8 bits change them by 2.7,
-and by less than 0.004 with `llm_int8_threshold=0`, which has no outliers.
+Scores do not depend on what is scored beside them, beyond rounding, but for bitsandbytes' LLM.int8(): where a number in
+any row of a batch reaches 6, padding included, its column is multiplied in 16 bits for all rows. Measured with tiny
+random models, such a score differs from that of the whole text by up to 0.23 nats where 8 bits alone change scores by
+0.43, by 1.3 where outliers were put in and 8 bits change them by 2.7, and by less than 0.004 with
+`llm_int8_threshold=0`, which has no outliers.
 """
 
 import inspect
@@ -69,14 +69,12 @@ def label_logprobs(
     """Score every label as a continuation of every prompt.
 
     `labels` is one list for all prompts or one list per prompt (then all of one length). A prompt holds everything
-    before the answer; with `chat` it is a user's turn and a label an assistant's, in the tokenizer's chat template, as
-    `encoding.in_chat` writes them. `prompt_logprob` scores the prompts too, which costs the vocabulary at every
-    position; `content_free` is the prompt without content, one for all or one for each, that the rule `calibrated`
-    compares with. `max_length` is in tokens, label included, and never more than the
-    model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: about 96 MB of
-    them on a CPU, 1 GB on an accelerator, and no more than 8,192); it is halved when memory runs out. Results do not
-    depend on it beyond rounding, but for 8 bits (see above). `progress` shows a bar, or is called with (prompts done,
-    prompts in all) after every batch.
+    before the answer; with `chat` both are turns, as `encoding.in_chat` writes them. `prompt_logprob` scores prompts
+    too, which costs the vocabulary at every position; `content_free` is the prompt without content, one for all or one
+    for each, that the rule `calibrated` compares with. `max_length` is in tokens, label included, and never more than
+    the model's positions. `batch_tokens` bounds the tokens that a batch holds in the model's cache (default: see
+    `prefix_cache`); it is halved when memory runs out. `progress` shows a bar, or is called with (prompts done, prompts
+    in all) after every batch.
 
     Raises, before the model runs, ScoringError for an empty label, a label whose tokens vanish or are all there is
     (nothing to predict them from), a label that does not fit into `max_length`, a token that the model does not know
@@ -89,13 +87,11 @@ def label_logprobs(
             raise ValueError(f"{name}: found the text {given[:40]!r}; allowed: a list")
     prompts, labels = _texts("prompts", prompts), list(labels)
     shared = bool(labels) and (isinstance(labels[0], str) or not isinstance(labels[0], Iterable))
+    per_prompt = [_texts("labels", labels)] * len(prompts) if shared else []
     for i, row in enumerate(() if shared else labels):
         if isinstance(row, str) or not isinstance(row, Iterable):
             raise TypeError(f"labels[{i}]: found {row!r}; allowed: a list, as for the prompts before")
-    if shared:
-        per_prompt = [_texts("labels", labels)] * len(prompts)
-    else:
-        per_prompt = [_texts(f"labels[{i}]", row) for i, row in enumerate(labels)]
+        per_prompt.append(_texts(f"labels[{i}]", row))
     if prompts and not any(per_prompt):
         raise ValueError(f"labels: found none for {len(prompts):,} prompts; allowed: one or more")
     if len(per_prompt) != len(prompts) or len({len(row) for row in per_prompt}) > 1:
@@ -119,10 +115,8 @@ def label_logprobs(
                 f"model: found {type(model).__name__} without decoder_start_token_id; allowed: set it in model.config "
                 "(for mBART the code of the answers' language)"
             )
-        for name, given, why in (
-            ("chat", chat, "has no turns"),
-            ("prompt_logprob", prompt_logprob, "reads the prompt and gives it no log-probability"),
-        ):
+        reads = "reads the prompt and gives it no log-probability"
+        for name, given, why in (("chat", chat, "has no turns"), ("prompt_logprob", prompt_logprob, reads)):
             if given:
                 raise ValueError(f"{name}: found True; allowed: False for an encoder-decoder model, which {why}")
     texts = _tokenise(tokenizer, prompts, per_prompt, max_length, chat, decodes)
@@ -143,11 +137,10 @@ def label_logprobs(
         alone = label_logprobs(model, tokenizer, [free for free, *_ in place], [row for _, *row in place], **more)
         empty = alone.label_logprob[[place[pair] for pair in pairs]].reshape(shape)
 
-    label_tokens, prompt_tokens, cut_tokens = (np.zeros(shape, int) for _ in range(3))
+    counts = {name: np.zeros(shape, int) for name in ("label_tokens", "prompt_tokens", "cut_tokens")}
     for text in texts:
-        label_tokens[text.row, text.columns] = text.label_tokens
-        prompt_tokens[text.row, text.columns] = _prompt_tokens(text, decodes)
-        cut_tokens[text.row, text.columns] = text.cut
+        for name, count in zip(counts, (text.label_tokens, _prompt_tokens(text, decodes), text.cut), strict=True):
+            counts[name][text.row, text.columns] = count
     logprob, before = np.zeros(shape), np.zeros(shape)
     done = 0
     bar = tqdm(total=len(prompts), desc="scoring", unit="prompt", disable=progress is not True)
@@ -176,9 +169,7 @@ def label_logprobs(
     return LabelScores(
         label_logprob=logprob,
         label_chars=np.array([[len(label) for label in row] for row in per_prompt], dtype=int).reshape(shape),
-        label_tokens=label_tokens,
-        prompt_tokens=prompt_tokens,
-        cut_tokens=cut_tokens,
+        **counts,
         prompt_logprob=before if prompt_logprob else None,
         content_free_logprob=empty,
     )
@@ -230,14 +221,10 @@ def _in_one(tokenizer, prompts, per_prompt, max_length, chat) -> Iterator[Text]:
         turns = in_chat(tokenizer, *zip(*pairs, strict=True))
         pairs = [(before + prompt + header, label) for before, prompt, header, label, _ in turns]
     # a chat template writes the beginning-of-sequence token itself
-    encoded = tokenizer(
-        [p + label for p, label in pairs],
-        add_special_tokens=not chat,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-    )
-    special = set(tokenizer.all_special_ids)
-    tokenised = zip((len(p) for p, _ in pairs), encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    how = {"add_special_tokens": not chat, "return_offsets_mapping": True, "return_attention_mask": False}
+    encoded = tokenizer([p + label for p, label in pairs], **how)
+    special, begins = set(tokenizer.all_special_ids), [len(p) for p, _ in pairs]
+    tokenised = zip(begins, encoded["input_ids"], encoded["offset_mapping"], strict=True)
     for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
         sequences, starts = [], []
         for label in row:
@@ -298,11 +285,9 @@ def _framed(tokenizer, texts: list[str], kind: str) -> list[tuple[list[int], int
     else:
         # other tokenizers' masks cannot be relied on: where the text's tokens stand when nothing is added
         plain = tokenizer(**{kind: texts}, return_attention_mask=False, add_special_tokens=False)["input_ids"]
-        spans = []
-        for ids, part in zip(encoded["input_ids"], plain, strict=True):
-            places = (i for i in range(len(ids) - len(part) + 1) if ids[i : i + len(part)] == part)
-            begin = next(places, 0)
-            spans.append((begin, begin + len(part)))
+        pairs = list(zip(encoded["input_ids"], plain, strict=True))
+        begins = [next((i for i in range(len(ids)) if ids[i : i + len(own)] == own), 0) for ids, own in pairs]
+        spans = [(begin, begin + len(own)) for begin, own in zip(begins, plain, strict=True)]
     return [(ids, begin, len(ids) - end) for ids, (begin, end) in zip(encoded["input_ids"], spans, strict=True)]
 
 

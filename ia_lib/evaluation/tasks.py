@@ -127,6 +127,10 @@ class Task(_Part):
         known = self.data.languages
         return [code for code in codes if known is None or code in known]
 
+    def files(self, wordings: Sequence[str] = ()) -> list[Path]:
+        """The YAML files that the task and its prompts are read from."""
+        return [self._path] if self._path else []
+
     def _own(self, file: str) -> str:
         """A user's file beside the task file, if it is there; else it is for `find` to know where to look."""
         beside = self._path.parent / file if self._path else None
@@ -171,10 +175,9 @@ class Choose(Task):
         return [str(locate(n, here)) if isinstance(n, str) and templates.is_file(n) else n for n in names]
 
     def files(self, wordings: Sequence[str] = ()) -> list[Path]:
-        """The YAML files that the task and its prompts are read from."""
         names = [wording for wording in self.asked(wordings) if isinstance(wording, str)]
-        tasks = [self, *map(self._holder, self.data.elsewhere)]
-        return [*(task._path for task in tasks if task._path), *templates.files(names)]
+        others = [self._holder(code)._path for code in self.data.elsewhere]
+        return [*super().files(), *others, *templates.files(names)]
 
     def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
         """(source, file) of what `read` reads. Raises CorpusError for a language or split that the task has not."""
@@ -237,10 +240,6 @@ class Translate(Task):
     def _consistent(self):
         _has_templates(self.prompts, "mt")
         return self
-
-    def files(self, wordings: Sequence[str] = ()) -> list[Path]:
-        """The YAML file that the task is read from."""
-        return [self._path] if self._path else []
 
     def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
         """(source, file) of what `read` reads; nothing for held-out sentences. Raises CorpusError as `read` does."""

@@ -6,7 +6,6 @@ draw examples anew.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -28,19 +27,12 @@ COUNTS = ["dataset", "task", "source", "language", "metric", "example", "counts"
 
 
 def translate(
-    model,
-    tokenizer,
-    task: Translate,
-    parallel: Dataset,
-    plan: Plan,
-    encoding: dict,
-    on_progress: Callable[[int, int], None] | None = None,
+    model, tokenizer, task: Translate, parallel: Dataset, plan: Plan, encoding: dict
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Translate `parallel`, both ways between each pivot and each taught language of `plan` that it has.
 
     `parallel` is what the task reads, or for held-out sentences the second part of `cross_lingual.split_off`; `plan`
     also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
-    `on_progress` is called with (directions done, directions in all).
 
     Returns predictions (`PREDICTION_COLUMNS`; `language` is the target, `example` the sentence's id, `prompt` counts
     from 1) and counts (columns `COUNTS`), a line for each example and metric:
@@ -61,13 +53,11 @@ def translate(
     # how labels are scored here
     score = partial(label_logprobs, model, tokenizer, chat=encoding.get("chat", False), progress=False)
     said, counted = [], []
-    for done, (source, target) in enumerate(pairs, 1):
+    for source, target in pairs:
         place = {"dataset": task.dataset, "task": task.task, "source": source, "language": target}
         predictions, counts = _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score)
         said += [{**place, "kind": task.kind, **line} for line in predictions]
         counted += [{**place, **line} for line in counts + _similarity(parallel, plan, source, target, score)]
-        if on_progress:
-            on_progress(done, len(pairs))
     return pd.DataFrame(said, columns=PREDICTION_COLUMNS), pd.DataFrame(counted, columns=COUNTS)
 
 

@@ -18,11 +18,9 @@ from ia_lib.workflow.work import Evaluated, Evaluation, Tuned, Tuning
 
 def run(stage: Stage) -> str:
     """What the run is about: what its recipe was told, its batch, and where the artefacts go."""
-    settings, known = stage.run, type(stage.run.data).model_fields
-    own = [
-        name for name in known if name not in Data.model_fields and getattr(settings.data, name) != known[name].default
-    ]
-    told = ", ".join(f"{name} {getattr(settings.data, name)}" for name in own) or settings.recipe
+    settings = stage.run
+    own = settings.data.model_dump(exclude=set(Data.model_fields), exclude_defaults=True)
+    told = ", ".join(f"{name} {value}" for name, value in own.items()) or settings.recipe
     streams = "; ".join(f"{one.per_step} {one.role} ({one.name})" for one in settings.streams)
     return (
         f"run {settings.name}: {told}, seed {settings.seed}\n"
@@ -70,10 +68,10 @@ def noise(frame: pd.DataFrame) -> pd.DataFrame:
 
 def model(begun: Tuning | Evaluation) -> str:
     """The model and where it is."""
-    made, size = begun.model, len(begun.tokenizer)
+    made = begun.model
     return (
         f"device: {begun.device}; {made.config.model_type} with {made.num_parameters():,} parameters in {made.dtype}, "
-        f"{size:,} tokens in the vocabulary"
+        f"{len(begun.tokenizer):,} tokens in the vocabulary"
     )
 
 
@@ -115,11 +113,10 @@ def prompts(stage: Stage, begun: Evaluation) -> str:
         lines.append(f"=== {task.name}, {sample.language}, wording {called}; true label: {sample.label}")
         split = scoring.tokens(begun.tokenizer, asked[0], words, **more)
         for number, text in enumerate(asked, 1):
-            ((before, _), *_) = scoring.tokens(begun.tokenizer, text, words[:1], **more)
+            ((before, _),) = scoring.tokens(begun.tokenizer, text, words[:1], **more)
             lines.append(f"\nprompt {number}:\n{begun.tokenizer.convert_tokens_to_string(before)}___")
         lines.append("\ntokens of prompt 1: " + " ".join(split[0][0]))
-        lines += [f"tokens of {word!r}: {' '.join(own)}" for word, (_, own) in zip(words, split, strict=True)]
-        lines.append("")
+        lines += [*(f"tokens of {word!r}: {' '.join(own)}" for word, (_, own) in zip(words, split, strict=True)), ""]
     return "\n".join(lines)
 
 
