@@ -3,7 +3,7 @@
 #     snakemake --profile profiles/default --config table=params/mini.yaml
 #
 # `python -m ia_lib.runs run TABLE` does the same with a progress display. What is finished is decided by the
-# manifests (see ia_lib/stages.py): a job's output is a marker whose name carries the key of its settings and inputs.
+# manifests (see ia_lib/workflow/stages.py): a job's output is a marker whose name carries the key of its settings and inputs.
 import shlex
 import sys
 

@@ -35,6 +35,7 @@ class Explorer:
 
     def __init__(self, table: str, run: str, other: str, outputs_dir: str = "outputs"):
         made = Table(table, outputs_dir)
+        made.settle([run, other])
         for failed in scheduler.make(made, [s for s in made.stages([run, other]) if not s.done], report=False):
             print(failed)
         self.run: Settings = made.run(run)

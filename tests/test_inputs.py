@@ -39,14 +39,22 @@ runs:
     past: {mixture: {sentiment: 50, mt: 50, rows: 40, split: train}}
     model: {new: {hidden: 16, layers: 1, heads: 2, vocabulary: 600}}
     per_step: 2
-  - {name: tlm, objective: mt, templates: mine.yaml, wordings: [english, words.yaml], tasks: [sentiment, task.yaml]}
+  - name: tlm
+    objective: mt
+    templates: mine.yaml
+    wordings: [english, words.yaml]
+    tasks: [sentiment, task.yaml, pairs.yaml]
   - {name: far, objective: tlm, model: {name: model}, past: {file: past.jsonl}, held_out: true}
 """
 TASK = """
 kind: choose
 question: tone
 labels: [low, high]
-data: {file: "tone-{code}.csv", languages: [jav]}
+data: {file: "tone-{code}-{split}.csv", languages: [jav]}
+"""
+PAIRS = """
+kind: translate
+data: {file: pairs.tsv, columns: {ind: ind, jav: jav}}
 """
 
 
@@ -57,8 +65,11 @@ def table(tmp_path, lab, model, tokenizer) -> Table:
     (tmp_path / "own.csv").write_text(
         "text,label\n" + "".join(f"kalimat {i},{'good' if i % 2 else 'bad'}\n" for i in range(6))
     )
-    (tmp_path / "tone-jav.csv").write_text("text,label\nukara siji,low\nukara loro,high\n")
+    for split in ("train", "test"):
+        (tmp_path / f"tone-jav-{split}.csv").write_text("text,label\nukara siji,low\nukara loro,high\n")
+    (tmp_path / "pairs.tsv").write_text("ind\tjav\nsatu\tsiji\ndua\tloro\n")
     (tmp_path / "task.yaml").write_text(TASK)
+    (tmp_path / "pairs.yaml").write_text(PAIRS)
     (tmp_path / "mine.yaml").write_text('mt: ["[SOURCE_TEXT] in [TARGET_LANG]: [TARGET_TEXT]"]')
     (tmp_path / "words.yaml").write_text('classification: ["[INPUT] is [OPTIONS]? [LABELS_CHOICE]"]')
     (tmp_path / "past.jsonl").write_text(
@@ -85,9 +96,10 @@ READERS = {
     },
     "data/nusax/sentiment/javanese/valid.csv": set(),
     "own.csv": {f"{run}: {stage}" for run in ("base", "tlm", "far") for stage in ("data", "evaluate")},
-    "task.yaml": {"tlm: data", "tlm: evaluate"},
-    "tone-jav.csv": {"tlm: data", "tlm: evaluate"},
-    "mine.yaml": {"tlm: data"},
+    "tone-jav-test.csv": {"tlm: data", "tlm: evaluate"},
+    "tone-jav-train.csv": {"tlm: evaluate"},
+    "pairs.tsv": {"tlm: evaluate"},
+    "mine.yaml": {"tlm: data", "tlm: evaluate"},
     "words.yaml": {"tlm: evaluate"},
     "past.jsonl": {"far: data"},
     "model/model.safetensors": {"far: data", "far: tune", "far: evaluate"},
@@ -104,6 +116,38 @@ def test_a_changed_input_makes_exactly_the_stages_anew_that_read_it(table, file)
     path.write_bytes(content + b"\n")
     after = identities(Table(table.path, table.outputs))
     assert {name for name in before if before[name] != after[name]} == READERS[file]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("task.yaml", "kind:", "# a word\nkind:", set()),
+        ("task.yaml", "question: tone", "question: manner", {"tlm: evaluate"}),
+        ("task.yaml", "labels: [low, high]", "labels: [high, low]", {"tlm: data", "tlm: evaluate"}),
+        ("pairs.yaml", "columns: {ind: ind, jav: jav}", "columns: {ind: ind, jav: ind}", {"tlm: evaluate"}),
+        ("every.yaml", "task: own}", "task: own, text: label}", READERS["own.csv"]),
+        ("every.yaml", "held_out: true", "held_out: false", {"far: evaluate"}),
+    ],
+)
+def test_a_stage_hangs_on_what_it_takes_from_a_task(table, file, old, new, expected):
+    before, path = identities(table), table.path.parent / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    after = identities(Table(table.path, table.outputs))
+    assert {name for name in before if before[name] != after[name]} == expected
+
+
+@pytest.mark.quick
+def test_translation_hangs_on_templates_and_encoding(table):
+    def key(more: str) -> str:
+        path = table.path.with_name("other.yaml")
+        path.write_text(f"{table.path.read_text()}  - {{name: zero, model: {{name: model}}, {more}}}\n")
+        return Table(path, table.outputs).stage("zero", "evaluate").key
+
+    changes = ["steps: 2", "templates: mine.yaml", "max_length: 99", "cut: end"]
+    assert len({key(change) for change in changes}) == 1
+    assert len({key(f"tasks: [pairs.yaml], {change}") for change in changes}) == 4
 
 
 @pytest.mark.quick

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, model_validator
 
@@ -113,6 +113,11 @@ class Task(_Part):
     _path: Path | None = PrivateAttr(None)
 
     @property
+    def file(self) -> Path | None:
+        """The YAML file that it is read from."""
+        return self._path
+
+    @property
     def dataset(self) -> str:
         """The part of the name before the last slash; may be empty."""
         return self.name.rpartition("/")[0]
@@ -144,11 +149,11 @@ class Choose(Task):
     question: Text  # what the labels are, in a word: the [TASK] of the prompts
     labels: list[Text] = Field(min_length=2)  # in the order in which prompts name them
     data: Labelled
-    prompts: either(list[Text], Prompts) | None = None  # names of wordings, or one wording; default: the row's
-    metric: Literal["weighted_f1", "accuracy", "macro_f1", "macro_precision", "macro_recall", "balanced_accuracy"] = (
-        "weighted_f1"  # the headline
+    prompts: either(Annotated[list[Text], Field(min_length=1)], Prompts) | None = (
+        None  # names of wordings, or one wording; default: the row's
     )
-    baselines: list[Literal["chance", "majority", "constant"]] = Field(["chance", "majority"], min_length=1)
+    metric: Literal["weighted_f1"] = "weighted_f1"  # the headline; the others are measured, too
+    baselines: tuple[Literal["chance"], Literal["majority"]] = ("chance", "majority")  # what it must beat
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -234,7 +239,7 @@ class Translate(Task):
     kind: Literal["translate"] = "translate"
     data: Pairs
     prompts: Prompts | None = None  # templates of the kind mt, each of which is asked; default: the row's first
-    metric: Literal["chrF", "answer loss", "similarity"] = "chrF"  # the headline; all three are measured
+    metric: Literal["chrF"] = "chrF"  # the headline; all three are measured
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -1,4 +1,4 @@
-"""Past instruction data for a model trained from scratch: a mixture of labelled texts and alignment objectives."""
+"""Past instruction data for a model trained from scratch: a mixture of labelled texts and cross-lingual objectives."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from ia_lib.randomness import generator, pick, weighted
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What can be mixed: labelled texts, and alignment objectives over parallel text.
+# What can be mixed: labelled texts, and cross-lingual objectives over parallel text.
 PARTS = ("sentiment", "mt", "xss", "mlm")
 
 
@@ -34,7 +34,7 @@ def mixture(
 ) -> "Dataset":
     """`rows` instructions in the languages `codes`: columns `prompt, answer, objective, language`. `shares` says how
     much there is of each of `PARTS`, in any unit: of `sentiment`, which are the labelled `texts` (as a task reads them)
-    with their `labels` under the published classification prompts, and of alignment objectives over a split of the
+    with their `labels` under the published classification prompts, and of cross-lingual objectives over a split of the
     corpus' parallel text."""
     from datasets import Dataset
 

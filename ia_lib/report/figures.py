@@ -141,7 +141,7 @@ def loss_curve(log: pd.DataFrame, title: str = "Loss") -> go.Figure:
 
 
 class LiveLoss:
-    """Draws the loss curve anew in a notebook's cell with every record of `tuning.tune(on_log=...)`."""
+    """Draws the loss curve anew in a notebook's cell with every record of `trainer.tune(on_log=...)`."""
 
     def __init__(self):
         self.records: list[dict] = []

@@ -37,7 +37,9 @@ text-align: left } .prompt { color: #767676; font-size: .8rem } .anchor-link { d
 .output_wrapper, .jp-OutputArea { overflow-x: auto }</style>"""
 
 
-def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.DataFrame:
+def write(
+    folder: Path, name: str, runs: list[Path], missing: list[str], said: list[dict] | None = None
+) -> pd.DataFrame:
     """Write the report of the table `name` from the evaluate folders of its runs; returns the results.
 
     Written are `results.csv` (every measure), `pairs.csv` (rows and languages compared), `rules.csv` and
@@ -45,7 +47,7 @@ def write(folder: Path, name: str, runs: list[Path], missing: list[str]) -> pd.D
     the executed notebooks and the figures as pages (figures also as .png where a Chromium is found) and `index.html`.
     `missing` names the runs of the table without results.
     """
-    runs = [Run(run) for run in runs]
+    runs = [Run(run, now) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
     every, pairs = results.every(runs), _named(results.pairs(runs))
     compared = results.beside_published(every, runs)
     *found, lengths = results.rules(runs)

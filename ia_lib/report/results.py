@@ -23,12 +23,13 @@ STAGES = ("data", "tune", "evaluate")
 class Run:
     """A run, as the folder of its evaluate stage and those beside it tell it."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, said: dict | None = None):
+        """`said` are settings that the table has changed since, which no artefact hangs on."""
         self.folder = Path(folder)
         places = {stage: self.folder.parent / stage / "manifest.json" for stage in STAGES}
         self.stages = {stage: _json(path) for stage, path in places.items() if path.is_file()}
         self.manifest = self.stages["evaluate"]
-        settings = self.settings = self.manifest["settings"]
+        settings = self.settings = {**self.manifest["settings"], **(said or {})}
         self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
         self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
         self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]

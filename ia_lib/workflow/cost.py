@@ -6,7 +6,6 @@ here, and the largest error in the estimate.
 """
 
 import csv
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,16 +46,10 @@ class Estimate:
     hours: dict[str, float] | None
 
 
-def estimate(
-    run: Settings,
-    source: str | New,
-    report: dict | None = None,
-    tested: Mapping[str, int] | None = None,
-    texts: int | None = None,
-) -> Estimate:
+def estimate(run: Settings, source: str | New, report: dict | None = None, texts: int | None = None) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
-    data stage's report, if that is finished. `tested` has for every task of the run's own `tests` how many texts are
-    scored, without which those cannot be told; or `texts` says how many there are in all."""
+    data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
+    cannot be told."""
     steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
@@ -66,7 +59,7 @@ def estimate(
     }
     per_step = sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
     tokens = round(steps * per_step)
-    texts, parameters = _texts(run, tested) if texts is None else texts, _parameters(source)
+    texts, parameters = _texts(run) if texts is None else texts, _parameters(source)
     texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
@@ -120,14 +113,11 @@ def _counted(folder: str) -> int:
         return AutoModel.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
 
 
-def _texts(run: Settings, tested: Mapping[str, int] | None) -> int | None:
-    """How many texts are scored, by the sizes that the papers state and, of the run's own tests, by `tested`; None
-    where that is missing."""
-    asked = run.evaluate
-    own = {test.task for test in asked.tests}
-    if not own <= set(tested or {}):
+def _texts(run: Settings) -> int | None:
+    """How many texts are scored, by the sizes that the papers state; None for texts of the user's own."""
+    asked, total = run.evaluate, 0
+    if asked.tests or any(name.endswith((".yaml", ".yml")) for name in run.named_tasks.values()):
         return None
-    total = sum(tested[task] for task in own)
     for name in run.named_tasks.values():
         corpus, _, task = name.rpartition("/")
         if corpus == "minilab":

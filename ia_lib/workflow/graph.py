@@ -162,20 +162,21 @@ class Table:
 
     def _make(self, run: Settings, name: str) -> Stage:
         inputs, needs = Inputs(self._chain(run), name, self.folder), self._needs(run, name)
+        try:
+            identities = inputs.identities()
+            translates = name == "evaluate" and bool(inputs.translations)
+        except Exception as error:
+            raise self._said(run, error) from None
         block = "train" if name == "tune" else name
         shared = run.model_dump(mode="json", include=set(Shared.model_fields))
         settings = {"shared": shared, block: getattr(run, block).model_dump(mode="json")}
-        if name == "evaluate" and run.measures_held_out:
+        if translates:
             settings["data"] = run.data.model_dump(mode="json")
         if run.data.past and "data" in settings:
             # what a run or file is called is no setting: what it holds is in the keys of inputs and sources
             settings["data"]["past"] |= {"run": None, "file": None}
         if run.model.new and name != "evaluate":
             settings["new"] = run.model.new.vocabulary if name == "data" else run.model.new.model_dump()
-        try:
-            identities = inputs.identities()
-        except Exception as error:
-            raise self._said(run, error) from None
         parts = {"stage": name, "version": STAGE_VERSION[name], "settings": settings, "sources": identities}
         key = digest({**parts, "inputs": [stage.key for stage in needs]})
         asked = self.changed.get(run.name)

@@ -5,9 +5,12 @@ cannot be read either.
 """
 
 import os
+import re
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from ia_lib.data import corpora, minilab
 from ia_lib.data.downloads import SourceError
@@ -21,13 +24,16 @@ from ia_lib.randomness import generator, shuffled
 from ia_lib.recipes.fields import New
 from ia_lib.workflow import past
 from ia_lib.workflow.settings import Settings
-from ia_lib.workflow.sources import Address, File, Folder, HubModel, MiniLab, Published, Source
+from ia_lib.workflow.sources import Address, Asked, File, Folder, HubModel, MiniLab, Published, Source
 from ia_lib.workflow.tables import drawn
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from ia_lib.instructions.cross_lingual import Plan
+
+
+_HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 class Inputs:
@@ -90,24 +96,31 @@ class Inputs:
         run, outside = self.run, [self.outside] if self.begins.model.name else []
         if self.stage == "tune":
             return outside
-        found: list[Source] = []
-
-        found += self._prompts()
-        split = run.evaluate.test_split
-        wanted = self._parallel_places() if self.reads_parallel else []
-        wanted += [place for task in self.tasks for place in task.places(self._tested(task), split)]
-        wordings = run.wordings if self.stage == "evaluate" else ()
-        found += [self._kits(path) for task in self.tasks for path in task.files(wordings)]
+        evaluates = self.stage == "evaluate"
+        found, wanted = self._prompts(), self._parallel_places() if self.reads_parallel else []
+        for number, task in enumerate(self.tasks if evaluates else self.choices):
+            # the data stage takes the texts of labelled tasks, whose pairs it may leave out, and the labels' tokens
+            parts = None if evaluates else {"name", "labels", "data"}
+            said = {"split": run.evaluate.test_split, **task.model_dump(mode="json", include=parts)}
+            found.append(Asked(f"task {number}", said, task.file))
+            others = [path for path in task.files(run.wordings if evaluates else ()) if path != task.file]
+            found += [self._kits(path) for path in others]
+            wanted += task.places(self._tested(task), self._split(task))
         if self.stage == "data":
             wanted += past.places(self)
         else:
             found += self._majority.values()
         return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
 
+    def _split(self, task: Task) -> str:
+        """The split that the task is tested on: its only one, if it has but one."""
+        asked, splits = self.run.evaluate.test_split, getattr(task, "splits", None)
+        return "test" if splits == ["test"] else asked
+
     def _prompts(self) -> list[Source]:
         """The files of templates and wordings. Raises Refusal for a name that is neither the kit's nor a file's."""
         run, data, asked = self.run, self.run.data, []
-        if self.stage == "data" or run.measures_held_out:
+        if self.stage == "data" or self.translations:
             asked.append(("templates", data.templates, run.templates, templates.TEMPLATES))
         if self.stage == "evaluate":
             names = zip(run.evaluate.wordings, run.wordings, strict=True)
@@ -130,7 +143,7 @@ class Inputs:
         asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
         if place.is_dir():
             return Folder(asked.name, place.resolve())
-        if asked.name.startswith(("/", ".", "~")):
+        if asked.name.startswith(("/", ".", "~")) or not _HUB.fullmatch(asked.name):
             raise Refusal("model.name", asked.name, "a folder, or a name on the Hub; there is no such folder")
         return HubModel(asked.name, asked.revision, self.outputs / "revisions.json")
 
@@ -174,8 +187,10 @@ class Inputs:
     # ------------------------------------------------------------------ loops over the list
 
     def identities(self) -> dict[str, Any]:
-        """For the stage's key."""
-        return {name: source.identity() for name, source in sorted(self.sources.items())}
+        """For the stage's key; what a user's file is called is no part of it."""
+        users = [name for name, source in self.sources.items() if isinstance(source, File) and not source.ours]
+        called = {name: f"file {number}" for number, name in enumerate(users)}
+        return {called.get(name, name): source.identity() for name, source in self.sources.items()}
 
     def missing(self) -> list[str]:
         """What would have to be downloaded, in words."""
@@ -205,12 +220,17 @@ class Inputs:
             return
         # reads the files, and so finds what is wrong in them
         templates.templates("mt", run.templates)
+        for task in self.translations:
+            if not task.data.held_out and (not self.missing() or task.data.file):
+                self.pairs(task)
         for wording in run.wordings if self.stage == "evaluate" else ():
             templates.label_words([], wording)
         here = not self.missing()
         if run.corpus == "minilab":
             # it is not written yet, and no sentence of it stands in two of its files
             self._check_sentences(run.lab.train, run.data.sentences or run.lab.train)
+            if any(task.data.source != "minilab" for task in self.choices):
+                self.tests(lab=False)
         elif here:
             self.tests()
             if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
@@ -265,7 +285,15 @@ class Inputs:
                 allowed = "an id column, since another file has texts of that task and language"
                 raise Refusal("tests", test.file, allowed)
             places.add((test.task, test.language))
-            found.append(tasks.own(**test.model_dump()))
+            try:
+                found.append(tasks.own(**test.model_dump()))
+            except ValidationError as error:
+                raise Refusal("tests", test.file, error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        names = [task.name for task in found[: len(run.named_tasks)]]
+        own = {test.task for test in run.evaluate.tests}
+        for name in names:
+            if names.count(name) > 1 or name in own or "all" in name.split("/") or not all(name.split("/")):
+                raise Refusal("tasks", name, "tasks with a name of their own each, in whose parts `all` is not one")
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
         return [*found, *([tasks.load("held_out")] if run.measures_held_out else [])]
@@ -291,18 +319,20 @@ class Inputs:
         """The parallel text of a task: `sentence_id` and a column per language."""
         if task.data.held_out:
             return self.held_out()
-        return task.read(self.find, self._tested(task), self.run.evaluate.test_split)
+        return task.read(self.find, self._tested(task), self._split(task))
 
-    def tests(self, every: bool = True) -> "Dataset":
+    def tests(self, every: bool = True, lab: bool = True) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
-        stand. Without `every` the first `examples` of each language, which are those that the run is tested on."""
+        stand. Without `every` the first `examples` of each language, which are those that the run is tested on; without
+        `lab` not the mini lab's."""
         from datasets import Dataset, concatenate_datasets
 
         few = None if every else self.run.evaluate.examples
         parts = [
-            task.read(self.find, [code], self.run.evaluate.test_split)
+            task.read(self.find, [code], self._split(task))
             for task in self.choices
             for code in self._tested(task)
+            if lab or task.data.source != "minilab"
         ]
         if not parts:
             return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})
@@ -330,7 +360,7 @@ class Inputs:
                         if isinstance(source, MiniLab):
                             there = split != "train" or code in minilab.KNOWN
                         else:
-                            there = isinstance(source, Published) and source.here
+                            there = source.file.is_file() if isinstance(source, File) else source.here
                         if there:
                             found.setdefault(task.name, (split, code, place))
         return found

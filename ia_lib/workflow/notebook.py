@@ -22,6 +22,8 @@ def open_stage(
     of the table's rows for this run; its artefacts then go to a run folder of their own, named after the changes.
     """
     made = Table(table, outputs_dir)
+    if JOB not in os.environ:
+        made.settle(None if run is None else [run])
     if stage == "report":
         if JOB not in os.environ:
             for line in scheduler.make(made, [s for s in made.stages() if not s.done], report=False):

@@ -211,13 +211,22 @@ class Settings(fields.Shared):
             raise Refusal("accumulation", self.train.accumulation, allowed)
 
 
-@cache
 def kind(recipe: Any = None) -> type[Settings]:
-    """The class of a recipe's rows. Raises SettingsError for a recipe that there is not."""
+    """The class of a recipe's rows. Raises SettingsError for a recipe that there is not, or that cannot be read."""
     name = fields.Shared.model_fields["recipe"].default if recipe is None else recipe
-    if name not in recipes.names():
+    if not isinstance(name, str) or name not in recipes.names():
         raise SettingsError(f"found {name!r}; allowed: {', '.join(recipes.names())}")
+    try:
+        return _kind(name)
+    except Exception as error:  # what the module raises when it is read
+        raise SettingsError(f"found {name!r}, which cannot be read: {type(error).__name__}: {error}") from None
+
+
+@cache
+def _kind(name: str) -> type[Settings]:
     module = recipes.load(name)
+    if not hasattr(module, "Data") or not hasattr(module, "streams") or not hasattr(module, "examples"):
+        raise AttributeError("a recipe has Data, streams and examples")
     own = {block: getattr(module, block.capitalize(), getattr(fields, block.capitalize())) for block in BLOCKS}
     return create_model("Settings", __base__=Settings, **{block: (part, ...) for block, part in own.items()})
 

@@ -61,6 +61,17 @@ class File(Source):
 
 
 @dataclass(frozen=True)
+class Asked(Source):
+    """What a stage takes from a task, whether or not that stands in a file: another stage may take other parts."""
+
+    content: Any
+    file: Path | None = None
+
+    def identity(self) -> Any:
+        return self.content
+
+
+@dataclass(frozen=True)
 class Published(Source):
     """A file of a published source (`data/downloads.yaml`), in the data folder or to be fetched: `source/file`."""
 

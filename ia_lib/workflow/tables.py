@@ -5,6 +5,7 @@ optionally `seeds` (every row is run once per seed, as `name-s1`, `name-s2`, ...
 one sentence that names file, line, run, field, what was found and what is allowed.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ia_lib import recipes
 from ia_lib.data.yaml_files import Refusal, explain, place, plain, read, unknown, where
 from ia_lib.workflow import settings
-from ia_lib.workflow.settings import OURS, Settings, SettingsError
+from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
 
 
 def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
@@ -22,7 +23,11 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
     Raises SettingsError for anything that is wrong, before any work.
     """
     path = Path(path)
-    if changes is not None and (not isinstance(changes, dict) or {"name", *OURS} & set(changes)):
+    if changes is not None and (
+        not isinstance(changes, dict)
+        or {"name", *OURS, *BLOCKS} & set(changes)
+        or not all(isinstance(name, str) for name in changes)
+    ):
         raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
     table = read(path, "table", SettingsError)
 
@@ -53,14 +58,15 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 f"{place}, run {i + 1}, field 'name': found {found!r}; allowed: a name, as text, in each row"
             )
         for holder, whose in ((entry, f"run {entry['name']!r}"), (defaults, "defaults")):
-            for key in OURS:
+            for key in (*OURS, *BLOCKS):
                 if key in holder:
                     refuse(holder, key, unknown(key, _fields(None)), whose)
             if seeds is not None and "seed" in holder:
                 found = plain(holder["seed"])
                 refuse(holder, "seed", f"found {found!r}; allowed: either seed or the table's seeds", whose)
         changed = (changes or {}) if entry["name"] == row else {}
-        values = {**_shared(plain(defaults), plain(entry)), **plain(entry), "row": entry["name"], **changed}
+        asked = {**plain(entry), **changed}
+        values = {**_shared(plain(defaults), asked), **asked, "row": entry["name"]}
         for seed in seeds or [None]:
             named = {} if seed is None else {"seed": seed, "name": f"{entry['name']}-s{seed}"}
             try:
@@ -102,12 +108,15 @@ def _fields(recipe: Any) -> list[str]:
 
 def _shared(defaults: dict, row: dict) -> dict:
     """The defaults that concern a row: a field that only other recipes have says nothing to it."""
-    recipe = row.get("recipe", defaults.get("recipe"))
-    others = {name for other in recipes.names() for name in _fields(other)}
-    if recipe is not None and recipe not in recipes.names():
-        return defaults
-    own = _fields(recipe)
-    return {name: value for name, value in defaults.items() if name not in others or name in own}
+    try:
+        own = _fields(row.get("recipe", defaults.get("recipe")))
+    except SettingsError:
+        return defaults  # it is told of the row
+    others: set[str] = set()
+    for recipe in recipes.names() if set(defaults) - {*own} else ():
+        with contextlib.suppress(SettingsError):
+            others |= {*_fields(recipe)}
+    return {name: value for name, value in defaults.items() if name in own or name not in others}
 
 
 def _at_seed(run: Settings, seed: int) -> Settings:

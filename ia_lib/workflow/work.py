@@ -269,6 +269,9 @@ def write_report(stage: Stage) -> Reported:
     from ia_lib.report import page
 
     if not stage.done:
-        page.write(stage.part, stage.table.stem, [needed.folder for needed in stage.needs], stage.without)
+        folders = [needed.folder for needed in stage.needs]
+        # what no artefact hangs on may have changed since
+        said = [needed.run.model_dump(mode="json", include={"reproduces", "fidelity"}) for needed in stage.needs]
+        page.write(stage.part, stage.table.stem, folders, stage.without, said)
         stage.finish()
     return Reported(stage.folder, own_csv(stage.folder / "results.csv"))
