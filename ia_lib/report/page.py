@@ -76,7 +76,7 @@ def write(
         "published": ("published against ours", _by_published(compared)),
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
-        "held-out": ("held-out sentences", results.held_out(every).to_dict("records")),
+        "held-out": ("translation and similarity", results.held_out(every).to_dict("records")),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),
         "costs": ("costs", _costs(runs)),

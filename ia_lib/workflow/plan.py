@@ -72,7 +72,7 @@ def _what(stage: Stage) -> str:
 
 
 def print_results(table: "Table") -> None:
-    """The group averages of every run and task, and what was measured on held-out sentences."""
+    """The group averages of every run and task, and what was measured on parallel text."""
     from ia_lib.report import results
 
     found = results.read(table.folder / "report")
@@ -87,7 +87,7 @@ def print_results(table: "Table") -> None:
         print(f"\n{name}")
         _print_task(part)
     if len(held_out):
-        print("\nheld-out sentences\n" + held_out.to_string(index=False))
+        print("\nparallel text\n" + held_out.to_string(index=False))
     if not table.report(finished_only=True).done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
