@@ -139,8 +139,8 @@ def groups(results: pd.DataFrame) -> pd.DataFrame:
 def held_out(results: pd.DataFrame) -> pd.DataFrame:
     """The lines of parallel text, for the eye: every direction and metric, then what averages several."""
     lines = results[(results["kind"] == "translate") & ((results["source"] != "all") | (results["cells"] > 1))]
-    columns = "run task metric source language group group_name value low high difference difference_low difference_high"
-    columns += " baseline baseline_is examples"
+    columns = "run task metric source language group group_name value low high difference difference_low"
+    columns += " difference_high baseline baseline_is examples"
     return lines[columns.split()].round(2).reset_index(drop=True)
 
 
