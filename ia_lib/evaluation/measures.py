@@ -119,10 +119,7 @@ def errors(scores: pd.DataFrame, texts: pd.DataFrame, rule: str = "label_sum", c
 
 
 def choices(
-    scores: pd.DataFrame,
-    rule: str = "label_sum",
-    seed: int = 1,
-    majority: dict | str | None = None,
+    scores: pd.DataFrame, rule: str = "label_sum", seed: int = 1, majority: dict | str | None = None
 ) -> Answered:
     """The labels that are chosen under a rule, in every language under every prompt. A column `dataset` in the scores
     tells data sets of one task apart.
