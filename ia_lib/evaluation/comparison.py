@@ -86,9 +86,7 @@ def rules(
         for run, answers in runs.items():
             base = runs.get((bases or {}).get(run))
             found = measures.measures(answers, groups, base, single=False)
-            found.insert(0, "run", run)
-            found.insert(0, "rule", rule)
-            frames.append(found)
+            frames.append(found.assign(rule=rule, run=run)[["rule", "run", *found]])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -168,10 +166,8 @@ def _shared(cell: Choices, other: Choices) -> Choices | None:
 
 
 def _compared(found: pd.DataFrame, first: str, second: str, keys: list[str]) -> pd.DataFrame:
-    kept = found[[*keys, "examples", "seeds", *_RENAMED]].rename(columns=_RENAMED)
-    kept.insert(0, "second", second)
-    kept.insert(0, "first", first)
-    return kept
+    kept = found[[*keys, "examples", "seeds", *_RENAMED]].rename(columns=_RENAMED).assign(first=first, second=second)
+    return kept[["first", "second", *kept.columns[:-2]]]
 
 
 def _families(found: pd.DataFrame) -> pd.DataFrame:

@@ -51,13 +51,10 @@ def recomputation() -> pd.DataFrame:
             beside &= cells["language"].str[:2] == cell.language
         lines.append(_line(cell, cells.loc[beside, "published"].mean(), _PRINTED))
     points = published.gains(published.scores()).query("replay == '100000'")
-    figure5 = {
-        "table": f"{INSTRUCTALIGN} Figure 5",
-        "cell": "Pearson r of the gains on L2 and L3",
-        "published": published.read("instructalign_figure5")["value"].item(),
-        "recomputed": published.correlation(points["L2"], points["L3"])[0],
-        "rule": f"gain over the untuned model, each row with r = 100,000 in each test set: {len(points)} points",
-    }
+    figure5 = {"table": f"{INSTRUCTALIGN} Figure 5", "cell": "Pearson r of the gains on L2 and L3"}
+    figure5 |= {"published": published.read("instructalign_figure5")["value"].item()}
+    figure5 |= {"recomputed": published.correlation(points["L2"], points["L3"])[0]}
+    figure5["rule"] = f"gain over the untuned model, each row with r = 100,000 in each test set: {len(points)} points"
     frame = pd.DataFrame([*lines, figure5])
     frame["recomputed"] = frame["recomputed"].round(4)
     frame.insert(4, "difference", (frame["recomputed"] - frame["published"]).round(4))
@@ -109,10 +106,9 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
 def constants(data_dir: str | Path | None = None) -> pd.DataFrame:
     """The published scores per language beside what needs no model, on the real test labels: one line per cell.
 
-    Columns: `table, dataset, task`, those of `published.ROW`, `language, published`, of `published.baselines`, and
-    `constant` (the one label whose constant answer has the scores of most of the row's cells), `constant_f1, equal`
-    (whether the cell is the score of that answer), `within_chance` and `below_majority`. Test sets whose labels are not
-    in the folder are missing; without any there are no lines.
+    Beside the columns of the cell and of `published.baselines`: `constant` (the one label whose constant answer has the
+    scores of most of the row's cells), `constant_f1, equal` (whether the cell is the score of that answer),
+    `within_chance` and `below_majority`. Test sets whose labels are not in the folder are missing.
     """
     cells = published.cells()
     cells = cells[(cells["paper"] == INSTRUCTALIGN) & cells["table"].isin([f"Table {n}" for n in range(16, 20)])]
@@ -136,12 +132,10 @@ def constant_rows(data_dir: str | Path | None = None) -> pd.DataFrame:
     task`, those of `published.ROW`, `label, languages, equal, within_chance, below_majority` (counts) and `published,
     majority, chance` (means), the most constant rows first."""
     grouped = constants(data_dir).groupby(["table", "dataset", "task", *ROW], sort=False)
-    frame = grouped.agg(
-        label=("constant", "first"),
-        languages=("language", "size"),
-        **{name: (name, "sum") for name in ("equal", "within_chance", "below_majority")},
-        **{name: (name, "mean") for name in ("published", "majority", "chance")},
-    ).reset_index()
+    counted, averaged = ("equal", "within_chance", "below_majority"), ("published", "majority", "chance")
+    columns = {"label": ("constant", "first"), "languages": ("language", "size")}
+    columns |= {name: (name, "sum") for name in counted} | {name: (name, "mean") for name in averaged}
+    frame = grouped.agg(**columns).reset_index()
     share = frame["equal"] / frame["languages"]
     return frame.iloc[np.argsort(-share, kind="stable")].reset_index(drop=True)
 
