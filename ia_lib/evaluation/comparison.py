@@ -28,10 +28,8 @@ def models(
 ) -> pd.DataFrame:
     """Compare two runs at a time on the same examples; with `single=False` just the averages over groups.
 
-    Columns: `first, second, dataset, task, group, language, prompt, examples, seeds, first_f1, second_f1, difference`
-    (weighted F1, points, first minus second), `low, high` (its 95% interval by paired bootstrap), `p` (two-sided, from
-    it), `detectable` (the smallest difference found with 80% power at the 5% level), `only_first, only_second,
-    mcnemar_p` (of single prompts and seeds: the texts that only one side has right, and McNemar's test), `p_holm,
+    Columns: `first, second`, the place, `first_f1, second_f1, difference` (first minus second), `low, high, p,
+    detectable, only_first, only_second, mcnemar_p` (what `measures.measures` says of a difference), `p_holm,
     mcnemar_holm` (adjusted for the family: all lines of the same kind, groups, languages or single prompts) and
     `verdict` ("higher" or "lower" where `p_holm` is below 5%, "none shown", or "not paired" where the examples are not
     the same).
@@ -63,11 +61,9 @@ def languages(answers: Answers, pairs: list[tuple[str, str]]) -> pd.DataFrame:
 def headline(results: pd.DataFrame) -> pd.DataFrame:
     """Retention on L1, gain on L2 and transfer to L3 against the base, from lines of `measures.measures`.
 
-    Columns: `row` or `run` where the results have them, `dataset, task, group, quantity, examples, seeds, value, base,
-    difference, difference_low, difference_high` (weighted F1, points, with a paired 95% interval), `kept, kept_low,
-    kept_high` (percent of the base), `difference_p, p_holm` (adjusted for all these lines), `detectable`, `verdict`
-    ("gain" or "loss" where `p_holm` is below 5%, else "none shown", which is no proof that there is none: see the
-    interval) and `flags`. Lines without a base are left out.
+    Columns: `row` or `run` where the results have them, `quantity`, those of `measures.measures` that say where and by
+    how much, `p_holm` (adjusted for all these lines), `verdict` ("gain" or "loss" where `p_holm` is below 5%, else
+    "none shown", which is no proof that there is none) and `flags`. Lines without a base are left out.
     """
     lines = results[(results["metric"] == HEADLINE) & (results["language"] == "all") & results["difference"].notna()]
     lines = lines.assign(
@@ -81,9 +77,7 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def rules(
-    by_rule: Iterable[tuple[str, dict[str, Answers]]],
-    groups: dict[str, list[str]],
-    bases: dict[str, str] | None = None,
+    by_rule: Iterable[tuple[str, dict[str, Answers]]], groups: dict[str, list[str]], bases: dict[str, str] | None = None
 ) -> pd.DataFrame:
     """The same answers under several scoring rules: the group averages of `measures.measures`, behind `rule` and `run`.
     `by_rule` gives each rule with the runs' answers under it, `bases` maps a run to the one it is compared with."""
@@ -92,9 +86,7 @@ def rules(
         for run, answers in runs.items():
             base = runs.get((bases or {}).get(run))
             found = measures.measures(answers, groups, base, single=False)
-            found.insert(0, "run", run)
-            found.insert(0, "rule", rule)
-            frames.append(found)
+            frames.append(found.assign(rule=rule, run=run)[["rule", "run", *found]])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -174,10 +166,8 @@ def _shared(cell: Choices, other: Choices) -> Choices | None:
 
 
 def _compared(found: pd.DataFrame, first: str, second: str, keys: list[str]) -> pd.DataFrame:
-    kept = found[[*keys, "examples", "seeds", *_RENAMED]].rename(columns=_RENAMED)
-    kept.insert(0, "second", second)
-    kept.insert(0, "first", first)
-    return kept
+    kept = found[[*keys, "examples", "seeds", *_RENAMED]].rename(columns=_RENAMED).assign(first=first, second=second)
+    return kept[["first", "second", *kept.columns[:-2]]]
 
 
 def _families(found: pd.DataFrame) -> pd.DataFrame:

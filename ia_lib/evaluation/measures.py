@@ -8,6 +8,7 @@ scikit-learn and sacrebleu.
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,7 @@ def errors(scores: pd.DataFrame, texts: pd.DataFrame, rule: str = "label_sum", c
 
 
 def choices(
-    scores: pd.DataFrame,
-    rule: str = "label_sum",
-    seed: int = 1,
-    majority: dict | str | None = None,
+    scores: pd.DataFrame, rule: str = "label_sum", seed: int = 1, majority: dict | str | None = None
 ) -> Answered:
     """The labels that are chosen under a rule, in every language under every prompt. A column `dataset` in the scores
     tells data sets of one task apart.
@@ -256,9 +254,7 @@ def measures(
     every = pd.DataFrame(sides[0].keys(), columns=CELL)
     lines = []
 
-    def add(
-        cells: pd.DataFrame, dataset: str, task: str, group: str, language: str = "all", alone: bool = False
-    ) -> None:
+    def add(cells: pd.DataFrame, dataset: str, task: str, group: str, language: str = "all", alone: bool = False):
         if cells.empty:
             return
         keys = list(cells.itertuples(index=False, name=None))
@@ -285,9 +281,8 @@ def measures(
     for _, cells in every.groupby(["kind", "metric"], sort=False):
         wider = {task: part for task, part in cells.groupby("task", sort=False) if part["dataset"].nunique() > 1}
         wider |= {"all": cells} if cells["task"].nunique() > 1 else {}
-        for task, part in wider.items():
-            for group, languages in groups.items():
-                add(part[part["language"].isin(languages)], "all", task, group)
+        for (task, part), (group, languages) in product(wider.items(), groups.items()):
+            add(part[part["language"].isin(languages)], "all", task, group)
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
@@ -353,11 +348,8 @@ def _beside_labels(found: Average, metric: str, line: dict) -> dict:
     alike = sum(max(cell.said.values()) > 0.95 * cell.said.total() for cell in found.cells)
     within = bool(line["low"] <= beside["chance_high"] or blind_p > 0.025)
     equal = all(len(cell.said) == 1 for cell in found.cells)
-    flags = {
-        "within chance": within,
-        "a constant answer": equal,
-        f"one label in {alike} of {len(found.cells)} cells": alike and not equal,
-    }
+    flags = {"within chance": within, "a constant answer": equal}
+    flags |= {f"one label in {alike} of {len(found.cells)} cells": alike and not equal}
     beside |= {"shuffled": blind.mean(), "shuffled_p": blind_p, "within_chance": within, "equals_constant": equal}
     beside |= {"one_label": 100 * max(answers.values()) / answers.total(), "one_label_cells": alike}
     return {**beside, "flags": ", ".join(text for text, holds in flags.items() if holds)}

@@ -192,20 +192,16 @@ class Labelled(Examples):
         return self.gold.astype(np.int16)[np.argsort(self._uniforms("shuffle"), axis=0)]
 
 
+@dataclass(eq=False)
 class Answers:
     """One model's answers to N examples, which count `counts` [N, C], and their scores by `metrics`. `baseline` is a
     score that costs nothing, and `baseline_is` says what has it."""
 
-    def __init__(
-        self,
-        examples: Examples,
-        counts: np.ndarray,
-        metrics: Sequence[str],
-        baseline: float = nan,
-        baseline_is: str = "",
-    ):
-        self.examples, self.counts, self.metrics = examples, counts, tuple(metrics)
-        self.baseline, self.baseline_is = baseline, baseline_is
+    examples: Examples
+    counts: np.ndarray
+    metrics: Sequence[str]
+    baseline: float = nan
+    baseline_is: str = ""
 
     @cached_property
     def points(self) -> dict[str, float]:
@@ -226,15 +222,10 @@ class Choices(Answers):
     """Labels as answers: `predicted` [N], as numbers of the examples' label names. `majority` is the number of the
     label that the majority baseline answers with, None if there is no such baseline."""
 
-    def __init__(
-        self,
-        examples: Labelled,
-        predicted: np.ndarray,
-        majority: int | None = None,
-        metrics: Sequence[str] = LABEL_METRICS,
-    ):
+    def __init__(self, examples: Labelled, predicted: np.ndarray, majority: int | None = None, metrics=LABEL_METRICS):
         labels = len(examples.names)
-        super().__init__(examples, np.eye(labels**2, dtype=np.float32)[examples.gold * labels + predicted], metrics)
+        counts = np.eye(labels**2, dtype=np.float32)[examples.gold * labels + predicted]
+        super().__init__(examples, counts, metrics)
         self.predicted, self.majority = predicted, majority
         self.said = Counter(examples.names[i] for i in predicted)
 

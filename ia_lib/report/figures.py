@@ -12,8 +12,9 @@ from ia_lib.evaluation.measures import of_rows
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7A7A7A"]
 GREY = "#7A7A7A"  # seen on a light page and on a dark one
-CHANCE = "uniform chance"
-MAJORITY = "majority label"
+BASELINES = {"chance": ("uniform chance", "dash"), "majority": ("majority label", "dot")}  # name and dash of each
+
+LINE = {"color": GREY, "width": 1.5}
 
 # Notebooks keep a figure's data, and JupyterLab draws it with the extension that plotly brings along, offline. Colab
 # and plain Python keep what plotly chooses for them.
@@ -32,23 +33,17 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
     groups = [group for group in GROUPS if group in set(frame["group"])]
     for i, (row, part) in enumerate(frame.groupby("row", sort=False)):
         part = part.set_index("group").reindex(groups)
-        figure.add_bar(
-            name=row,
-            x=[group_title(group) for group in groups],
-            y=part["value"],
-            marker_color=COLOURS[i % len(COLOURS)],
-            marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
-            text=["o" if mark is True or mark == 1 else "" for mark in part["within_chance"]],
-            textposition="inside",
-            insidetextanchor="start",
-            error_y=bars(part, "value", "low", "high") | {"color": GREY},
-            hovertemplate="%{x}<br>" + row + ": %{y:.1f}<extra></extra>",
-        )
-    levels = {name: frame.groupby("group")[name].mean().mean() for name in ("chance", "majority")}
+        text = ["o" if mark is True or mark == 1 else "" for mark in part["within_chance"]]
+        hover = "%{x}<br>" + row + ": %{y:.1f}<extra></extra>"
+        look = {"text": text, "textposition": "inside", "insidetextanchor": "start", "hovertemplate": hover}
+        ends = error_bars(part, "value") | {"color": GREY}
+        titles = [group_title(group) for group in groups]
+        figure.add_bar(name=row, x=titles, y=part["value"], error_y=ends, **fill(i), **look)
+    levels = {name: frame.groupby("group")[name].mean().mean() for name in BASELINES}
     close = abs(levels["chance"] - levels["majority"]) < 5
-    for name, title, dash in (("chance", CHANCE, "dash"), ("majority", MAJORITY, "dot")):
+    for name, (title, dash) in BASELINES.items():
         level = levels[name]
-        figure.add_hline(y=level, line={"dash": dash, "color": GREY, "width": 1.5})
+        figure.add_hline(y=level, line=LINE | {"dash": dash})
         # where the lines are close, one text stands above its line and the other below
         anchor = "middle" if not close else "bottom" if level == max(levels.values()) else "top"
         note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False, "yanchor": anchor}
@@ -68,7 +63,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     frame = _groups(results).dropna(subset=["difference"])
     frame = frame[frame["replay"].astype(str).str.isdigit()]
     frame["replay"] = frame["replay"].astype(int)
-    counts = sorted({int(r) for r in frame["replay"]})
+    counts = sorted(set(frame["replay"]))
     ticks = [f"{count:,}" for count in counts]
     figure = go.Figure()
     looks = {"L1": ("dash", "square"), "L2": ("solid", "circle"), "L3": ("dot", "diamond")}
@@ -76,17 +71,11 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     for i, ((objective, base), lines) in enumerate(frame.groupby(["objective", "began_with"], sort=False)):
         for group, part in lines.groupby("group"):
             part, (dash, symbol) = part.sort_values("replay"), looks[group]
-            figure.add_scatter(
-                name=f"{objective}{f' on {base}' if several else ''}, {group_title(group)}",
-                x=[ticks[counts.index(int(r))] for r in part["replay"]],
-                y=part["difference"],
-                mode="lines+markers",
-                line={"dash": dash, "color": COLOURS[i % len(COLOURS)]},
-                marker={"symbol": symbol, "size": 9},
-                error_y=bars(part, "difference", "difference_low", "difference_high"),
-                hovertemplate=f"{objective}, {group}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>",
-            )
-    figure.add_hline(y=0, line={"color": GREY, "width": 1})
+            name = f"{objective}{f' on {base}' if several else ''}, {group_title(group)}"
+            x = [ticks[counts.index(r)] for r in part["replay"]]
+            hover = f"{objective}, {group}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>"
+            curve(figure, name, x, part, "difference", (COLOURS[i % len(COLOURS)], symbol, dash), hover)
+    figure.add_hline(y=0, line=LINE | {"width": 1})
     figure.update_xaxes(title="replayed samples r", type="category", categoryorder="array", categoryarray=ticks)
     figure.update_layout(scattermode="group", scattergap=0.4)  # side by side where r is the same
     figure.update_yaxes(title="weighted F1 minus base (points)")
@@ -109,20 +98,9 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
         for wide in (by["value"].mean(), by["within_chance"].any())
     )
     text = values.map("{:.0f}".format) + marks.map({True: " o", False: ""}.get)
-    figure = go.Figure(
-        go.Heatmap(
-            z=values.to_numpy(),
-            x=[f"{name}<br>{group}" for _, name, group in heads.itertuples(index=False)],
-            y=list(values.index),
-            text=text.to_numpy(),
-            texttemplate="%{text}",
-            colorscale="Cividis",
-            zmin=0,
-            zmax=100,
-            colorbar={"title": "weighted<br>F1 (%)"},
-            hovertemplate="%{y}<br>%{x}: %{z:.1f}<extra></extra>",
-        )
-    )
+    names = [f"{name}<br>{group}" for _, name, group in heads.itertuples(index=False)]
+    scale = {"colorscale": "Cividis", "zmin": 0, "zmax": 100, "colorbar": {"title": "weighted<br>F1 (%)"}}
+    figure = go.Figure(go.Heatmap(**grid(values, names), text=text.to_numpy(), **scale))
     figure.update_yaxes(autorange="reversed", title="run")
     figure.update_xaxes(title="language and group (o = within chance)", tickangle=-45)
     return style(figure, "Weighted F1 by language and run", height=320 + 36 * len(values))
@@ -167,11 +145,31 @@ class LiveLoss:
             self.handle.update(shown, raw=True)
 
 
-def bars(part: pd.DataFrame, value: str, low: str, high: str) -> dict | None:
-    """Error bars of a line, if it has intervals."""
-    if part[[low, high]].isna().all(axis=None):
+def error_bars(part: pd.DataFrame, column: str) -> dict | None:
+    """Error bars of `value` or `difference`, if it has intervals."""
+    low, high = (part[end if column == "value" else f"{column}_{end}"] for end in ("low", "high"))
+    if low.isna().all() and high.isna().all():
         return None
-    return {"type": "data", "thickness": 1, "array": part[high] - part[value], "arrayminus": part[value] - part[low]}
+    return {"type": "data", "thickness": 1, "array": high - part[column], "arrayminus": part[column] - low}
+
+
+def fill(i: int) -> dict:
+    """What tells the bars of the i-th name from the others."""
+    return {"marker_color": COLOURS[i % len(COLOURS)], "marker_pattern_shape": ["", "/", "x"][i // len(COLOURS) % 3]}
+
+
+def curve(figure: go.Figure, name: str, x, part: pd.DataFrame, column: str, look, hover: str, **place) -> None:
+    """Add a curve of `value` or `difference` with its intervals; `look` is colour, symbol and dash."""
+    colour, symbol, dash = look
+    lines = {"mode": "lines+markers", "line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol, "size": 9}}
+    ends = error_bars(part, column)
+    figure.add_scatter(name=name, x=x, y=part[column], error_y=ends, hovertemplate=hover, **lines, **place)
+
+
+def grid(wide: pd.DataFrame, names: list[str]) -> dict:
+    """What a heat map shows of a table, whose columns are called `names`."""
+    shown = {"texttemplate": "%{text}", "hovertemplate": "%{y}<br>%{x}: %{z:.1f}<extra></extra>"}
+    return {"z": wide.to_numpy(), "x": names, "y": list(wide.index), **shown}
 
 
 def _groups(results: pd.DataFrame) -> pd.DataFrame:

@@ -18,14 +18,9 @@ from nbconvert import HTMLExporter
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.rules import RULES
-from ia_lib.report import audit, figures, results
+from ia_lib.report import figures, results
 from ia_lib.report.results import STAGES, Run
 
-GENERATED_TEXT = (
-    "The mini lab is generated text and not native language: sentences from a small grammar, put into ten languages "
-    "word by word through a lexicon, with Indonesian words where the lexicon has none. It shows whether the method "
-    "does what it says; it says nothing about the real languages."
-)
 # The parts of a run's settings that belong to one stage.
 _BLOCKS = ("data", "train", "evaluate", "machine")
 # The look of an executed notebook as a page.
@@ -73,7 +68,7 @@ def write(
         "headline": ("kept and gained", _named(results.headline(every)).to_dict("records")),
         "pairs": ("row against row", {kind: part.to_dict("records") for kind, part in _by("kind", told).items()}),
         "figures": ("figures", {title: _inline(figure) for title, figure in drawn.items()}),
-        "published": ("published against ours", _by_published(compared)),
+        "published": ("published against ours", _by(["paper", "table"], compared)),
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
         "held-out": ("translation and similarity", results.held_out(every).to_dict("records")),
@@ -89,23 +84,21 @@ def write(
         name=name,
         sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
         **{anchor.replace("-", "_"): found for anchor, (_, found) in page.items()},
-        generated=any(run.settings["corpus"] == "minilab" for run in runs) and GENERATED_TEXT,
+        generated=any(run.settings["corpus"] == "minilab" for run in runs),
         group_names=GROUPS,
         titles=[f"{title} ({group})" for group, title in GROUPS.items()],
         tested={g: list(dict.fromkeys(run.language(c) for run in runs for c in run.groups[g])) for g in GROUPS},
         missing_groups=[group for group in GROUPS if len(shown) and group not in set(shown["group"])],
         missing=missing,
         several_tasks=shown["name"].nunique() > 1,
-        within_chance=_within_chance(groups),
+        several_names=groups["name"].nunique() > 1,
+        group_averages=groups.to_dict("records"),
         one_label=_one_label(languages),
         scoring_rules=list(dict.fromkeys(run.rule for run in runs)),
         pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
         rule_names=[rule for rule in RULES if rule in claims],
         rules_missing=[rule for rule in RULES if rule not in claims],
-        by_rule=[
-            (*key, part.set_index("rule").to_dict("index"))
-            for key, part in _by(["run", "name", "group"], of_rows(by_rule) if len(by_rule) else by_rule).items()
-        ],
+        by_rule=_by(["run", "name", "group"], of_rows(by_rule) if len(by_rule) else by_rule),
         lengths=lengths,
         language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},
         untranslated=next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {}),
@@ -153,9 +146,8 @@ def write_pictures(drawn: dict[str, go.Figure], folder: Path) -> list[str]:
     os.environ["BROWSER_PATH"] = browser
     files = [folder / f"{title}.png" for title in drawn]
     try:
-        pio.write_images(
-            fig=list(drawn.values()), file=files, width=1000, height=[f.layout.height for f in drawn.values()], scale=2
-        )
+        heights = [figure.layout.height for figure in drawn.values()]
+        pio.write_images(fig=list(drawn.values()), file=files, width=1000, height=heights, scale=2)
     except Exception as error:  # whatever a browser does wrong must not cost the report
         said = (str(error).splitlines() or [type(error).__name__])[0]
         print(f"the figures are written as HTML only: {browser} made no PNG ({said})")
@@ -195,13 +187,6 @@ def _asked(lines: pd.DataFrame) -> list[tuple[str, str, int]]:
     return found
 
 
-def _within_chance(groups: pd.DataFrame) -> tuple[int, list[str]]:
-    """How many group averages there are, and which are within chance."""
-    several = groups["name"].nunique() > 1
-    within = groups[groups["within_chance"].astype(bool)].to_dict("records")
-    return len(groups), [f"{x['run']} {x['group']}{' on ' + x['name'] if several else ''}" for x in within]
-
-
 def _one_label(languages: pd.DataFrame) -> list[str]:
     """Per row the languages in which nearly all predictions are one label under some prompt."""
     several, found = languages["name"].nunique() > 1, {}
@@ -211,15 +196,6 @@ def _one_label(languages: pd.DataFrame) -> list[str]:
         place = f"{line['run']}{' on ' + line['name'] if several else ''}"
         found.setdefault(place, []).append(line["language_name"] + under)
     return [f"{place}: {', '.join(names)}" for place, names in found.items()]
-
-
-def _by_published(compared: pd.DataFrame) -> dict[str, tuple[dict, list[dict]]]:
-    """Of every published table how many cells agree, differ and were not run, and the cells that were."""
-    parts = compared.groupby(compared["paper"] + ", " + compared["table"], sort=False) if len(compared) else ()
-    return {
-        name: (part["verdict"].value_counts().to_dict(), part[part["verdict"] != audit.NOT_RUN].to_dict("records"))
-        for name, part in parts
-    }
 
 
 def _settings(runs: list[Run]) -> dict:
@@ -241,12 +217,8 @@ def _settings(runs: list[Run]) -> dict:
 
 def _short(value) -> str:
     if isinstance(value, dict):
-        said = {
-            k: v
-            for k, v in value.items()
-            if v is not None and (k, v) not in (("prompt", "prompt"), ("answer", "answer"))
-        }
-        return ", ".join(f"{k} {_short(v)}" for k, v in said.items())
+        plain = [("prompt", "prompt"), ("answer", "answer")]
+        return ", ".join(f"{k} {_short(v)}" for k, v in value.items() if v is not None and (k, v) not in plain)
     return f"{value:,}" if type(value) is int else str(value)
 
 

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.report import published
-from ia_lib.report.figures import CHANCE, COLOURS, GREY, MAJORITY, bars, group_title, style
+from ia_lib.report.figures import BASELINES, COLOURS, GREY, LINE, curve, error_bars, fill, grid, group_title, style
 
 # Objectives look the same in every figure: name, colour, symbol, dash.
 _OBJECTIVES = {
@@ -33,24 +33,14 @@ def family_coverage(families: pd.DataFrame) -> go.Figure:
     `families` has `family, supported, languages`; the dashed line is the share of all languages together.
     """
     frame = families.assign(share=100 * families["supported"] / families["languages"]).sort_values("share")
-    names = [
-        f"{name} ({s:,} of {n:,})" for name, s, n in frame[["family", "supported", "languages"]].itertuples(index=False)
-    ]
-    figure = go.Figure(
-        go.Bar(
-            x=frame["share"],
-            y=names,
-            orientation="h",
-            marker_color=COLOURS[0],
-            text=frame["share"].map("{:.1f}%".format),
-            textposition="outside",
-            textfont_size=11,
-            hovertemplate="%{y}: %{x:.1f}%<extra></extra>",
-        )
-    )
+    counts = frame[["family", "supported", "languages"]].itertuples(index=False)
+    names = [f"{name} ({supported:,} of {languages:,})" for name, supported, languages in counts]
+    text = {"text": frame["share"].map("{:.1f}%".format), "textposition": "outside", "textfont_size": 11}
+    look = {"orientation": "h", "marker_color": COLOURS[0], "hovertemplate": "%{y}: %{x:.1f}%<extra></extra>"}
+    figure = go.Figure(go.Bar(x=frame["share"], y=names, **text, **look))
     supported, languages = frame["supported"].sum(), frame["languages"].sum()
     share = 100 * supported / languages
-    figure.add_vline(x=share, line={"dash": "dash", "color": GREY, "width": 1.5}, layer="below")
+    figure.add_vline(x=share, line=LINE | {"dash": "dash"}, layer="below")
     note = f"all families: {supported:,} of {languages:,} languages, {share:.1f}%"
     figure.add_annotation(text=note, x=share, xanchor="left", y=1.0, yref="paper", yanchor="bottom", showarrow=False)
     highest = 1.08 * frame["share"].max()
@@ -100,7 +90,7 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
             look = (GREY if plain else colour, "x" if plain else symbol, dash)
             title = f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"]))
             hover = f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>"
-            _curve(figure, title, line["tick"], line, ("value", "low", "high"), look, hover, place)
+            curve(figure, title, line["tick"], line, "value", look, hover, **place)
         _baselines(figure, part, place)
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=part["tick"].unique(), **place)
     figure.update_yaxes(matches="y", rangemode="tozero")
@@ -126,9 +116,8 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
             name, *look = _objective(objective)
             amounts = [f"{int(r):,}" for r in line["amount"]]
             hover = f"{name}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>"
-            ends = ("difference", "difference_low", "difference_high")
-            _curve(figure, f"{model} {name}", amounts, line, ends, look, hover, place)
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
+            curve(figure, f"{model} {name}", amounts, line, "difference", look, hover, **place)
+        figure.add_hline(y=0, line=LINE, **place)
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=ticks)
     figure.update_yaxes(matches="y")
     _axes(figure, panels, "replayed samples r", "weighted F1 minus untuned model (points)")
@@ -147,20 +136,14 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
         part = points[points["source"] == source]
         for key, dots in part.groupby(["dataset", "task"], sort=False):
             colour, symbol = looks[key]
-            figure.add_scatter(
-                name=" ".join(key),
-                x=dots["L2"],
-                y=dots["L3"],
-                mode="markers",
-                marker={"color": colour, "symbol": symbol, "size": 10, "opacity": 0.8},
-                text=dots["row"],
-                hovertemplate="%{text}<br>L2 %{x:+.1f}, L3 %{y:+.1f} points<extra>" + " ".join(key) + "</extra>",
-                **place,
-            )
-        same = {"color": GREY, "width": 1.5, "dash": "dash"}
-        figure.add_scatter(name="same gain", x=ends, y=ends, mode="lines", line=same, hoverinfo="skip", **place)
-        figure.add_hline(y=0, line={"color": GREY, "width": 1}, **place)
-        figure.add_vline(x=0, line={"color": GREY, "width": 1}, **place)
+            marker, name = {"color": colour, "symbol": symbol, "size": 10, "opacity": 0.8}, " ".join(key)
+            hover = "%{text}<br>L2 %{x:+.1f}, L3 %{y:+.1f} points<extra>" + name + "</extra>"
+            shown = {"mode": "markers", "marker": marker, "text": dots["row"], "hovertemplate": hover}
+            figure.add_scatter(name=name, x=dots["L2"], y=dots["L3"], **shown, **place)
+        same = {"mode": "lines", "line": LINE | {"dash": "dash"}, "hoverinfo": "skip"}
+        figure.add_scatter(name="same gain", x=ends, y=ends, **same, **place)
+        figure.add_hline(y=0, line=LINE | {"width": 1}, **place)
+        figure.add_vline(x=0, line=LINE | {"width": 1}, **place)
         r, low, high = published.correlation(part["L2"], part["L3"])
         text = f"{source}, n = {len(part)}: " + (f"r = {r:.2f}" if r == r else "too few for r")
         text += f" [{low:.2f}, {high:.2f}]" if low == low else ""
@@ -176,32 +159,22 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
     stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
     frame = scores[scores["metric"] == "weighted_f1"]
     order = frame.drop_duplicates("language").sort_values("group", kind="stable")
-    names = [
-        f"{NAMES.get(code, code)}<br>{group}" for code, group in zip(order["language"], order["group"], strict=True)
-    ]
+    heads = zip(order["language"], order["group"], strict=True)
+    names = [f"{NAMES.get(code, code)}<br>{group}" for code, group in heads]
     grids = {}
     for source, part in frame.groupby("source", sort=False):
         wide = part.pivot(index="row", columns="language", values="value")
         wide = wide.reindex(index=part["row"].unique(), columns=order["language"])
-        bases = part.groupby("language")[["chance", "majority"]].mean().T.reindex(columns=order["language"])
-        grids[source] = pd.concat([bases.rename({"chance": CHANCE, "majority": MAJORITY}).dropna(how="all"), wide])
+        bases = part.groupby("language")[list(BASELINES)].mean().T.reindex(columns=order["language"])
+        bases = bases.rename({name: title for name, (title, _) in BASELINES.items()}).dropna(how="all")
+        grids[source] = pd.concat([bases, wide])
     rows = [len(wide) for wide in grids.values()]
     figure, panels = _panels(frame, [""], heights=rows)
     highest = max(wide.max(axis=None) for wide in grids.values())
     for (source, _), place in panels.items():
         wide = grids[source]
-        figure.add_heatmap(
-            z=wide.to_numpy(),
-            x=names,
-            y=list(wide.index),
-            text=[["" if v != v else f"{v:.0f}" for v in line] for line in wide.to_numpy()],
-            texttemplate="%{text}",
-            coloraxis="coloraxis",
-            hovertemplate="%{y}<br>%{x}: %{z:.1f}<extra></extra>",
-            xgap=1,
-            ygap=1,
-            **place,
-        )
+        text = [["" if value != value else f"{value:.0f}" for value in line] for line in wide.to_numpy()]
+        figure.add_heatmap(**grid(wide, names), text=text, coloraxis="coloraxis", xgap=1, ygap=1, **place)
     bar = {"title": "weighted<br>F1 (%)"}
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "cmax": highest, "colorbar": bar})
     figure.update_yaxes(autorange="reversed")
@@ -219,22 +192,12 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
     places = list(frame["dataset"].unique())
     for (source, _), place in panels.items():
         for name, part in frame[frame["source"] == source].groupby("dataset", sort=False):
-            i = places.index(name)
-            figure.add_bar(
-                name=name,
-                x=part["row"],
-                y=part["difference"],
-                error_y=bars(part, "difference", "difference_low", "difference_high"),
-                marker_color=COLOURS[i % len(COLOURS)],
-                marker_pattern_shape=["", "/", "x"][i // len(COLOURS) % 3],
-                text=None if part["difference_low"].notna().any() else part["difference"].map("{:+.1f}".format),
-                textposition="outside",
-                textfont_size=10,
-                constraintext="none",
-                hovertemplate="%{x}: %{y:+.1f} points<extra>" + name + "</extra>",
-                **place,
-            )
-        figure.add_hline(y=0, line={"color": GREY, "width": 1.5}, **place)
+            text = None if part["difference_low"].notna().any() else part["difference"].map("{:+.1f}".format)
+            shown = {"text": text, "textposition": "outside", "textfont_size": 10, "constraintext": "none"}
+            shown |= {"hovertemplate": "%{x}: %{y:+.1f} points<extra>" + name + "</extra>", **fill(places.index(name))}
+            ends = error_bars(part, "difference")
+            figure.add_bar(name=name, x=part["row"], y=part["difference"], error_y=ends, **shown, **place)
+        figure.add_hline(y=0, line=LINE, **place)
     figure.update_xaxes(tickangle=-35)
     figure.update_layout(bargap=0.3)
     _axes(figure, panels, "tuned on", "weighted F1 minus untuned model (points)")
@@ -251,37 +214,13 @@ def losses(logs: pd.DataFrame) -> go.Figure:
     for column, kind in enumerate(kinds, 1):
         for run, part in logs.dropna(subset=kind).groupby("run", sort=False):
             _, colour, symbol, dash = _objective(part["objective"].iloc[0])
-            figure.add_scatter(
-                name=run,
-                x=part["step"],
-                y=part[kind],
-                mode="lines+markers" if kind == "validation_loss" else "lines",
-                line={"color": colour, "dash": dash},
-                marker={"symbol": symbol},
-                legendgroup=run,
-                showlegend=column == 1,
-                row=1,
-                col=column,
-            )
+            look = {"line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol}}
+            look |= {"mode": "lines+markers" if kind == "validation_loss" else "lines"}
+            place = {"legendgroup": run, "showlegend": column == 1, "row": 1, "col": column}
+            figure.add_scatter(name=run, x=part["step"], y=part[kind], **look, **place)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss (nats)", rangemode="tozero", showticklabels=True)
     return style(figure, "Loss per objective", height=420)
-
-
-def _curve(figure, name, x, line, ends, look, hover, place) -> None:
-    """A curve with its intervals: `ends` names the columns of value, low and high, `look` is colour, symbol, dash."""
-    colour, symbol, dash = look
-    figure.add_scatter(
-        name=name,
-        x=x,
-        y=line[ends[0]],
-        error_y=bars(line, *ends),
-        mode="lines+markers",
-        line={"color": colour, "dash": dash},
-        marker={"symbol": symbol, "size": 9},
-        hovertemplate=hover,
-        **place,
-    )
 
 
 def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
@@ -296,16 +235,9 @@ def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None =
     across = len(columns) if len(columns) > 1 or heights else len(grid)
     titles = [", ".join(part for part in (group_title(c) if c in GROUPS else c, s) if part) for s, c in grid]
     down = len(grid) // across
-    figure = make_subplots(
-        rows=down,
-        cols=across,
-        subplot_titles=titles,
-        shared_yaxes=not heights,
-        shared_xaxes=bool(heights),
-        row_heights=heights,
-        vertical_spacing=0.3 / down if down > 1 and not heights else 0.08,
-        horizontal_spacing=0.05,
-    )
+    spacing = {"vertical_spacing": 0.3 / down if down > 1 and not heights else 0.08, "horizontal_spacing": 0.05}
+    shared = {"shared_yaxes": not heights, "shared_xaxes": bool(heights), "row_heights": heights}
+    figure = make_subplots(rows=down, cols=across, subplot_titles=titles, **shared, **spacing)
     return figure, {key: {"row": i // across + 1, "col": i % across + 1} for i, key in enumerate(grid)}
 
 
@@ -323,19 +255,17 @@ def _finish(figure: go.Figure, title: str, panels: dict, height: int | None = No
             trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
             seen.add(trace.name)
     rows = max(place["row"] for place in panels.values())
-    return style(figure, title, height or 160 + 340 * rows).update_layout(
-        margin_t=90, title_y=0.98, title_yanchor="top"
-    )
+    style(figure, title, height or 160 + 340 * rows)
+    return figure.update_layout(margin_t=90, title_y=0.98, title_yanchor="top")
 
 
 def _baselines(figure: go.Figure, part: pd.DataFrame, place: dict) -> None:
     """Lines of chance and majority in a panel, named at its foot; a remark where the test labels are not here."""
-    known = part[["chance", "majority"]].mean()
     named = []
-    for name, label, dash in (("chance", CHANCE, "dash"), ("majority", MAJORITY, "dot")):
-        if known[name] == known[name]:
-            figure.add_hline(y=known[name], line={"dash": dash, "color": GREY, "width": 1.5}, layer="below", **place)
-            named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {label} {known[name]:.0f}")
+    for name, level in part[list(BASELINES)].mean().dropna().items():
+        title, dash = BASELINES[name]
+        figure.add_hline(y=level, line=LINE | {"dash": dash}, layer="below", **place)
+        named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {title} {level:.0f}")
     text = "; ".join(named) or "chance and majority: not all test labels are here"
     figure.add_annotation(text=text, font_size=11, showarrow=False, x=0.5, xref="x domain", y=3, **place)
 

@@ -24,28 +24,21 @@ CELL_COLUMNS = ["paper", "table", "row", *ROW, "dataset", "task", "language", "m
 SCORE_KEYS = ["source", "row", *ROW, "dataset", "task", "group", "language", "metric"]
 SCORE_NUMBERS = ["value", "low", "high", "difference", "difference_low", "difference_high", "chance", "majority"]
 # What the rows of the first version are, in this kit's words.
-_IA1_ROWS = {
-    "Baseline": ("bloomz-560m", "none", ""),
-    "Zero-Shot Baseline": ("bloomz-560m", "none", ""),
-    "BLOOMZ-1.1B": ("bloomz-1b1", "none", ""),
-    "BLOOMZ-1.7B": ("bloomz-1b7", "none", ""),
-    "BLOOMZ-3B": ("bloomz-3b", "none", ""),
-    "Monolingual": ("bloomz-560m", "mlm", "0"),
-    "Monolingual Denoising": ("bloomz-560m", "mlm", "0"),
-    "Conditional Denoising": ("bloomz-560m", "span+word", "0"),
-    "Machine Translation": ("bloomz-560m", "mt", "0"),
-    "IA1": ("bloomz-560m", "mt+span+word", "0"),
-    "IA1 + Monolingual": ("bloomz-560m", "mlm+mt+span+word", "0"),
-    **{f"IA1 r={r}": ("bloomz-560m", "mt+span+word", str(r)) for r in (0, 1000, 10000)},
-}
-# Where test labels lie in the folder of real data, as their releases name the files, and the column of the labels.
+_IA1_ROWS = dict.fromkeys(["Baseline", "Zero-Shot Baseline"], ("bloomz-560m", "none", ""))
+_IA1_ROWS |= {f"BLOOMZ-{size}B": (f"bloomz-{size.replace('.', 'b')}", "none", "") for size in ("1.1", "1.7")}
+_IA1_ROWS |= {"BLOOMZ-3B": ("bloomz-3b", "none", "")}
+_TUNED = {"Monolingual": "mlm", "Monolingual Denoising": "mlm", "Conditional Denoising": "span+word"}
+_TUNED |= {"Machine Translation": "mt", "IA1": "mt+span+word", "IA1 + Monolingual": "mlm+mt+span+word"}
+_IA1_ROWS |= {name: ("bloomz-560m", objective, "0") for name, objective in _TUNED.items()}
+_IA1_ROWS |= {f"IA1 r={r}": ("bloomz-560m", "mt+span+word", str(r)) for r in (0, 1000, 10000)}
+# Where test labels lie in the folder of real data, as their releases name the files; and NusaTranslation's Indonesian.
 _LABELS = {
-    ("nusax", "sentiment"): ("nusax/sentiment/{name}/test.csv", "label"),
-    ("nusatranslation", "sentiment"): ("nusawrites/nusa_kalimat-senti-{code}-test.csv", "label"),
-    ("nusaparagraph", "emotion"): ("nusawrites/nusa_alinea-emot-{code}-test.csv", "label"),
-    ("nusaparagraph", "topic"): ("nusawrites/nusa_alinea-topic-{code}-test.csv", "label"),
+    ("nusax", "sentiment"): "nusax/sentiment/{name}/test.csv",
+    ("nusatranslation", "sentiment"): "nusawrites/nusa_kalimat-senti-{code}-test.csv",
+    ("nusaparagraph", "emotion"): "nusawrites/nusa_alinea-emot-{code}-test.csv",
+    ("nusaparagraph", "topic"): "nusawrites/nusa_alinea-topic-{code}-test.csv",
 }
-_INDOLEM = ("indolem/test0.csv", "sentiment")  # NusaTranslation's Indonesian
+_INDOLEM = "indolem/test0.csv"
 _DRAWS = 1000
 
 
@@ -74,18 +67,12 @@ def cells() -> pd.DataFrame:
     precision["row"] = precision["precision"] + ", " + precision["prompt_language"] + " prompts"
     first = read("ia1_tables").assign(task="sentiment", language="all")
     first[ROW] = [_IA1_ROWS[row] for row in first["row"]]
-    parts = [
-        *((INSTRUCTALIGN, one) for one in counts),
-        (INSTRUCTALIGN, read("instructalign_table2").rename(columns={"group": "language"})),
-        (INSTRUCTALIGN, read("instructalign_table3").rename(columns={"group": "language"})),
-        (INSTRUCTALIGN, read("instructalign_figure6")),
-        (INSTRUCTALIGN, precision),
-        (INSTRUCTALIGN, sizes),
-        (INSTRUCTALIGN, read("instructalign_per_language").drop(columns="group")),
-        (IA1, first),
-        (COMMIT, read("commit_tables")),
-    ]
-    frame = pd.concat([part.assign(paper=paper) for paper, part in parts], ignore_index=True)
+    averaged = [read(f"instructalign_table{n}").rename(columns={"group": "language"}) for n in (2, 3)]
+    per_language = read("instructalign_per_language").drop(columns="group")
+    theirs = [*counts, *averaged, read("instructalign_figure6"), precision, sizes, per_language]
+    parts = [part.assign(paper=INSTRUCTALIGN) for part in theirs]
+    parts += [first.assign(paper=IA1), read("commit_tables").assign(paper=COMMIT)]
+    frame = pd.concat(parts, ignore_index=True)
     frame["published"] = frame["value"].astype(float)
     frame["objective"] = frame["objective"].map(_in_order, na_action="ignore")
     text = [name for name in CELL_COLUMNS if name != "published"]
@@ -210,14 +197,15 @@ def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
     """
     folder = Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
     lines = []
-    for (dataset, task), (pattern, column) in _LABELS.items():
+    for (dataset, task), pattern in _LABELS.items():
         found = {}
         for code in members(dataset, task):
             name = languages.name(code).lower().replace(" ", "_")
-            place = (pattern.format(code=code, name=name), column)
-            file, of = _INDOLEM if (dataset, code) == ("nusatranslation", "ind") else place
-            if (folder / file).is_file():
-                found[code] = pd.read_csv(folder / file, dtype=str)[of].replace({"0": "negative", "1": "positive"})
+            indolem = (dataset, code) == ("nusatranslation", "ind")
+            file = folder / (_INDOLEM if indolem else pattern.format(code=code, name=name))
+            if file.is_file():
+                labels = pd.read_csv(file, dtype=str)["sentiment" if indolem else "label"]
+                found[code] = labels.replace({"0": "negative", "1": "positive"})
         names = sorted(set().union(*found.values()))  # the options: a test set need not have all of them
         for code, labels in found.items():
             counts = labels.value_counts().reindex(names, fill_value=0)

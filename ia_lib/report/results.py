@@ -174,8 +174,7 @@ def pairs(runs: list[Run]) -> pd.DataFrame:
     for rows in _parts(runs):
         first = next(iter(rows.values()))[0]
         rule = first.rule if first.rule in shared else "label_sum"
-        answers = {row: [run.answers("choose", rule, first.seed) for run in seeds] for row, seeds in rows.items()}
-        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+        answers, numbers = _answers(rows, rule), _seeds(rows)
         if alike := [(a, b) for a, b in combinations(answers, 2) if numbers[a] == numbers[b]]:
             found = comparison.models(answers, alike, first.groups, single=False)
             frames.append(found.assign(kind="rows", rule=rule))
@@ -184,8 +183,7 @@ def pairs(runs: list[Run]) -> pd.DataFrame:
             tested = {language for *_, language, _, _ in seeds[0]}
             here = [code for code in codes if code in tested]
             asked = [(code, here[0]) for code in here[1:]]
-            asked = [pair for pair in asked if all(comparison.parallel(one, *pair) for one in seeds)]
-            if asked:
+            if asked := [pair for pair in asked if all(comparison.parallel(one, *pair) for one in seeds)]:
                 found = comparison.languages(seeds, asked)
                 frames.append(found[found["prompt"] == "all"].assign(kind=f"languages of {row}", rule=rule))
     found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -202,11 +200,8 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
     rows_of_runs, by_rule, claims, lengths = {run.name: run.row for run in runs}, [], [], {}
     for rows in _parts(runs):
         first = next(iter(rows.values()))[0]
-        answers = (
-            (rule, {row: [run.answers("choose", rule, first.seed) for run in seeds] for row, seeds in rows.items()})
-            for rule in rules_of(*(run.scores for seeds in rows.values() for run in seeds))
-        )
-        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+        allowed = rules_of(*(run.scores for seeds in rows.values() for run in seeds))
+        answers, numbers = ((rule, _answers(rows, rule)) for rule in allowed), _seeds(rows)
         bases = {row: rows_of_runs.get(seeds[0].base) for row, seeds in rows.items()}
         bases = {row: base for row, base in bases.items() if numbers.get(base) == numbers[row]}
         found = comparison.rules(answers, first.groups, bases)
@@ -223,12 +218,9 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
 
 
 def beside_published(results: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
-    """Every published cell beside ours (`audit.compare`), if some run says that it reproduces cells; rows that do not
-    are left out."""
+    """Every published cell beside ours (`audit.compare`), of rows with runs that say that they reproduce cells."""
     claimed = {run.row for run in runs if run.settings["reproduces"]}
-    if results.empty or not claimed:
-        return pd.DataFrame()
-    return audit.compare(results[results["row"].isin(claimed)])
+    return audit.compare(results[results["row"].isin(claimed)]) if len(results) and claimed else pd.DataFrame()
 
 
 def errors(runs: list[Run]) -> dict[str, list[dict]]:
@@ -274,3 +266,13 @@ def _parts(runs: list[Run]) -> list[dict[str, list[Run]]]:
     for row, seeds in _by_row(run for run in runs if len(run.scores)).items():
         parts.setdefault(str(seeds[0].groups), {})[row] = seeds
     return list(parts.values())
+
+
+def _answers(rows: dict[str, list[Run]], rule: str) -> dict[str, list[Answered]]:
+    """The labels that the rows chose under a rule, all drawn with the first row's seed."""
+    seed = next(iter(rows.values()))[0].seed
+    return {row: [run.answers("choose", rule, seed) for run in seeds] for row, seeds in rows.items()}
+
+
+def _seeds(rows: dict[str, list[Run]]) -> dict[str, list[int]]:
+    return {row: [run.seed for run in seeds] for row, seeds in rows.items()}
