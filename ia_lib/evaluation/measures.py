@@ -18,8 +18,6 @@ from ia_lib.evaluation import resampling
 from ia_lib.evaluation.resampling import LABEL_METRICS, METRICS, Answers, Average, Choices, over_seeds
 from ia_lib.evaluation.rules import rule_scores
 
-# Which groups are averaged over cells and not over data sets (see `weights`).
-AVERAGES = {"table2": ("L1",), "datasets": (), "cells": ("L1", "L2", "L3")}
 HEADLINE = LABEL_METRICS[0]  # of labels
 # What belongs to one cell, whose answers are scored together; `metric` is the first of its metrics.
 CELL = ["dataset", "task", "kind", "metric", "language", "source", "prompt"]
@@ -169,26 +167,17 @@ def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
     return cells
 
 
-def weights(cells: pd.DataFrame, group: str, average: str = "table2") -> np.ndarray:
-    """How much each cell counts in its group's average; they add up to 1. `cells` has the columns `dataset, task,
-    language` and a line per prompt or source language, or one where these are averaged already.
+def weights(cells: pd.DataFrame, group: str) -> np.ndarray:
+    """How much each cell counts in its group's average, as in InstructAlign's Table 2; they add up to 1. `cells`
+    has the columns `dataset, task, language` and a line per prompt or source language (or one).
 
-    Prompts are always averaged first. Then
-
-    - `datasets`: languages of a data set and task, then data sets: the average column for L2 of InstructAlign's Table 2
-    - `cells`: all languages of all data sets alike, so that Indonesian with two data sets counts twice: Table 3, and
-      the average column for L1 of Table 2
-    - `table2`: both as Table 2 has them: `cells` for L1, `datasets` for the others
-
-    Tables 16-19 and Figure 6 show languages one by one. The average columns of (IA)^1's Tables 4 and 6 follow from no
-    fixed weights of the columns beside them. Raises ValueError for another average.
+    Prompts are averaged first. Then for L1 all languages of all data sets alike, so that Indonesian with two data sets
+    counts twice; for other groups the languages of a data set and task, then data sets.
     """
-    if average not in AVERAGES:
-        raise ValueError(f"average: found {average!r}; allowed: {', '.join(AVERAGES)}")
     every = list(cells[["dataset", "task", "language"]].itertuples(index=False, name=None))
     prompts = Counter(every)
     languages = Counter((dataset, task) for dataset, task, _ in prompts)
-    if average == "cells" or group in AVERAGES[average]:
+    if group == "L1":
         return np.array([1 / (len(prompts) * prompts[cell]) for cell in every])
     return np.array([1 / (len(languages) * languages[cell[:2]] * prompts[cell]) for cell in every])
 
@@ -199,7 +188,6 @@ def measures(
     base: Answered | list[Answered] | None = None,
     *,
     majority_of: dict[tuple[str, str], str] | None = None,
-    average: str = "table2",
     single: bool = True,
     metrics: Iterable[str] | None = None,
 ) -> pd.DataFrame:
@@ -213,9 +201,9 @@ def measures(
     Places: every language under every prompt (a translation: from every source), every language averaged over prompts
     (sources), and every group (L1, L2, L3) averaged over prompts and then languages, as InstructAlign does; a
     translation belongs to the language it is in. What is averaged is called "all". Of several data sets also each
-    task's average over data sets, and of several tasks the average of everything, as `average` says (see `weights`).
-    With `single=False` there are no lines of single languages, which most of the time goes into; `metrics` are those
-    that are wanted (default: all).
+    task's average over data sets, and of several tasks the average of everything (see `weights`). With `single=False`
+    there are no lines of single languages, which most of the time goes into; `metrics` are those that are wanted
+    (default: all).
 
     Of every metric: `value` with `low, high` (95% interval: bootstrap over examples, the same ones in all prompts and
     languages, because NusaX is parallel), `baseline, baseline_is` (the best score that costs nothing), `cells,
@@ -243,7 +231,7 @@ def measures(
     - `only_here, only_base, mcnemar_p`: of labels under one prompt with one seed the texts that only this model or only
       the base has right, and McNemar's test
 
-    Raises ValueError for seeds with different cells, and what `weights` refuses.
+    Raises ValueError for seeds with different cells.
     """
     sides, bases = ([] if one is None else [one] if isinstance(one, dict) else list(one) for one in (answers, base))
     bases = bases * len(sides) if len(bases) == 1 else bases
@@ -258,7 +246,7 @@ def measures(
         if cells.empty:
             return
         keys = list(cells.itertuples(index=False, name=None))
-        shares = weights(cells, group, average)
+        shares = weights(cells, group)
         found, other = ([[side.get(key) for key in keys] for side in there] for there in (sides, bases))
         pairs = [pair for rows in zip(found, other, strict=False) for pair in zip(*rows, strict=True)]
         # a difference is paired, so it needs the very same examples
