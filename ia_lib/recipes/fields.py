@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ia_lib.data.yaml_files import Refusal
+from ia_lib.data.yaml_files import Refusal, Text
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -80,6 +80,8 @@ class Past(Part):
     @model_validator(mode="after")
     def _one_source(self):
         self.exactly_one("run", "file", "url", "xp3", "mixture")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise Refusal("url", self.url, "an address that begins with http:// or https://")
         if self.stream and not self.file:
             raise Refusal("stream", True, "nothing, unless there is a local file")
         return self
@@ -102,10 +104,10 @@ class Parallel(Part):
 class Test(Part):
     """A user's own labelled texts in one language."""
 
-    file: str  # CSV, TSV, JSONL, parquet or XLSX
-    language: str
-    labels: list[str] = Field(min_length=2)
-    task: str = "sentiment"
+    file: Text  # CSV, TSV, JSONL, parquet or XLSX
+    language: Text
+    labels: list[Text] = Field(min_length=2)
+    task: Text = "sentiment"
     text: str = "text"
     label: str = "label"
     id: str | None = None
@@ -131,7 +133,7 @@ class Model(Part):
 
     new: New | None = None
     run: str | None = None  # the model that this run of the table ended with
-    name: str | None = None  # a Hub name or a local folder
+    name: Text | None = None  # a Hub name or a local folder
     revision: str | None = None
 
     @model_validator(mode="after")
@@ -150,7 +152,7 @@ class Shared(Part):
     threads: Count = 1
     corpus: Literal["minilab", "nusax", "nusatranslation", "flores", "own"] = "minilab"
     lab: Lab = Lab()
-    languages: dict[str, str] = {}
+    languages: dict[str, Text] = {}
     known: list[str] = ["eng", "ind"]
     taught: list[str] = ["sun", "jav", "ban", "min", "bug", "ace", "bjn"]
     unseen: list[str] = ["bbc", "mad", "nij"]

@@ -187,6 +187,13 @@ class Settings(fields.Shared):
                 if code in seen:
                     raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
+        for field, given in (
+            ("pivots", self.pivots),
+            ("wordings", self.evaluate.wordings),
+            ("tasks", self.evaluate.tasks),
+        ):
+            if len(set(given or ())) < len(given or ()):
+                raise Refusal(field, given, "each of them once")
         if (not self.pivots and self.parallel_codes) or any(code not in self.known for code in self.pivots):
             raise Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
         if self.corpus in languages.CORPORA:
