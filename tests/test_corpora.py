@@ -229,7 +229,7 @@ def test_real_nusax_text_is_parallel(real_data):
     find = finder(real_data, offline=True)
     assert len(corpora.parallel(find, languages.NUSAX, "train", "nusax")) == 500
     found = corpora.parallel(find, languages.NUSAX, "test", "nusax")
-    tests = [tasks.load("nusax/sentiment").read(find, languages.NUSAX, "test")]
+    tests = tasks.load("nusax/sentiment").read(find, languages.NUSAX, "test")
     assert corpora.drop_overlap(found, tests)[1] == len(found) == 400
 
 
