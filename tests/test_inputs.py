@@ -151,6 +151,10 @@ def test_translation_hangs_on_templates_and_encoding(table):
 
 
 @pytest.mark.quick
+def test_a_row_that_trains_may_have_text_of_its_own_to_translate(table):
+    table.check()
+
+
 def test_what_is_not_in_the_list_cannot_be_read(table):
     with pytest.raises(SourceError, match=r"tlm's tune stage does not read this"):
         table.stage("tlm", "tune").inputs.find("nusax", "mt/train.csv")

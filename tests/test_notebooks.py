@@ -82,7 +82,7 @@ def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
     assert "tokens of 'negative':" in shown["evaluate"]
     assert "label_per_char" in shown["evaluate"]
     assert "calibrated" in shown["evaluate"]
-    assert "weighted_f1" in shown["evaluate"]
+    assert "weighted F1 (%)" in shown["evaluate"]
     report = outputs(finished.report().notebook())
     assert report.count("application/vnd.plotly") + report.count("'data': [") >= 3
 

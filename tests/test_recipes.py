@@ -20,7 +20,7 @@ def copying(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "copying.py").write_text(re.search(r"A whole one:\n\n```python\n(.*?)```", text, re.DOTALL)[1])
     monkeypatch.setattr(recipes, "__path__", [*recipes.__path__, str(folder)])
-    caches = (recipes.names, recipes.load, settings.kind, settings.blocks, settings.row)
+    caches = (recipes.names, recipes.load, settings._kind, settings.blocks, settings.row)
     for cache in caches:
         cache.cache_clear()
     yield

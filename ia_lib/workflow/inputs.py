@@ -220,7 +220,7 @@ class Inputs:
             return
         # reads the files, and so finds what is wrong in them
         templates.templates("mt", run.templates)
-        for task in self.translations:
+        for task in self.translations if self.stage == "evaluate" else ():
             if not task.data.held_out and (not self.missing() or task.data.file):
                 self.pairs(task)
         for wording in run.wordings if self.stage == "evaluate" else ():
@@ -233,6 +233,8 @@ class Inputs:
                 self.tests(lab=False)
         elif here:
             self.tests()
+            if self.stage == "evaluate":
+                self.training_labels()
             if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
                 if run.data.sentences:
                     self._check_sentences(len(self._whole))

@@ -32,7 +32,7 @@ def execute(table: Table, runs: list[str] | None = None, cores: int | None = Non
     failed = make(table, [stage for stage in table.stages(runs) if not stage.done], runs, cores)
     report = table.report(finished_only=True)
     if report.needs and not report.done:
-        command = [*COMMAND, "stage", str(table.path), "-", "report", "--outputs", str(table.outputs)]
+        command = [*COMMAND, "stage", str(table.path.resolve()), "-", "report", "--outputs", str(table.outputs)]
         answer = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
         failed += [answer.stderr.strip().splitlines()[-1]] if answer.returncode else []
     return failed

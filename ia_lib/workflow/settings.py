@@ -205,7 +205,7 @@ class Settings(fields.Shared):
                 raise Refusal(seen[other[0]], other[0], allowed)
         if (self.data.parallel is None) != (self.corpus != "own"):
             found = "nothing" if self.data.parallel is None else "a part parallel"
-            raise Refusal("parallel", found, "a part parallel with corpus: own, and only there")
+            raise Refusal("parallel", found, "parallel together with corpus: own; neither without the other")
 
     def _check_batches(self) -> None:
         if self.trains and self.data.steps == 0:

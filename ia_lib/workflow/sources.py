@@ -50,7 +50,7 @@ class File(Source):
     def check(self) -> None:
         if not self.file.is_file():
             where = "beside the table, in the data folder or in the kit's folder"
-            raise SourceError(f"{self.file}: there is no such file, nor {where}")
+            raise SourceError(f"{self.file}: there is no such file, nor one {where}")
 
     def provenance(self) -> dict[str, Any] | None:
         known = {"bytes": self.file.stat().st_size, "sha256": downloads.checksum(self.file)}
