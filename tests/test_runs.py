@@ -65,6 +65,15 @@ def test_replay_rows_are_those_the_base_was_trained_on(finished):
     assert (trained.loc[replayed["pool_row"], "prompt"].to_numpy() == replayed["prompt"].to_numpy()).all()
 
 
+def test_the_report_is_made_from_any_folder(finished, monkeypatch):
+    page = finished.report().folder / "index.html"
+    made = page.stat().st_mtime_ns
+    shutil.rmtree(finished.report().folder)
+    monkeypatch.chdir(finished.path.parent)
+    assert execute(Table("tiny.yaml", finished.outputs), ["base"]) == []
+    assert page.stat().st_mtime_ns > made
+
+
 def test_a_second_run_does_nothing(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.folder.rglob("manifest.json")}
     assert execute(Table(finished.path, finished.outputs)) == []
