@@ -27,7 +27,6 @@ font-family: monospace; white-space: pre; line-height: 1.5} .ia .answer {backgro
 .ia .old {color: #51606f} .ia .best {font-weight: 700; text-decoration: underline} .ia pre {white-space: pre-wrap;
 line-height: 1.5} .ia .differs {background: #fff0d9; color: #3b2500}
 </style>"""
-_NOISES = ["mixture", "infilling", "deletion", "permutation"]
 
 
 class Explorer:

@@ -149,3 +149,18 @@ def test_norwegian_and_min_nan_stay_text(tmp_path):
     found = Table(path, tmp_path / "out").stage("one", "data").inputs.parallel()
     assert found["no"][:] == ["no", "NA"]
     assert found["nan"][:] == ["nan", "null"]
+
+
+def test_a_model_without_turns_is_not_talked_to(tmp_path, parallel, tokenizer, model):
+    for code, source in (("no", "ind"), ("nan", "jav")):
+        (tmp_path / f"{code}.txt").write_text("\n".join(parallel[source][:40]))
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    path = tmp_path / "held.yaml"
+    path.write_text(HELD_OUT.replace("share_text: false", "chat: true"))
+    with pytest.raises(tables.SettingsError, match="run 'base': chat: found true; allowed: false, since"):
+        Table(path, tmp_path / "outputs").check()
+    template = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant: {% endif %}"
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    Table(path, tmp_path / "outputs").check()

@@ -79,6 +79,12 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("    objective: tlm", "    threads: yes\n    objective: tlm", 6, ["'threads'", "'yes'"]),
         ("    objective: tlm", "    accumulation: 3\n    objective: tlm", 6, ["'accumulation'", "3", "16"]),
         ("objective: tlm", "objective: [tlm", 7, ["not valid YAML"]),
+        (
+            "objective: tlm",
+            "objective: !!python/tuple [tlm]",
+            6,
+            ["found the tag", "python/tuple"],
+        ),
         ("{name: some/model}", "base", 2, ["'model'", "'base'", "some of new, run, name"]),
         ("{name: some/model}", "{new: {heads: 3}}", 2, ["'model.new.heads'", "3", "divisor of hidden"]),
         ("{name: some/model}", "{new: {}, revision: a}", 2, ["'model.revision'"]),

@@ -46,6 +46,10 @@ def read(path: Path, what: str, error: type[Exception]) -> dict:
     except UnicodeDecodeError as problem:
         raise error(f"{path}: the {what} is not UTF-8 text ({problem.reason} at byte {problem.start})") from None
     try:
+        tags = (event for event in YAML(typ="rt").parse(text) if getattr(event, "tag", None))
+        if tagged := next(tags, None):
+            place = f"{path}, line {tagged.start_mark.line + 1}"
+            raise error(f"{place}: found the tag {str(tagged.tag)!r}; allowed: values without tags")
         fields = YAML(typ="rt").load(text)
     except YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)

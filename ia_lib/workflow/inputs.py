@@ -218,6 +218,8 @@ class Inputs:
             corpora.check_xp3(run.data.past.xp3)
         if self.stage == "tune":
             return
+        if run.chat and self.begins.model.name and isinstance(self.outside, Folder):
+            self._check_chat(str(self.outside.folder))
         # reads the files, and so finds what is wrong in them
         templates.templates("mt", run.templates)
         for task in self.translations if self.stage == "evaluate" else ():
@@ -236,14 +238,23 @@ class Inputs:
             if self.stage == "evaluate":
                 self.training_labels()
             if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
-                if run.data.sentences:
-                    self._check_sentences(len(self._whole))
                 self._check_sentences(None, len(self.usable()))
         if here and self.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
             try:
                 replay.draw(self.pool()[0], seed=run.seed, **drawn(run))
             except ValueError as error:
                 raise CorpusError(str(error)) from None
+
+    def _check_chat(self, folder: str) -> None:
+        """Refuse a conversation with a model that has none."""
+        from ia_lib.models.encoding import encode
+        from ia_lib.models.load import is_encoder_decoder, load_tokenizer
+
+        try:
+            more = {"chat": True, "encoder_decoder": is_encoder_decoder(folder)}
+            encode(load_tokenizer(folder), ["prompt"], ["answer"], 10**9, **more)
+        except ValueError as error:
+            raise SourceError(str(error)) from None
 
     def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
         """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
@@ -409,8 +420,7 @@ class Inputs:
 
         from ia_lib.randomness import permuted
 
-        if sentences > len(found):
-            raise CorpusError(f"sentences: found {sentences:,}, but the parallel text has {len(found):,}")
+        self._check_sentences(len(found))
         drawn = permuted((self.run.seed, "sentences"), np.arange(sentences), len(found))
         return found.select(sorted(drawn.tolist()))
 
