@@ -5,8 +5,9 @@ import pytest
 from datasets import Dataset
 from scipy import stats
 
-from ia_lib.data import languages
+from ia_lib.data import corpora, languages
 from ia_lib.instructions import COLUMNS, cross_lingual, templates
+from ia_lib.randomness import generator, shuffled
 
 pytestmark = pytest.mark.quick
 PLAN = {"pivots": ["eng", "ind"], "taught": ["sun", "jav"], "seed": 5}
@@ -101,6 +102,60 @@ def test_held_out_sentences_are_in_no_training_row(parallel):
     assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(parallel["sentence_id"])
     with pytest.raises(ValueError, match="fewer than"):
         cross_lingual.split_off(parallel, len(parallel), 1)
+
+
+def test_text_that_repeats_nothing_is_split_as_it_was_drawn(parallel):
+    some = parallel.select(range(100))
+    assert len(set(corpora.groups(corpora.fingerprints(some)))) == 100
+    order = shuffled(generator(1, "validation"), 100)
+    training, validation = cross_lingual.split_off(some, 20, 1)
+    assert validation.to_dict() == some.select(sorted(order[:20])).to_dict()
+    assert training.to_dict() == some.select(sorted(order[20:])).to_dict()
+
+
+def pairs(*rows):
+    columns = {code: list(column) for code, column in zip(("ind", "jav"), zip(*rows, strict=True), strict=True)}
+    return Dataset.from_dict({"sentence_id": [f"line {i + 1}" for i in range(len(rows))], **columns})
+
+
+ALONE = [(f"rumah nomor {i}", f"omah nomer {i}") for i in range(40)]
+REPEATED = {
+    "pairs": [*ALONE, *ALONE],
+    "case": [*ALONE, *((a.upper(), b.title()) for a, b in ALONE)],
+    "blanks": [*ALONE, *((a.replace(" ", "\u00a0 "), f"\u200b{b}") for a, b in ALONE)],
+    "forms": [*((a, b + "é") for a, b in ALONE), *((a, b + "e\u0301") for a, b in ALONE)],
+    "one side": [*ALONE, *((a, f"{b} liyane") for a, b in ALONE)],
+    "the other side": [*ALONE, *((f"{a} lain", b) for a, b in ALONE)],
+    "another language": [*ALONE, *((f"{b} lain", a) for a, b in ALONE)],
+    "chains": [(f"rumah nomor {i // 2}", f"omah nomer {(i + 1) // 2}") for i in range(40)][:3] + ALONE[3:],
+    "one for all": [("ya", "iya")] * 30 + ALONE,
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_is_held_out_reads_like_nothing_that_is_trained_on(kind, seed):
+    text = pairs(*REPEATED[kind])
+    training, validation = cross_lingual.split_off(text, 20, seed)
+    assert len(validation) == 20
+    assert sorted([*training["sentence_id"], *validation["sentence_id"]]) == sorted(text["sentence_id"])
+    trained, held = (
+        {corpora.normalised(t) for c in ("ind", "jav") for t in part[c]} for part in (training, validation)
+    )
+    assert not trained & held
+    plan = cross_lingual.Plan("mt+xss", ["ind"], ["jav"], seed)
+    made = cross_lingual.make(text, plan, 200, 20, 40, "sentence")
+    split = made.groupby("split")["source_id"].agg(set)
+    assert split["validation"] <= set(validation["sentence_id"])
+    assert not split["train"] & split["validation"]
+    assert cross_lingual.rows_of_epoch(text, plan, 20, 40, "sentence") == 2 * len(training)
+
+
+def test_groups_that_do_not_fit_are_passed_over():
+    text = pairs(*[pair for pair in ALONE for _ in range(3)])
+    assert len(cross_lingual.split_off(text, 20, 1)[1]) == 18
+    with pytest.raises(ValueError, match="every sentence shares a text with 2 others"):
+        cross_lingual.split_off(text, 2, 1)
 
 
 def test_pivots_can_be_selected(parallel):

@@ -98,7 +98,7 @@ READERS = {
     "own.csv": {f"{run}: {stage}" for run in ("base", "tlm", "far") for stage in ("data", "evaluate")},
     "tone-jav-test.csv": {"tlm: data", "tlm: evaluate"},
     "tone-jav-train.csv": {"tlm: evaluate"},
-    "pairs.tsv": {"tlm: evaluate"},
+    "pairs.tsv": {"tlm: data", "tlm: evaluate"},
     "mine.yaml": {"tlm: data", "tlm: evaluate"},
     "words.yaml": {"tlm: evaluate"},
     "past.jsonl": {"far: data"},
@@ -125,7 +125,7 @@ def test_a_changed_input_makes_exactly_the_stages_anew_that_read_it(table, file)
         ("task.yaml", "kind:", "# a word\nkind:", set()),
         ("task.yaml", "question: tone", "question: manner", {"tlm: evaluate"}),
         ("task.yaml", "labels: [low, high]", "labels: [high, low]", {"tlm: data", "tlm: evaluate"}),
-        ("pairs.yaml", "columns: {ind: ind, jav: jav}", "columns: {ind: ind, jav: ind}", {"tlm: evaluate"}),
+        ("pairs.yaml", "columns: {ind: ind, jav: jav}", "columns: {ind: ind, jav: ind}", READERS["pairs.tsv"]),
         ("every.yaml", "task: own}", "task: own, text: label}", READERS["own.csv"]),
         ("every.yaml", "held_out: true", "held_out: false", {"far: evaluate"}),
     ],
@@ -153,6 +153,17 @@ def test_translation_hangs_on_templates_and_encoding(table):
 @pytest.mark.quick
 def test_a_row_that_trains_may_have_text_of_its_own_to_translate(table):
     table.check()
+
+
+@pytest.mark.quick
+def test_no_pair_of_a_file_that_is_translated_is_trained_on(table):
+    text = table.stage("tlm", "data").inputs.parallel()
+    pair = text["ind"][3], text["jav"][5]
+    path = table.path.with_name("pairs.tsv")
+    path.write_text(f"ind\tjav\n{pair[0].upper()} \tsiji\ndua\t {pair[1]}!\n")
+    inputs = Table(table.path, table.outputs).stage("tlm", "data").inputs
+    assert not {pair[0], pair[1]} & {*inputs.usable()["ind"], *inputs.usable()["jav"]}
+    assert inputs.dropped >= 2
 
 
 def test_what_is_not_in_the_list_cannot_be_read(table):

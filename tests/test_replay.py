@@ -6,6 +6,7 @@ from datasets import Dataset
 from scipy import stats
 
 from ia_lib.instructions import COLUMNS, replay
+from ia_lib.randomness import generator, shuffled
 
 pytestmark = pytest.mark.quick
 
@@ -33,6 +34,31 @@ def test_drawn_rows_carry_where_they_come_from():
     everything = replay.draw(pool, "all", 1, validation_rows=4)
     assert collections.Counter(everything["split"]) == {"train": 16, "validation": 4}
     assert len(set(everything["pool_row"])) == 20
+
+
+@pytest.mark.parametrize("r", ["all", 15])
+def test_no_prompt_that_is_validated_on_is_trained_on(r):
+    prompts = [f"Apa kata nomor {i % 20}?" if i < 20 else f"apa  KATA nomor {i % 20} ?" for i in range(40)]
+    pool = Dataset.from_dict({"prompt": prompts, "answer": [str(i) for i in range(40)]})
+    for seed in range(5):
+        drawn = replay.draw(pool, r, seed, validation_rows=6)
+        parts = {part: [] for part in ("train", "validation")}
+        for row in drawn:
+            parts[row["split"]].append(row["pool_row"] % 20)
+        assert [len(part) for part in parts.values()] == [34 if r == "all" else 15, 6]
+        assert not set(parts["train"]) & set(parts["validation"])
+    same = Dataset.from_dict({"prompt": ["p"] * 40, "answer": ["a"] * 40})
+    with pytest.raises(ValueError, match="validation_rows: found 6, but every row of the pool shares its prompt"):
+        replay.draw(same, r, 1, validation_rows=6)
+
+
+def test_without_equal_prompts_validation_is_what_was_drawn_behind_training():
+    pool = Dataset.from_dict({"prompt": [f"p{i}" for i in range(40)], "answer": ["a"] * 40})
+    order = shuffled(generator(3, "replay"), 40)
+    for r, count in (("all", 34), (15, 15)):
+        drawn = replay.draw(pool, r, 3, validation_rows=6)
+        assert drawn["pool_row"][:] == order[: count + 6]
+        assert drawn["split"][:] == ["train"] * count + ["validation"] * 6
 
 
 def test_drawn_rows_become_a_stream_of_old_rows():

@@ -8,9 +8,11 @@ import difflib
 import tarfile
 import unicodedata
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import regex
 
@@ -18,6 +20,7 @@ from ia_lib.data import files, languages
 from ia_lib.data.files import CorpusError
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 Find = Callable[[str, str], Path]
@@ -37,6 +40,9 @@ XP3 = (
 # An id that is only the place of a row in its file.
 _PLACE = regex.compile(r"(?:line|row|unit) \d+")
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+_BETWEEN = bytes(code for code in range(128) if not chr(code).isalnum())
+# What `fingerprints` has found, for as long as somebody holds the texts.
+_PRINTS: "WeakKeyDictionary[Dataset, np.ndarray]" = WeakKeyDictionary()
 
 
 def places(corpus: str, codes: Sequence[str], split: str = "train") -> list[tuple[str, str]]:
@@ -125,22 +131,90 @@ def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]"
     """`parallel` without the pairs that occur in test data, and how many those were. A pair goes if its id is the id of
     a test row, or if its text in any language is a test row's text in any, as `normalised`. An id that is a place in a
     file says nothing of another file and is not compared. `tests` is as `parallel` or a task gives it."""
-    ids, texts = set(), set()
+    import numpy as np
+
+    ids, names = set(), []
     for name in tests.column_names:
         if name in ("sentence_id", "example"):
             ids.update(found for found in tests[name] if not _PLACE.match(found))
         elif name not in ("task", "language", "label"):
-            texts.update(map(normalised, tests[name]))
-    codes = [name for name in parallel.column_names if name != "sentence_id"]
-    rows = zip(parallel["sentence_id"][:], *(map(normalised, parallel[code][:]) for code in codes), strict=True)
-    kept = [i for i, (name, *found) in enumerate(rows) if name not in ids and texts.isdisjoint(found)]
-    return parallel.select(kept), len(parallel) - len(kept)
+            names.append(name)
+    prints = fingerprints(parallel)
+    found = np.isin(prints, fingerprints(tests.select_columns(names))).any(axis=1)
+    if ids:
+        found |= np.fromiter((name in ids for name in _column(parallel, "sentence_id")), bool, len(parallel))
+    kept = parallel if not found.any() else parallel.select(np.flatnonzero(~found))
+    _PRINTS[kept] = prints[~found]
+    return kept, int(found.sum())
+
+
+def fingerprints(texts: "Dataset") -> "np.ndarray":
+    """[rows, columns but `sentence_id`]: a 64-bit number for each text, the same for texts that are equal as
+    `normalised`. Of ten million texts two share one by chance in 1 of 400,000 cases, and are then taken for equal."""
+    import numpy as np
+
+    if texts not in _PRINTS:
+        names = [name for name in texts.column_names if name != "sentence_id"]
+        columns = [b"".join(hashed(map(normalised, _column(texts, name)))) for name in names]
+        _PRINTS[texts] = (
+            np.stack([np.frombuffer(column, "<u8") for column in columns], axis=1)
+            if columns
+            else (np.zeros((len(texts), 0), "<u8"))
+        )
+    return _PRINTS[texts]
+
+
+def hashed(texts: Iterable[str]) -> "Iterator[bytes]":
+    """Eight bytes for each text."""
+    return (blake2b(text.encode(), digest_size=8).digest() for text in texts)
+
+
+def groups(prints: "np.ndarray") -> "np.ndarray":
+    """The number of each row's group: rows that share a fingerprint, in whatever column, are in one group, and so are
+    those that each of them shares another one with."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(prints)
+    _, text, times = np.unique(prints, return_inverse=True, return_counts=True)
+    row, column = np.nonzero((times > 1)[text := text.reshape(prints.shape)])
+    # rows and the texts that several of them may share are the knots of one graph
+    edges = np.ones(len(row), bool), (row, count + text[row, column])
+    size = count + len(times)
+    return connected_components(coo_array(edges, shape=(size, size)), directed=False)[1][:count]
+
+
+def hold_out(group: "np.ndarray", order: Iterable[int], count: int) -> "np.ndarray":
+    """Which rows are held out, as truth values: whole groups (see `groups`) of `count` rows in all, in the `order` of
+    rows that was drawn. A group that is larger than what is left is passed over; there may be less in the end."""
+    import numpy as np
+
+    sizes = np.bincount(group)
+    taken = np.zeros(len(sizes), bool)
+    for row in order:
+        if not count:
+            break
+        if not taken[group[row]] and sizes[group[row]] <= count:
+            taken[group[row]] = True
+            count -= sizes[group[row]]
+    return taken[group]
+
+
+def _column(texts: "Dataset", name: str) -> "Iterator[str]":
+    """The cells of a column, a few of which are in memory at a time."""
+    for batch in texts.select_columns([name]).with_format("arrow").iter(10_000):
+        yield from batch[name].to_pylist()
 
 
 def normalised(text: str) -> str:
     """A text for comparison: its letters and digits, in lower case and without anything between them (all that can be
     seen of it, if it has none of them)."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    if text.isascii():
+        folded = text.lower()
+        return folded.encode().translate(None, _BETWEEN).decode() or files.INVISIBLE.sub("", folded)
+    # folding can take letters apart that the form puts together
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return "".join(_WORD.findall(folded)) or files.INVISIBLE.sub("", folded)
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ia_lib.data import languages
+from ia_lib.data import corpora, languages
 from ia_lib.instructions import COLUMNS, templates
 from ia_lib.instructions.noise import add_noise, mask_span, mask_words, split
-from ia_lib.randomness import generator, permuted, pick, shuffled, uniforms
+from ia_lib.randomness import generator, permuted, pick, uniforms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -316,13 +316,20 @@ def _work(block: tuple[int, int, int]) -> list[dict]:
 
 
 def split_off(parallel: Dataset, sentences: int, seed: int) -> tuple[Dataset, Dataset]:
-    """Split by sentence into (training, validation), so that no sentence is in both in any language. Raises ValueError
-    if nothing would be left to train on."""
+    """Split by sentence into (training, validation), so that no text of either, in any language, is one of the other's
+    (as `corpora.normalised` reads it): sentences that share one stay together. Validation has as many as are asked for,
+    or fewer where all that is left are groups too large. Raises ValueError if nothing would be left to train on, or
+    nothing can be held out."""
     if sentences >= len(parallel):
         said = f"found {sentences:,}, but the parallel text has {len(parallel):,} sentences"
         raise ValueError(f"validation_sentences: {said}; allowed: fewer than that")
-    order = shuffled(generator(seed, "validation"), len(parallel))
-    return parallel.select(sorted(order[sentences:])), parallel.select(sorted(order[:sentences]))
+    group = corpora.groups(corpora.fingerprints(parallel))
+    drawn = np.fromiter(iter(generator(seed, "validation").random, None), float, len(parallel))
+    held = corpora.hold_out(group, np.argsort(drawn, kind="stable"), sentences)
+    if sentences and not held.any():
+        said = f"found {sentences:,}, but every sentence shares a text with {np.bincount(group).min() - 1:,} others"
+        raise ValueError(f"validation_sentences: {said}; allowed: parallel text with sentences that share none")
+    return parallel.select(np.flatnonzero(~held)), parallel.select(np.flatnonzero(held))
 
 
 def make(
@@ -364,5 +371,6 @@ def make(
 
 def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
     """How many training rows one epoch of `make` has."""
-    held = validation_rows if hold_out == "row" else validation_sentences * len(plan.pairs)
-    return len(parallel) * len(plan.pairs) - held
+    if hold_out == "row":
+        return len(parallel) * len(plan.pairs) - validation_rows
+    return len(split_off(parallel, validation_sentences, plan.seed)[0]) * len(plan.pairs)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from ia_lib.data import corpora
 from ia_lib.instructions import COLUMNS
 from ia_lib.randomness import generator, shuffled
 
@@ -61,9 +62,12 @@ def draw(
     prompt gets the one blank that the released code puts between it and its answer.
 
     Adds the columns `pool_row` (its index in the pool) and `split`. `validation_rows` further rows get the split
-    "validation"; r = "all" then means all others.
+    "validation"; r = "all" then means all others. Unless the sampling is the released one, no prompt of theirs is one
+    that is trained on (as `corpora.normalised` reads it): rows that share theirs stay together, and there are fewer of
+    them where all that is left are groups too large.
 
-    Raises ValueError if the pool has too few rows or no such column, or for a sampling that there is not.
+    Raises ValueError if the pool has too few rows, no such column, or no row whose prompt can be held out, or for a
+    sampling that there is not.
     """
     from datasets import Dataset
 
@@ -81,16 +85,34 @@ def draw(
         raise ValueError(f"replay: {said}; allowed: what it has")
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
+        rows, held = rows[:count], rows[count:]
     else:
         order = shuffled(generator(seed, "replay"), len(pool))
-        rows = (_in_turn(order, pool[stratify][:], seed) if stratify else order)[: count + validation_rows]
-    splits = ["train"] * count + ["validation"] * validation_rows
+        rows = _in_turn(order, pool[stratify][:], seed) if stratify else order
+        rows, held = _held_out(pool, rows, count, validation_rows)
+    splits, rows = ["train"] * len(rows) + ["validation"] * len(held), rows + held
     # not `select`, whose rows would have to be copied, with a progress bar, when a column is added
     columns = pool[rows]
     if sampling == "released":
         columns["prompt"] = [prompt.rstrip(" ") + " " for prompt in columns["prompt"]]
     drawn = Dataset.from_dict(columns, features=pool.features)
     return drawn.add_column("pool_row", rows).add_column("split", splits)
+
+
+def _held_out(pool: Dataset, order: list[int], count: int, validation_rows: int) -> tuple[list[int], list[int]]:
+    """`count` rows to train on (all that are left, if that is all but the others) and `validation_rows` held out, in
+    the `order` that was drawn."""
+    if not validation_rows:
+        return order[:count], []
+    group = corpora.groups(corpora.fingerprints(pool.select_columns(["prompt"])))
+    # without equal prompts those behind the ones that are trained on
+    held = corpora.hold_out(group, order[count:] + order[:count][::-1], validation_rows)
+    if not held.any():
+        said = f"found {validation_rows:,}, but every row of the pool shares its prompt with more others"
+        raise ValueError(f"validation_rows: {said}; allowed: a pool of rows with prompts of their own")
+    rest = len(pool) - validation_rows == count
+    trained = [row for row in order if not held[row]]
+    return trained if rest else trained[:count], [row for row in order if held[row]]
 
 
 def examples(drawn: Dataset, stream: str = "replay", role: str = "old") -> pd.DataFrame:

@@ -98,8 +98,9 @@ class Inputs:
             return outside
         evaluates = self.stage == "evaluate"
         found, wanted = self._prompts(), self._parallel_places() if self.reads_parallel else []
-        for number, task in enumerate(self.tasks if evaluates else self.choices):
-            # the data stage takes the texts of labelled tasks, whose pairs it may leave out, and the labels' tokens
+        # the data stage takes the texts of tasks, whose pairs it may leave out, and the labels' tokens
+        others = self._of_files if wanted and run.data.drop_test_overlap else []
+        for number, task in enumerate(self.tasks if evaluates else [*self.choices, *others]):
             parts = None if evaluates else {"name", "labels", "data"}
             said = {"split": run.evaluate.test_split, **task.model_dump(mode="json", include=parts)}
             found.append(Asked(f"task {number}", said, task.file))
@@ -222,8 +223,8 @@ class Inputs:
             self._check_chat(str(self.outside.folder))
         # reads the files, and so finds what is wrong in them
         templates.templates("mt", run.templates)
-        for task in self.translations if self.stage == "evaluate" else ():
-            if not task.data.held_out and (not self.missing() or task.data.file):
+        for task in self._of_files if self.stage == "evaluate" else ():
+            if not self.missing() or task.data.file:
                 self.pairs(task)
         for wording in run.wordings if self.stage == "evaluate" else ():
             templates.label_words([], wording)
@@ -324,6 +325,11 @@ class Inputs:
     def translations(self) -> list[Translate]:
         """Those of the tasks that are of parallel text."""
         return [task for task in self.tasks if isinstance(task, Translate)]
+
+    @property
+    def _of_files(self) -> list[Translate]:
+        """Those of them whose text is not the run's own, held out."""
+        return [task for task in self.translations if not task.data.held_out]
 
     def _tested(self, task: Task) -> list[str]:
         return task.has(self.run.codes if isinstance(task, Choose) else self.run.paired_codes)
@@ -426,8 +432,12 @@ class Inputs:
 
     @cached_property
     def _usable(self) -> "tuple[Dataset, int]":
-        found = self.parallel()
-        return corpora.drop_overlap(found, self.tests()) if self.run.data.drop_test_overlap else (found, 0)
+        found, dropped = self.parallel(), 0
+        if self.run.data.drop_test_overlap:
+            for tests in (self.tests(), *map(self.pairs, self._of_files)):
+                found, more = corpora.drop_overlap(found, tests)
+                dropped += more
+        return found, dropped
 
     def usable(self) -> "Dataset":
         """`parallel` without the pairs that occur in test texts, unless the run keeps them."""
