@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ia_lib.evaluation.prefix_cache import ScoringError, Text, check, run
 from ia_lib.evaluation.rules import apply_rule
-from ia_lib.models.encoding import in_chat
+from ia_lib.models.encoding import in_chat, tokenised
 
 
 @dataclass(frozen=True)
@@ -216,19 +216,16 @@ def _in_one(tokenizer, prompts, per_prompt, max_length, chat) -> Iterator[Text]:
         raise ScoringError(
             f"tokenizer: found {type(tokenizer).__name__}; allowed: a fast one, which tells a token's characters"
         )
-    pairs = [(p, label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
+    texts = [("", p, "", label) for p, row in zip(prompts, per_prompt, strict=True) for label in row]
     if chat:
-        turns = in_chat(tokenizer, *zip(*pairs, strict=True))
-        pairs = [(before + prompt + header, label) for before, prompt, header, label, _ in turns]
+        texts = [turns[:4] for turns in in_chat(tokenizer, *zip(*[text[1::2] for text in texts], strict=True))]
     # a chat template writes the beginning-of-sequence token itself
-    how = {"add_special_tokens": not chat, "return_offsets_mapping": True, "return_attention_mask": False}
-    encoded = tokenizer([p + label for p, label in pairs], **how)
-    special, begins = set(tokenizer.all_special_ids), [len(p) for p, _ in pairs]
-    tokenised = zip(begins, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    read = tokenised(tokenizer, texts, add_special_tokens=not chat)
+    special, begins = set(tokenizer.all_special_ids), (sum(map(len, text[:3])) for text in texts)
     for index, (prompt, row) in enumerate(zip(prompts, per_prompt, strict=True)):
         sequences, starts = [], []
         for label in row:
-            begin, ids, offsets = next(tokenised)
+            begin, (ids, offsets, _) = next(begins), next(read)
             # a tokenizer that closes a text with a special token: the label is not the end of the text
             while offsets and offsets[-1][0] == offsets[-1][1] and ids[-1] in special:
                 ids, offsets = ids[:-1], offsets[:-1]
@@ -278,17 +275,18 @@ def _apart(tokenizer, prompts, per_prompt, max_length) -> Iterator[Text]:
 def _framed(tokenizer, texts: list[str], kind: str) -> list[tuple[list[int], int, int]]:
     """Tokens of each text, and how many of them the tokenizer itself has put before it and behind it. A special token
     that stands in the text, or for what the tokenizer does not know, is the text's own."""
-    encoded = tokenizer(**{kind: texts}, return_attention_mask=False, return_special_tokens_mask=tokenizer.is_fast)
+    read = list(tokenised(tokenizer, [("", text) for text in texts], kind))
+    encoded = [ids for ids, _, _ in read]
     if tokenizer.is_fast:
-        own = [[not added for added in mask] for mask in encoded["special_tokens_mask"]]
+        own = [[not added for added in mask] for _, _, mask in read]
         spans = [(row.index(True), len(row) - row[::-1].index(True)) if any(row) else (0, 0) for row in own]
     else:
         # other tokenizers' masks cannot be relied on: where the text's tokens stand when nothing is added
-        plain = tokenizer(**{kind: texts}, return_attention_mask=False, add_special_tokens=False)["input_ids"]
-        pairs = list(zip(encoded["input_ids"], plain, strict=True))
+        plain = [ids for ids, _, _ in tokenised(tokenizer, [("", text) for text in texts], kind, False)]
+        pairs = list(zip(encoded, plain, strict=True))
         begins = [next((i for i in range(len(ids)) if ids[i : i + len(own)] == own), 0) for ids, own in pairs]
         spans = [(begin, begin + len(own)) for begin, own in zip(begins, plain, strict=True)]
-    return [(ids, begin, len(ids) - end) for ids, (begin, end) in zip(encoded["input_ids"], spans, strict=True)]
+    return [(ids, begin, len(ids) - end) for ids, (begin, end) in zip(encoded, spans, strict=True)]
 
 
 def _check_room(prompt: str, labels: list[str], tokens: list[int], left: int, max_length: int) -> None:

@@ -69,9 +69,7 @@ def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], li
     texts = in_chat(tokenizer, prompts, answers) if chat else [("", p, "", a, "") for p, a in pairs]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     # a chat template writes the beginning-of-sequence token itself
-    options = {"add_special_tokens": not chat, "return_offsets_mapping": True, "return_attention_mask": False}
-    encoded = tokenizer(["".join(text) for text in texts], **options)
-    for text, ids, offsets in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for text, (ids, offsets, _) in zip(texts, tokenised(tokenizer, texts, add_special_tokens=not chat), strict=True):
         *borders, last = accumulate(len(part) for part in text[:4])
         # a token belongs to the part that holds its last character; one the tokenizer adds has none, and stays outside
         ends = [end for _, end in offsets]
@@ -92,13 +90,76 @@ def _two_texts(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], l
     if chat:
         raise ValueError("chat: found true; allowed: false for an encoder-decoder model, which has no turns")
     end = tokenizer.eos_token_id
-    read = tokenizer(list(prompts), return_attention_mask=False)["input_ids"]
-    told = tokenizer(text_target=list(answers), return_attention_mask=False)["input_ids"]
-    for prompt, answer, asked, answered in zip(prompts, answers, read, told, strict=True):
+    read = tokenised(tokenizer, [("", prompt) for prompt in prompts])
+    told = tokenised(tokenizer, [("", answer) for answer in answers], "text_target")
+    for prompt, answer, (asked, *_), (answered, *_) in zip(prompts, answers, read, told, strict=True):
         if not set(answered) - {end}:
             raise ValueError(f"the answer {answer!r} to the prompt {prompt[-60:]!r} has no token")
         asked, answered = ([*ids, end] if ids[-1:] != [end] else ids for ids in (asked, answered))
         yield [], asked[:-1], asked[-1:], answered
+
+
+def tokenised(
+    tokenizer, texts: Sequence[Sequence[str]], kind: str = "text", add_special_tokens: bool = True
+) -> Iterator[tuple[list[int], list[tuple[int, int]], list[int]]]:
+    """Each text as its tokens, the characters that each of them stands for, and whether the tokenizer itself has added
+    it. A text comes in parts, as `in_chat` gives them: every second one is somebody's own words.
+
+    A special token is real where a template or the tokenizer has written it. In somebody's own words, or across their
+    end, what reads like one (`</s>`, `<|im_end|>`) is read as the ordinary characters that it is; so is what a template
+    of these texts uses as a mark (`<think>`). `kind` "text_target" is for a decoder's texts. A tokenizer that is not
+    fast has no characters to a token and gives empty lists of them.
+    """
+    whole = ["".join(parts) for parts in texts]
+    options = {"add_special_tokens": add_special_tokens, "return_attention_mask": False}
+    if not tokenizer.is_fast:
+        encoded = tokenizer(**{kind: whole}, split_special_tokens=True, **options)["input_ids"]
+        yield from ((ids, [], []) for ids in encoded)
+        return
+    encoded = tokenizer(**{kind: whole}, return_offsets_mapping=True, return_special_tokens_mask=True, **options)
+    frame = "".join(texts[0][::2]) if texts else ""
+    # those of the vocabulary's own and those, special or not, that a template writes around its turns
+    control = {
+        token: added.content.strip().casefold()
+        for token, added in tokenizer.added_tokens_decoder.items()
+        if added.special or (added.content.strip() and added.content in frame)
+    }
+    literal = re.compile("|".join(map(re.escape, control.values())) or "(?!)", re.IGNORECASE)
+    columns = (encoded[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
+    for parts, text, *row in zip(texts, whole, *columns, strict=True):
+        if literal.search("".join(parts[1::2])):
+            borders = list(accumulate(map(len, parts)))
+            own = list(zip(borders[::2], borders[1::2], strict=False))
+            row = _with_ordinary(tokenizer, text, own, control, *row)
+        yield tuple(row)
+
+
+def _with_ordinary(tokenizer, text, own, control, ids, offsets, added):
+    """The same lists, with ordinary tokens in place of the special ones that stand in the spans `own` of the text."""
+    found = []
+    for token, (begin, end), extra in zip(ids, offsets, added, strict=True):
+        read = text[begin:end].strip()
+        # some take the blanks around them along, which may be a template's
+        first = begin + text[begin:end].find(read)
+        mine = read and any(first < b and first + len(read) > a for a, b in own)
+        # a special token also stands for what the tokenizer does not know
+        if mine and control.get(token) == read.casefold():
+            found += [(i, (begin + a, begin + b), 0) for i, a, b in _ordinary(tokenizer, text[begin:end], control)]
+        else:
+            found.append((token, (begin, end), extra))
+    return map(list, zip(*found, strict=True))
+
+
+def _ordinary(tokenizer, text: str, control: dict[int, str]) -> list[tuple[int, int, int]]:
+    """A special token's own characters as tokens: (token, begin, end)."""
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_offsets_mapping": True}
+    encoded = tokenizer(text, **options)
+    names = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    # some pieces are special tokens even so, and some begin with the mark of a blank that is not there
+    if control.keys().isdisjoint(encoded["input_ids"]) and names[0][0] not in "\u2581":
+        return [(i, a, b) for i, (a, b) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+    ids = ((place, tokenizer.convert_tokens_to_ids(letter.replace(" ", "\u2581"))) for place, letter in enumerate(text))
+    return [(i, place, place + 1) for place, i in ids if i is not None]
 
 
 def in_chat(tokenizer, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
