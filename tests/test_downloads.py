@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 
-from ia_lib.data import downloads
+from ia_lib.data import downloads, patience
 
 pytestmark = pytest.mark.quick
 FILE = "mt/train.csv"
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(downloads, "PAUSE", 0)
+    monkeypatch.setattr(patience, "PAUSE", 0)
     made = Server()
     thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -107,7 +107,7 @@ def test_a_later_call_resumes(server, cache):
     server.cut, server.ranges = 100_000, False
     with pytest.raises(downloads.SourceError, match="could not be downloaded"):
         downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
-    assert len(server.asked) == 1 + downloads.TRIES
+    assert len(server.asked) == 1 + patience.TRIES
     server.cut, server.ranges = None, True
     assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == TEXT
     assert int(server.asked[-1][6:-1]) > 80_000
@@ -187,7 +187,7 @@ def test_a_server_without_the_file_is_asked_once_and_a_busy_one_a_few_times(serv
     server.status = 503
     with pytest.raises(downloads.SourceError, match="503"):
         downloads.fetch("nusax", FILE, mirror=server.url, cache=cache)
-    assert len(server.asked) == 1 + downloads.TRIES
+    assert len(server.asked) == 1 + patience.TRIES
 
 
 def test_many_at_once_bring_a_file_once(server, cache):

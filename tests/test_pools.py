@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from urllib3.util import Retry
 
-from ia_lib.data import pools
+from ia_lib.data import patience, pools
 from ia_lib.data.files import CorpusError
 from ia_lib.instructions import replay
 from ia_lib.randomness import generator
@@ -22,8 +21,10 @@ class Server:
 
     def __init__(self, content: bytes):
         self.content, self.etag, self.ranges = content, lambda n: '"first"', True
-        self.status = self.cut = self.gone = lambda n: None
+        self.status = self.cut = self.gone = self.hang = lambda n: None
+        self.after, self._closed = None, threading.Event()
         self.requests: list[tuple[int, int]] = []
+        self.heads: list[tuple[str, str | None]] = []  # of every request its path and who asks
         lock, outer = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,8 +36,11 @@ class Server:
                 begin, end = int(asked[0]), int(asked[1]) + 1
                 with lock:
                     outer.requests.append((begin, end))
+                    outer.heads.append((self.path, self.headers["Authorization"]))
                     n = len(outer.requests)
-                if outer.gone(n):
+                if outer.hang(n):
+                    outer._closed.wait(5)
+                if outer.gone(n) or outer.hang(n):
                     self.close_connection = True
                     return
                 body = outer.content[begin:end] if outer.ranges else outer.content
@@ -45,6 +49,8 @@ class Server:
                     self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{len(outer.content)}")
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("ETag", outer.etag(n))
+                if outer.after:
+                    self.send_header("Retry-After", str(outer.after))
                 self.end_headers()
                 if outer.cut(n):
                     body, self.close_connection = body[: len(body) // 2], True
@@ -59,6 +65,7 @@ class Server:
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
+        self._closed.set()
         self._http.shutdown()
         self._http.server_close()
 
@@ -82,7 +89,9 @@ def path(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(patience, "PAUSE", 0)
     server = Server(CONTENT)
     yield server
     server.close()
@@ -180,21 +189,47 @@ def test_lines_stream_in_order_and_a_reservoir_takes_them(path, server):
 
 def test_cut_connections_are_asked_again(path, server):
     server.cut = lambda n: n % 5 == 0
-    server.gone = lambda n: n % 7 == 3
+    server.gone = lambda n: n % 13 == 3
     server.status = lambda n: 503 if n % 11 == 4 else None
     expected = pools.Jsonl(path, FIELDS, block_bytes=8192).sample(1, blocks=60)
     assert pools.Jsonl(server.url, FIELDS, block_bytes=8192).sample(1, blocks=60).to_dict() == expected.to_dict()
 
 
-def test_a_connection_that_stays_cut_is_said(server, monkeypatch):
-    monkeypatch.setattr(pools, "_TRIES", 2)
-    monkeypatch.setattr(pools, "_RETRY", Retry(total=1))
-    server.cut = lambda n: n > 3
-    with pytest.raises(CorpusError, match=r"merged.jsonl: the connection was cut 2 times within bytes \d"):
+def test_a_connection_that_stays_cut_is_said(server):
+    server.gone = lambda n: n > 3
+    said = r"merged.jsonl: the connection was cut; asked 6 times in 0 s, within bytes \d"
+    with pytest.raises(CorpusError, match=said):
         pools.Jsonl(server.url, FIELDS, connections=1).sample(1)
     server.close()
-    with pytest.raises(CorpusError, match="the server does not answer"):
+    with pytest.raises(CorpusError, match=r"no connection \(Connection refused\); asked 2 times in 0 s"):
         pools.Jsonl(server.url, FIELDS)
+
+
+def test_what_came_before_a_cut_is_not_asked_for_again(server):
+    server.cut = lambda n: n == 2
+    assert numbers(pools.Jsonl(server.url, FIELDS, 2**22, connections=1).sample(1)) == list(range(1500))
+    (_, end), (again, same) = server.requests[1:]
+    assert same == end
+    assert len(CONTENT) // 2 - 2**12 <= again <= len(CONTENT) // 2
+
+
+def test_a_server_that_hangs_is_waited_for_no_longer_than_is_said(server, caplog):
+    server.hang = lambda n: n > 1
+    file = pools._Remote(server.url, 1, seconds=0.4)
+    with pytest.raises(CorpusError, match=r"not a byte within 0.2 s; asked 2 times in 0 s, within bytes 0 to 9$"):
+        file.read(0, 10)
+    assert "not a byte within 0.2 s; asked again in 0 s, time 2 of 6" in caplog.text
+    assert len(server.requests) == 3
+    with pytest.raises(CorpusError, match=r"not a byte within 0\.2 s"):
+        file.read(10, 20)  # what waits behind it need not wait for itself
+    assert len(server.requests) == 3
+
+
+def test_a_busy_server_says_how_long_it_will_be_busy(server):
+    server.status, server.after = lambda n: 503, 3600
+    with pytest.raises(CorpusError, match=r"answers 503 Service Unavailable and asks to wait 3,600 s$"):
+        pools.Jsonl(server.url, FIELDS)
+    assert len(server.requests) == 1
 
 
 def test_a_server_without_ranges_or_without_the_file_is_said(server):

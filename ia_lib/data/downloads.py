@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,17 +17,16 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-TRIES = 4  # in a row without a new byte
-PAUSE = 0.5  # seconds before the second of them; twice as long before each further one
-_TIMEOUT = 60  # seconds without a word from the server
+from ia_lib.data.addresses import Told, shown
+from ia_lib.data.patience import LOG, Patience, busy
 
 
-class SourceError(RuntimeError):
+class SourceError(Told, RuntimeError):
     """A remote file cannot be had, or is not what it was; the message says what to do."""
 
 
@@ -67,7 +65,8 @@ def location(name: str, file: str, mirror: str | Path | None = None) -> str | Pa
         raise SourceError(f"the source {name} has no file {file!r}; allowed: {', '.join(source.files)}")
     mirror = str(mirror or os.environ.get("IA_MIRROR") or "")
     if mirror.startswith(("http://", "https://")):
-        return f"{mirror.rstrip('/')}/{name}/{quote(file)}"
+        place = urlsplit(mirror)  # whose query, a signature perhaps, goes behind the file
+        return place._replace(path=f"{place.path.rstrip('/')}/{name}/{quote(file)}").geturl()
     if mirror:
         return Path(mirror).expanduser() / name / file
     if source.hub:
@@ -164,25 +163,25 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
     another version by now sends that from its beginning."""
     import requests
 
-    version_path, fruitless, most = Path(f"{part}.version"), 0, 0
-    while fruitless < TRIES:
-        if fruitless:
-            time.sleep(PAUSE * 2 ** (fruitless - 1))
+    version_path, patience, most = Path(f"{part}.version"), Patience(url), 0
+    LOG.info("fetches %s", shown(url))
+    while True:
         have = part.stat().st_size if part.is_file() and version_path.is_file() else 0
         # compressed in transit, a file would have other byte positions
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": version_path.read_text(encoding="utf-8")}
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+            with requests.get(url, headers=headers, stream=True, timeout=patience.timeouts) as answer:
                 said = answer.headers
-                if answer.status_code in (401, 403, 404, 410):
-                    problem = f"the server answers {answer.status_code} {answer.reason}"
-                    break
                 if answer.status_code == 416:
                     part.unlink()
-                    raise requests.ConnectionError("the server has fewer bytes than were brought before")
-                answer.raise_for_status()
+                    raise _Odd("the server has fewer bytes than were brought before")
+                if busy(answer):
+                    raise _Odd(answer)
+                if answer.status_code not in (200, 206):
+                    patience.problem = f"the server answers {answer.status_code} {answer.reason}"
+                    break
                 if answer.status_code != 206:
                     have = 0
                     # a weak ETag does not promise the same bytes
@@ -192,24 +191,34 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
                     if version:
                         version_path.write_text(version, encoding="utf-8")
                 elif not said.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise requests.ConnectionError("the server gives other bytes than it was asked for")
+                    raise _Odd("the server gives other bytes than it was asked for")
                 total = have + int(said["Content-Length"]) if "Content-Length" in said else None
                 with open(part, "ab" if have else "wb") as out:
                     for chunk in answer.iter_content(1 << 14):
                         out.write(chunk)
+                        have += len(chunk)
+                        if have > most:
+                            most = have
+                            patience.new_byte()
             if total is None or part.stat().st_size == total:
                 version_path.unlink(missing_ok=True)
                 steps = [*answer.history, answer]  # the Hub names the commit before it sends us on
                 commit = next((s.headers["X-Repo-Commit"] for s in steps if "X-Repo-Commit" in s.headers), None)
-                return {"url": url, "etag": said.get("ETag"), "revision": commit}
-            problem = f"{part.stat().st_size:,} of {total:,} bytes came"
+                LOG.info("")
+                return {"url": shown(url), "etag": said.get("ETag"), "revision": commit}
+            failed = f"{part.stat().st_size:,} of {total:,} bytes came"
+        except _Odd as odd:
+            (failed,) = odd.args
         except requests.RequestException as error:
-            problem = " ".join(str(error).split())
-        size = part.stat().st_size if part.is_file() else 0
-        fruitless = 0 if size > most else fruitless + 1
-        most = max(most, size)
+            failed = error
+        if not patience.again(failed):
+            break
     remedy = "try again later, name a mirror (mirror or the variable IA_MIRROR)"
-    raise SourceError(f"{url}: the file could not be downloaded ({problem}); {remedy}, {by_hand}")
+    raise SourceError(f"{url}: the file could not be downloaded ({patience.problem}); {remedy}, {by_hand}")
+
+
+class _Odd(Exception):
+    """An answer that is not what was asked for, and may be the next time."""
 
 
 def _record_path(path: Path) -> Path:

@@ -15,6 +15,8 @@ from xml.parsers import expat
 
 import regex
 
+from ia_lib.data.addresses import Told
+
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".tmx")
 
 # Nothing that a reader could see: blanks and characters without a width.
@@ -30,7 +32,7 @@ csv.field_size_limit(2**31 - 1)
 _CODES = {"bpt", "ept", "it", "ph", "ut"}
 
 
-class CorpusError(ValueError):
+class CorpusError(Told, ValueError):
     """A corpus file is missing or has something wrong in it; the message names file, line and remedy."""
 
 

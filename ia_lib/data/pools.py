@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from urllib3.util import Retry
-
+from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import write_whole
 from ia_lib.data.files import HALF, CorpusError, must_exist, parsed
+from ia_lib.data.patience import LOG, SECONDS, Patience, busy
 from ia_lib.randomness import generator, shuffled
 
 if TYPE_CHECKING:
@@ -30,10 +29,6 @@ if TYPE_CHECKING:
 # line end is called no JSONL.
 _TAIL = 2**13
 _LONGEST_LINE = 2**26
-# How often a request is made whose answer is cut off half-way, and how often one that gets none.
-_TRIES = 6
-_RETRY = Retry(total=8, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
-_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
@@ -58,32 +53,34 @@ class Jsonl:
         cache: Path | None = None,
         offline: bool = False,
     ):
-        self.location, self.block_bytes, self.connections, self.offline = location, block_bytes, connections, offline
+        self.location, self.block_bytes, self.connections = shown(str(location)), block_bytes, connections
         self.fields = fields or {"prompt": "prompt", "answer": "answer"}
         self._folder = self._source = known = None
         remote = str(location).startswith(("http://", "https://"))
         if remote and cache:
-            self._folder = Path(cache) / hashlib.sha256(f"{location} {block_bytes}".encode()).hexdigest()[:16]
+            named = f"{shown(location, query=True)} {block_bytes}"
+            self._folder = Path(cache) / hashlib.sha256(named.encode()).hexdigest()[:16]
             record = self._folder / "source.json"
             known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
         # for a manifest: size in bytes, the server's ETag (or date) and the Hub's revision, if there are any
         if remote and offline:
             if known is None:
-                raise CorpusError(f"{location}: offline, and nothing of this file lies in the cache {cache}")
-            self.facts = known
+                raise CorpusError(f"{self.location}: offline, and nothing of this file lies in the cache {cache}")
+            self.facts = {**known, "location": self.location}
         else:
             self._source = found = _Remote(location, connections) if remote else _Local(Path(location))
-            self.facts = {"location": str(location), "size": found.size, "etag": found.etag, "revision": found.revision}
+            self.facts = {"location": self.location, "size": found.size, "etag": found.etag, "revision": found.revision}
             self.facts["block_bytes"] = block_bytes
             if known and (known["size"], known["etag"]) != (found.size, found.etag):
                 then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
                 remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
-                raise CorpusError(f"{location}: the file has changed since its blocks were cached ({then}); {remedy}")
+                said = f"the file has changed since its blocks were cached ({then})"
+                raise CorpusError(f"{self.location}: {said}; {remedy}")
             if self._folder and not known:
                 write_whole(record, json.dumps(self.facts).encode())
         self.size = self.facts["size"]
         if not self.size:
-            raise CorpusError(f"{location}: the file is empty; past instruction data needs lines")
+            raise CorpusError(f"{self.location}: the file is empty; past instruction data needs lines")
         self.count = -(-self.size // block_bytes)  # blocks in the grid
 
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
@@ -144,14 +141,18 @@ class Jsonl:
 
     def _blocks(self, blocks: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The blocks in the order asked for, a few of them fetched ahead."""
-        pool, left = ThreadPoolExecutor(self.connections), iter(blocks)
+        pool, left, done = ThreadPoolExecutor(self.connections), iter(blocks), 0
         ahead = deque(pool.submit(self._block, block) for block in islice(left, 4 * self.connections))
         try:
             while ahead:
+                if isinstance(self._source, _Remote):
+                    LOG.info("reads parts of %s: %s of %s", self.location, f"{done:,}", f"{len(blocks):,}")
                 ahead.extend(pool.submit(self._block, block) for block in islice(left, 1))
                 yield ahead.popleft().result()
+                done += 1
         finally:
             pool.shutdown(cancel_futures=True)
+            LOG.info("")
 
     def _block(self, block: int) -> tuple[int, bytes]:
         """The whole lines that start in a block, from the cache or the source, and the offset of the first."""
@@ -184,6 +185,11 @@ class Jsonl:
         return start + first, data[first:] if stop < 0 else data[first:stop]
 
 
+def ask(url: str, seconds: float = 20) -> None:
+    """Raise CorpusError if the server does not answer byte ranges of a file, within about so many seconds."""
+    _Remote(url, 1, seconds)
+
+
 class _Local:
     """Bytes of a file on disk."""
 
@@ -207,38 +213,49 @@ class _Local:
 
 
 class _Remote:
-    """Bytes of a file behind HTTP, each range a request of its own; safe to use from several threads."""
+    """Bytes of a file behind HTTP, each range a request of its own; safe to use from several threads. Credentials come
+    from ~/.netrc, or stand in the address."""
 
-    def __init__(self, url: str, connections: int):
+    def __init__(self, url: str, connections: int, seconds: float = SECONDS):
         import requests
         from requests.adapters import HTTPAdapter
 
-        self._url, self._session = url, requests.Session()
+        self._url, self._session, self._seconds, self._shown = url, requests.Session(), seconds, shown(url)
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections, max_retries=_RETRY))
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
         self.size = self.etag = self.revision = None
+        self.stopped: CorpusError | None = None
+        LOG.info("waits for %s", self._shown)
         self.read(0, 1)
 
     def read(self, begin: int, end: int) -> bytes:
         import requests
 
-        headers = {"Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-        for attempt in range(_TRIES):
-            time.sleep(max(0, attempt - 1))
+        patience, body = Patience(self._url, self._seconds), b""
+        while not self.stopped:
+            at = begin + len(body)  # a cut answer is gone on from
+            headers = {"Range": f"bytes={at}-{end - 1}", "Accept-Encoding": "identity"}
             try:
-                response = self._session.get(self._url, headers=headers, stream=True, timeout=_TIMEOUT)
+                with self._session.get(self._url, headers=headers, stream=True, timeout=patience.timeouts) as response:
+                    failed = response
+                    if not busy(response):
+                        # before the body is read: it may be the whole file
+                        self._check(response, at, end)
+                        for chunk in response.iter_content(2**12):
+                            patience.new_byte()
+                            body += chunk
+                        if len(body) == end - begin:
+                            return body
+                        failed = "the connection was cut"
             except requests.RequestException as error:
-                raise CorpusError(f"{self._url}: the server does not answer ({error})") from None
-            with response:
-                # before the body is read: it may be the whole file
-                self._check(response, begin, end)
-                try:
-                    body = response.content
-                except requests.RequestException:
-                    continue
-                if len(body) == end - begin:
-                    return body
-        raise CorpusError(f"{self._url}: the connection was cut {_TRIES} times within bytes {begin:,} to {end - 1:,}")
+                failed = error
+            except CorpusError as error:
+                self.stopped = error
+                raise
+            if not patience.again(failed):
+                place = f", within bytes {begin:,} to {end - 1:,}" if self.size else ""
+                self.stopped = CorpusError(f"{self._shown}: {patience.problem}{place}")
+        raise self.stopped
 
     def _check(self, response: "requests.Response", begin: int, end: int) -> None:
         status, found = response.status_code, _RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -263,4 +280,4 @@ class _Remote:
             said = f"asked for bytes {begin}-{end - 1}, found status {status}"
             said = f"{said}, Content-Range {response.headers.get('Content-Range')}"
             said = f"the server does not answer byte ranges ({said}); download the file and give its path"
-        raise CorpusError(f"{self._url}: {said}")
+        raise CorpusError(f"{self._shown}: {said}")

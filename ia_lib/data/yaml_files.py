@@ -8,6 +8,8 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, Discriminator, StringConstraints, Tag, ValidationError
 
+from ia_lib.data.addresses import Told
+
 # Text that is not empty; numbers, true, false and lists are no text.
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 # pydantic's words -> ours, in this order
@@ -20,7 +22,7 @@ _WORDS = {
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Refusal(ValueError):
+class Refusal(Told, ValueError):
     """A value that a rule refuses; `field` (with dots) is where it stands, seen from the part that has the rule."""
 
     def __init__(self, field: str, found: Any, allowed: str):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, model_validator
 
 from ia_lib.data import corpora, downloads, files, languages, yaml_files
+from ia_lib.data.addresses import Told
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal, Text, either
 from ia_lib.instructions import templates
@@ -29,7 +30,7 @@ Split = Literal["train", "valid", "test"]
 _Pattern = either(Text, dict[Split, Text])  # one for all splits, or one for each
 
 
-class TaskError(ValueError):
+class TaskError(Told, ValueError):
     """A task that there is not, or whose file cannot be used; the message says where and what is allowed."""
 
 

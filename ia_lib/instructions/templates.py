@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ia_lib.data import yaml_files
+from ia_lib.data.addresses import Told
 from ia_lib.data.yaml_files import Refusal, Text
 from ia_lib.paths import params
 
@@ -39,7 +40,7 @@ _SLOT = re.compile(r"\[([A-Z_]+)\]")
 _LIKE_A_SLOT = re.compile(r"\[([\w\s-]*\w[\w\s-]*)\]")
 
 
-class PromptError(ValueError):
+class PromptError(Told, ValueError):
     """A prompt file that cannot be used; the message says where and what is allowed."""
 
 

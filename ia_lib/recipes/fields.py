@@ -5,8 +5,9 @@ work is carried out and not what it makes, so it is in no key. A recipe's own bl
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from ia_lib.data.addresses import shown
 from ia_lib.data.yaml_files import Refusal, Text
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -18,6 +19,13 @@ class Part(BaseModel):
     """A part of a row, checked and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @model_serializer(mode="wrap")
+    def _without_credentials(self, dump):
+        return shown(dump(self))
+
+    def __repr_args__(self):
+        return shown(dict(super().__repr_args__())).items()
 
     def exactly_one(self, *fields: str) -> None:
         """Refuse a part that has none or several of `fields`."""

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
@@ -14,7 +15,7 @@ from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
-from ia_lib.workflow.sources import HubModel
+from ia_lib.workflow.sources import Address, HubModel
 from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest
 
 STAGES = ("data", "tune", "evaluate")
@@ -91,7 +92,7 @@ class Table:
     def add(self, run: Settings, changes: dict[str, Any]) -> Settings:
         """A run of its own with some fields changed, named after the changes; returns it."""
         changed = next(r for r in tables.load(self.path, run.row, changes) if r.name == run.name)
-        exact = ",".join(f"{k}={v}" for k, v in sorted(changes.items()))
+        exact = ",".join(f"{k}={v}" for k, v in sorted(shown(changes).items()))
         label = "".join(c if c.isalnum() or c in "_.+=,-" else "_" for c in exact)[:60]
         if label != exact:
             label += f"~{digest(changes)[:6]}"
@@ -110,21 +111,25 @@ class Table:
                 raise self._said(stage.run, error) from None
 
     def settle(self, runs: list[str] | None = None) -> None:
-        """Fix what is not pinned (the commits of models on the Hub) for all of the table's rows, and refuse what would
-        have to be fetched where a row is offline. Raises SettingsError."""
+        """Fix what is not pinned (the commits of models on the Hub) for all of the table's rows, ask once whether the
+        addresses of past data answer, and refuse what would have to be fetched where a row is offline. Raises
+        SettingsError."""
         for what, run in self.to_download(runs).items():
             if run.machine.offline:
                 raise SettingsError(
                     f"{run.place}, run {run.name!r}: {what} is not on this machine, and offline is set; "
                     "run once with internet and without offline"
                 )
+        asked = set()
         for stage in self.stages(runs):
             for source in stage.inputs.sources.values():
-                if isinstance(source, HubModel):
+                if isinstance(source, HubModel) or (isinstance(source, Address) and not stage.done):
                     try:
-                        source.settle()
-                    except SourceError as error:
+                        if source not in asked:
+                            source.settle()
+                    except (SourceError, CorpusError) as error:
                         raise self._said(stage.run, error) from None
+                    asked.add(source)
         self._made.clear()
 
     def to_download(self, runs: list[str] | None = None) -> dict[str, Settings]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from ia_lib.data import corpora, minilab
+from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
@@ -159,7 +160,7 @@ class Inputs:
         if source == "file":
             return File(f"file/{file}", Path(run.locate(file, self.data_folder)))
         if source == "address":
-            return Address(file)
+            return Address(file, run.machine.offline)
         return Published(f"{source}/{file}", self.data_folder, run.machine.mirror, run.machine.offline)
 
     @cached_property
@@ -188,10 +189,10 @@ class Inputs:
     # ------------------------------------------------------------------ loops over the list
 
     def identities(self) -> dict[str, Any]:
-        """For the stage's key; what a user's file is called is no part of it."""
+        """For the stage's key; what a user's file is called is no part of it, nor who asks an address."""
         users = [name for name, source in self.sources.items() if isinstance(source, File) and not source.ours]
         called = {name: f"file {number}" for number, name in enumerate(users)}
-        return {called.get(name, name): source.identity() for name, source in self.sources.items()}
+        return {shown(called.get(name, name), query=True): source.identity() for name, source in self.sources.items()}
 
     def missing(self) -> list[str]:
         """What would have to be downloaded, in words."""

@@ -29,7 +29,7 @@ class Watch:
             total, done = total + stage.cost(), done + stage.cost() * share
             finished += share == 1
             if share < 1 and stage.notebook("running").is_file():
-                running.append(f"{stage} {share:.0%}")
+                running.append(f"{stage} {share:.0%}{self._waiting(stage)}")
             now[str(stage)] = "finished" if share == 1 else "failed" if self._failed(stage) else "not finished"
         for name, state in now.items():
             if state != self.told.get(name, "not finished"):
@@ -74,6 +74,13 @@ class Watch:
             progress = json.loads((stage.part / "progress.json").read_text())
             return min(0.99, progress["done"] / progress["total"])
         return 0.0
+
+    def _waiting(self, stage: Stage) -> str:
+        """What a stage says that it waits for, in brackets; nothing, if it does not wait."""
+        with contextlib.suppress(OSError, ValueError):
+            said = json.loads((stage.part / "progress.json").read_text(encoding="utf-8")).get("waiting")
+            return f" ({said})" if said else ""
+        return ""
 
     def _failed(self, stage: Stage) -> bool:
         path = stage.notebook("failed")

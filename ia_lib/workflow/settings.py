@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, create_model, model_validator
 
 from ia_lib import recipes
 from ia_lib.data import languages
+from ia_lib.data.addresses import Told
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.instructions import templates
 from ia_lib.paths import locate
@@ -26,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 OURS = ("row", "home", "place")  # fields that no row has: they are filled in from where it stands
 
 
-class SettingsError(ValueError):
+class SettingsError(Told, ValueError):
     """A table that cannot be used; the message says where and what is allowed."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ia_lib.data import downloads
+from ia_lib.data.addresses import redacted, shown
 from ia_lib.data.downloads import SourceError
 
 
@@ -27,6 +28,9 @@ class Source:
 
     def missing(self) -> str | None:
         """What would have to be downloaded first, in words; None if it is here."""
+
+    def settle(self) -> None:
+        """Ask a server before work what only it can tell. Raises SourceError or CorpusError if it does not."""
 
     def provenance(self) -> dict[str, Any] | None:
         """What a manifest says of it; None of the kit's own files, which belong to its version."""
@@ -101,7 +105,7 @@ class Published(Source):
     def missing(self) -> str | None:
         place = downloads.location(*self.parts, self.mirror)
         cached = (downloads.cache_folder() / self.name).is_file()
-        return None if self.here or cached or isinstance(place, Path) else f"{self.name} from {place}"
+        return None if self.here or cached or isinstance(place, Path) else f"{self.name} from {shown(place)}"
 
     def provenance(self) -> dict[str, Any]:
         return downloads.provenance(self.parts[0], [self.path()])
@@ -173,7 +177,7 @@ class HubModel(Source):
             try:
                 found = HfApi().model_info(self.name, revision=self.revision, timeout=30).sha
             except Exception as error:  # the Hub's client raises what its libraries raise
-                said = " ".join(str(error).split())[:200]
+                said = redacted(" ".join(str(error).split()))[:200]
                 raise SourceError(f"the model {self.name}: the Hub does not tell its commit ({said})") from None
         self.record.parent.mkdir(parents=True, exist_ok=True)
         part = self.record.with_name(f".{self.record.name}.{os.getpid()}")
@@ -201,6 +205,17 @@ class HubModel(Source):
 class Address(Source):
     """A JSONL file behind HTTP, of which random parts are read; what was read is known when it was."""
 
+    offline: bool = False
+
+    def identity(self) -> str:
+        return shown(self.name, query=True)
+
+    def settle(self) -> None:
+        from ia_lib.data import pools
+
+        if not self.offline and self.name.startswith(("http://", "https://")):
+            pools.ask(self.name)
+
     def missing(self) -> str | None:
         from ia_lib.data.files import CorpusError
         from ia_lib.data.pools import Jsonl
@@ -208,7 +223,7 @@ class Address(Source):
         try:
             Jsonl(self.name, cache=downloads.cache_folder() / "past", offline=True)
         except CorpusError:
-            return f"parts of {self.name}"
+            return f"parts of {shown(self.name)}"
         return None
 
 

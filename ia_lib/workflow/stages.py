@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import logging
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ia_lib.data import patience
+from ia_lib.data.addresses import Told, redacted, shown
 from ia_lib.data.downloads import checksum
 from ia_lib.paths import root
 from ia_lib.workflow.inputs import Inputs
@@ -38,6 +41,8 @@ _PACKAGE = Path(__file__).parents[1]
 _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 # Set while a stage's notebook is run as a job: what it needs is there or has failed, and it must not be made again.
 JOB = "IA_JOB"
+# What the job's run has changed, as JSON; its notebook's parameters have it without credentials.
+CHANGES = "IA_CHANGES"
 # Set while finished stages whose code has changed since count as not finished (`run --changed`).
 REDO = "IA_REDO"
 
@@ -57,6 +62,9 @@ class Stage:
     asked: tuple[str, dict[str, Any]] | None = None  # the run that this one was made of, and what was changed
     without: list[str] = field(default_factory=list)  # of a report, the runs that are not in it
     _started: float = field(default_factory=time.time)
+    _done: tuple[float, float] = (0, 1)
+    _waiting: str = ""
+    _told: float = 0.0
     _spent: float = 0.0  # seconds of earlier tries that were cut off and are gone on from
 
     def __str__(self) -> str:
@@ -145,14 +153,18 @@ class Stage:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 self._spent = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))["seconds"]
         self._started = time.time()
+        # what is waited for is told by the last stage that was opened
+        patience.LOG.handlers, patience.LOG.propagate = [_Waiting(self)], False
+        patience.LOG.setLevel(logging.INFO)
         return self
 
-    def progress(self, done: float, total: float) -> None:
-        """Tell who watches from outside how far the stage is; cheap enough to be called often."""
+    def progress(self, done: float, total: float, waiting: str = "") -> None:
+        """Tell who watches from outside how far the stage is, or what it waits for; cheap enough to be called often."""
         now = time.monotonic()
-        if now - getattr(self, "_told", 0) > 0.5 or done >= total:
-            self._told = now
-            write_json(self.part / "progress.json", {"done": done, "total": total, "seconds": self._seconds()})
+        if now - self._told > 0.5 or done >= total or not (waiting and self._waiting):
+            self._told, self._waiting, self._done = now, waiting, (done, total)
+            said = {"done": done, "total": total, "waiting": waiting, "seconds": self._seconds()}
+            write_json(self.part / "progress.json", said)
 
     def finish(self, device: str = "cpu", drawn_from: list[dict[str, Any]] | None = None) -> Path:
         """Write the manifest, put the artefacts in place and let go of the stage; returns their folder.
@@ -199,6 +211,7 @@ class Stage:
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
             for name in _SCAFFOLDING - {"checkpoints"}:
                 (self.folder / name).unlink(missing_ok=True)
+        patience.LOG.handlers = []
         self._lock.release(force=True)
         return self.folder
 
@@ -238,6 +251,22 @@ class Stage:
         return 8 + steps * sum(stream.per_step * seconds[stream.role] for stream in self.run.streams)
 
 
+class _Waiting(logging.Handler):
+    """Passes on what a server is waited for: to who watches from outside, and warnings to the notebook."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self._stage = stage
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = redacted(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            print(text, flush=True)
+            self._stage._told = 0
+        with contextlib.suppress(OSError):  # of a finished stage there is no folder to tell it in
+            self._stage.progress(*self._stage._done, text)
+
+
 def execute(stage: Stage) -> None:
     """Run a stage's notebook by papermill; the executed notebook lies beside the stage's folder.
 
@@ -254,9 +283,11 @@ def execute(stage: Stage) -> None:
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
     if stage.run:
         name, changes = stage.asked or (stage.run.name, {})
-        parameters |= {"run": name, "changes": changes}
+        parameters |= {"run": name, "changes": shown(changes)}
     environment = dict(os.environ)
     os.environ[JOB] = str(stage)
+    if stage.asked:
+        os.environ[CHANGES] = json.dumps(stage.asked[1])
     if stage.run and stage.run.machine.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
     try:
@@ -277,33 +308,36 @@ def execute(stage: Stage) -> None:
                     raise
                 time.sleep(attempt + 1)
     except (PapermillExecutionError, DeadKernelError):
-        if stage.run and not stage.run.machine.share_text:
-            _hide_text(running)
+        _scrub(running, text=bool(stage.run) and not stage.run.machine.share_text)
         os.replace(running, failed)
         raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
     finally:
         os.environ.clear()
         os.environ.update(environment)
+    _scrub(running)
     os.replace(running, stage.notebook())
     failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
 
 
-def _hide_text(notebook: Path) -> None:
-    """Take what stands in quotes out of a failed notebook's errors, which may be somebody's sentences."""
+def _scrub(notebook: Path, text: bool = False) -> None:
+    """Take the credentials of addresses out of what a notebook's cells printed and of its errors, and with `text` what
+    stands in quotes in errors, which may be somebody's sentences."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
     for cell in content["cells"]:
-        if cell["metadata"].get("tags") and "papermill-error-cell-tag" in cell["metadata"]["tags"]:
+        if text and "papermill-error-cell-tag" in cell["metadata"].get("tags", []):
             cell["source"] = "an error, without the text in it, since share_text is false"
         for output in cell.get("outputs", []):
-            if output["output_type"] == "error":
+            if output["output_type"] in ("stream", "error"):
+                output |= redacted(output)
+            if text and output["output_type"] == "error":
                 output["evalue"] = re.sub(r"'[^\n]*'|\"[^\n]*\"", "(text not shown)", output["evalue"])
                 output["traceback"] = [f"{output['ename']}: {output['evalue']}"]
     write_json(notebook, content)
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Told, RuntimeError):
     """A stage's notebook raised an error."""
 
 
