@@ -1,5 +1,6 @@
 import io
 import json
+import platform
 import re
 import tarfile
 
@@ -245,3 +246,24 @@ def test_real_translations_beside_real_sentiment_tests(real_data):
     assert (len(pairs), dropped) == (6600, 841)
     assert set(kept["sentence_id"]).isdisjoint(tests["example"])
     assert {*kept["ind"], *kept["mad"]}.isdisjoint(tests["text"])
+
+
+def test_a_large_corpus_is_mapped_and_not_held(tmp_path, monkeypatch):
+    monkeypatch.setenv("IA_CACHE", str(tmp_path / "cache"))
+    lines = [f"{i}\tkalimat {i}\tca' {i}" for i in range(45_000)]
+    path = write(tmp_path, "own.tsv", "nr\tind\tmad\n" + "\n".join(lines) + "\n")
+    found = corpora.parallel_file(path, {"ind": "ind", "mad": "mad"}, "nr")
+    assert found.column_names == ["sentence_id", "ind", "mad"]
+    assert [found[i] for i in (0, 20_000, 44_999)] == [
+        {"sentence_id": str(i), "ind": f"kalimat {i}", "mad": f"ca' {i}"} for i in (0, 20_000, 44_999)
+    ]
+    (mapped,) = (tmp_path / "cache" / "tables").iterdir()
+    assert mapped.stat().st_size > 1_000_000
+    # what a killed process has left goes
+    left = mapped.with_name(f"{platform.node()}-{2**22 + 1}-x.arrow")
+    left.touch()
+    assert len(corpora.parallel_file(path, {"ind": "ind"})) == 45_000
+    assert not left.exists()
+    write(tmp_path, "own.tsv", "nr\tind\tmad\n" + "\n".join([*lines, "7\tx\ty"]) + "\n")
+    with pytest.raises(CorpusError, match="line 45002: the nr '7' was used before, in line 9; every row needs"):
+        corpora.parallel_file(path, {"ind": "ind"}, "nr")

@@ -4,19 +4,27 @@ Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in 
 remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
 what it will be asked for. Labelled texts are a task's (`evaluation.tasks`)."""
 
+import atexit
 import difflib
+import io
+import os
+import platform
 import tarfile
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+import psutil
 import regex
 
 from ia_lib.data import files, languages
+from ia_lib.data.downloads import cache_folder
 from ia_lib.data.files import CorpusError
 
 if TYPE_CHECKING:
@@ -40,6 +48,8 @@ XP3 = (
 # An id that is only the place of a row in its file.
 _PLACE = regex.compile(r"(?:line|row|unit) \d+")
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
+# Rows of a corpus that are in memory at a time while it is read; a smaller one stays there.
+_PART = 20_000
 _BETWEEN = bytes(code for code in range(128) if not chr(code).isalnum())
 # What `fingerprints` has found, for as long as somebody holds the texts.
 _PRINTS: "WeakKeyDictionary[Dataset, np.ndarray]" = WeakKeyDictionary()
@@ -73,9 +83,8 @@ def parallel(find: Find, codes: Sequence[str], split: str = "train", corpus: str
     if corpus == "flores":
         return Dataset.from_dict(_flores(paths[0], codes, split))
     if corpus != "nusatranslation":
-        read = files.table(paths[0], [languages.column(code) for code in codes])
-        ids = [f"{split}-{i}" for i in range(len(read))]
-        return Dataset.from_dict({"sentence_id": ids, **{c: read.cells[languages.column(c)] for c in codes}})
+        read = files.rows(paths[0], [languages.column(code) for code in codes])
+        return stored(["sentence_id", *codes], ((f"{split}-{i}", *cells) for i, (_, cells) in enumerate(read)))
     data: dict[str, list[str]] = {}
     for code, path in zip((code for code in codes if code != "ind"), paths, strict=True):
         read = files.table(path, ["id", "ind_text", "tgt_text"])
@@ -102,29 +111,78 @@ def lexicon(find: Find, code: str) -> "Dataset":
     return Dataset.from_dict({"ind": [word for word, _ in pairs], code: [word for _, word in pairs]})
 
 
-def parallel_file(path: Path, columns: Mapping[str, str], id_column: str | None = None) -> "Dataset":
+def parallel_file(
+    path: Path, columns: Mapping[str, str], id_column: str | None = None, sheet: str | None = None
+) -> "Dataset":
     """A user's own parallel text in one file (see `files.TABLES`): columns as `parallel` has them. `columns`: language
-    code -> the file's column (in TMX: language). Without `id_column`, a sentence's id is its place (`line 12`)."""
-    from datasets import Dataset
-
-    read = files.table(path, [*columns.values(), *([id_column] if id_column else [])])
-    ids = read.distinct(id_column) if id_column else read.places
-    return Dataset.from_dict({"sentence_id": ids, **{code: read.cells[name] for code, name in columns.items()}})
+    code -> the file's column (in TMX and XLIFF: language). Without `id_column`, a sentence's id is its place
+    (`line 12`). `sheet`: of a workbook, the one that is read."""
+    names = [*columns.values(), *([id_column] if id_column else [])]
+    read = files.rows(path, names, whole=[id_column], sheet=sheet)
+    if not id_column:
+        return stored(["sentence_id", *columns], ((place, *cells) for place, cells in read))
+    found = stored(["place", *columns, "sentence_id"], ((place, *cells) for place, cells in read))
+    _check_ids(path, found, id_column)
+    return found.select_columns(["sentence_id", *columns])
 
 
 def parallel_lines(paths: Mapping[str, Path]) -> "Dataset":
     """A user's own parallel text in aligned text files, one per language code, whose lines n translate one another:
     columns as `parallel` has them."""
+    lines = zip_longest(*map(files.lines, paths.values()))
+    found = stored(["sentence_id", *paths], ((f"line {i}", *cells) for i, cells in enumerate(lines, 1)))
+    first, *others = ((path, len(found) - found.data[code].null_count) for code, path in paths.items())
+    for path, count in others:
+        if count != first[1]:
+            said = f"found {count:,} lines, but {first[0]} has {first[1]:,}"
+            remedy = "line n of one must translate line n of the other, so look for the first that does not"
+            raise CorpusError(f"{path}: {said}; {remedy}")
+    return found
+
+
+def stored(columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> "Dataset":
+    """Rows as a data set; that of a large corpus lies in a file, for as long as this process lives, and is mapped to
+    memory, which then does not grow with it."""
+    import pyarrow as pa
     from datasets import Dataset
 
-    read = {code: files.lines(path) for code, path in paths.items()}
-    first = next(iter(read))
-    for code in read:
-        if len(read[code]) != len(read[first]):
-            said = f"found {len(read[code]):,} lines, but {paths[first]} has {len(read[first]):,}"
-            remedy = "line n of one must translate line n of the other, so look for the first that does not"
-            raise CorpusError(f"{paths[code]}: {said}; {remedy}")
-    return Dataset.from_dict({"sentence_id": [f"line {i + 1}" for i in range(len(read[first]))], **read})
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    rows = iter(rows)
+    part = list(islice(rows, _PART))
+    if len(part) < _PART:
+        return Dataset(pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in part], schema))
+    path = _temporary()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        while part:
+            columns_of = [pa.array(column, pa.string()) for column in zip(*part, strict=True)]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns_of, schema=schema))
+            part = list(islice(rows, _PART))
+    return Dataset.from_file(str(path))
+
+
+def _temporary() -> Path:
+    """A file in the cache that is removed when this process ends; what killed ones have left there goes now."""
+    folder, here = cache_folder() / "tables", f"{platform.node()}-"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{here}*.arrow"):
+        if not psutil.pid_exists(int(old.name.removeprefix(here).split("-")[0])):
+            old.unlink(missing_ok=True)
+    path = folder / f"{here}{os.getpid()}-{uuid4().hex}.arrow"
+    atexit.register(path.unlink, missing_ok=True)
+    return path
+
+
+def _check_ids(path: Path, found: "Dataset", column: str) -> None:
+    """Raises CorpusError if an id occurs twice."""
+    import numpy as np
+
+    prints = np.frombuffer(b"".join(hashed(_column(found, "sentence_id"))), "<u8")
+    order = np.argsort(prints, kind="stable")
+    for i in np.flatnonzero(prints[order][1:] == prints[order][:-1]):
+        first, second = (found[int(row)] for row in order[i : i + 2])
+        said = f"the {column} {first['sentence_id'][:80]!r} was used before, in {first['place']}"
+        if first["sentence_id"] == second["sentence_id"]:
+            raise CorpusError(f"{path}, {second['place']}: {said}; every row needs one of its own")
 
 
 def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]":
@@ -246,7 +304,7 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
         own = bool(rows) and {"split", "pool_row"} <= set(rows[0])
         records = [(i, row) for i, row in enumerate(rows, 1) if not own or row["split"] == "train"]
     else:
-        records = files.records(path)
+        records = list(files.records(path))
     for number, record in records:
         for field in (prompt, answer):
             if not isinstance(record.get(field), str) or not record[field]:
@@ -279,7 +337,7 @@ def _flores(archive: Path, codes: list[str], split: str) -> dict[str, list[str]]
     for part in splits:
         for code in codes:
             name = _script(have[part], code, archive)
-            lines = files.text_lines(have[part][name], f"{archive}, {part}/{name}.{part}")
+            lines = list(files.text_lines(io.BytesIO(have[part][name]), f"{archive}, {part}/{name}.{part}"))
             data[code] += lines
         data["sentence_id"] += [f"{part}-{i}" for i in range(len(lines))]
         counts = {code: len(data[code]) for code in codes}

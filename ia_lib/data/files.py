@@ -1,23 +1,26 @@
-"""Texts out of files, each with its place: tables (CSV, TSV, JSONL, parquet, XLSX), TMX and aligned lines.
+"""Texts out of files, each with its place: tables (CSV, TSV, JSONL, parquet, XLSX), TMX, XLIFF and aligned lines.
 
-Every cell is text: an id 7 becomes "7", and `no`, `nan` or `null` stay what they are; blanks around it are not part of
-it. Lines are counted as an editor counts them, from 1; rows of XLSX as Excel counts them."""
+A cell is text or is refused: a number, a date, true or a list is no text, whatever it would look like. `no`, `nan` or
+`null` stay what they are; blanks around a text are not part of it. Lines are counted as an editor counts them, from 1;
+rows of XLSX as Excel counts them."""
 
 import csv
+import datetime
 import io
 import json
 import math
 import re
+import unicodedata
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
-from xml.parsers import expat
+from typing import Any
 
 import regex
 
 from ia_lib.data.addresses import Told
-
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".tmx")
+from ia_lib.data.xml_files import XmlError, translations
 
 # Nothing that a reader could see: blanks and characters without a width.
 INVISIBLE = regex.compile(r"[\s\p{Cf}]*")
@@ -28,12 +31,16 @@ _WHOLE = re.compile(r'"(?:[^"]|"")*"')
 _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 # How long a cell of a table may be; Python's own limit is 131,072 characters.
 csv.field_size_limit(2**31 - 1)
-# Inline elements of a TMX segment whose content is mark-up of the original document and no text.
-_CODES = {"bpt", "ept", "it", "ph", "ut"}
+# How text is written where a cell is none.
+_REMEDY = {".xlsx": "format the column as text", ".jsonl": "write it in quotes", ".parquet": "save the column as text"}
 
 
 class CorpusError(Told, ValueError):
     """A corpus file is missing or has something wrong in it; the message names file, line and remedy."""
+
+
+class CorpusWarning(UserWarning):
+    """Something in a file that is read otherwise than it may have been meant."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +67,69 @@ class Table:
         return self.cells[column]
 
 
-def table(path: Path, columns: list[str], gaps: bool = False) -> Table:
-    """The named columns of a file; its ending says how it is read. Cells may be empty with `gaps` alone. CSV may be
-    separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a character.
-    Of a TMX file the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`. Raises CorpusError for a
-    missing file, column or cell, another encoding, and rows with too few or too many cells."""
+def table(path: Path, columns: list[str], **how: Any) -> Table:
+    """The named columns of a file, whole; see `rows`."""
+    places, found = [], []
+    for place, cells in rows(path, columns, **how):
+        places.append(place)
+        found.append(cells)
+    return Table(Path(path), dict(zip(columns, map(list, zip(*found, strict=True)), strict=True)), places)
+
+
+def rows(
+    path: Path, columns: Sequence[str], *, whole: Collection[str] = (), gaps: bool = False, sheet: str | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """The named columns of a file, row by row: its place and its cells; its ending says how it is read.
+
+    Cells may be empty with `gaps` alone. In the columns `whole` (ids, labels) a whole number is the text of its digits.
+    Of a workbook the `sheet` is read, by default the first; further ones that have rows are named in a CorpusWarning.
+    CSV may be separated by commas or, as Excel does in many countries, by semicolons. TSV knows no quotes: a quote is a
+    character. Of TMX and XLIFF the columns are languages (`mad`, which `mad-ID` matches too) and `tuid`, the unit's id.
+    Bytes in parquet are UTF-8. Raises CorpusError for a missing file, column or cell, a doubled column, a cell that is
+    no text, another encoding, and rows with too few or too many cells.
+    """
     path = Path(path)
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx, ".tmx": _tmx}
-    if path.suffix.lower() not in readers:
+    ending = path.suffix.lower()
+    if ending not in _READERS:
         raise CorpusError(f"{path}: found the ending {path.suffix!r}; allowed for a table: {', '.join(TABLES)}")
+    if sheet and ending != ".xlsx":
+        raise CorpusError(f"{path}: found the sheet {sheet!r}; allowed: none, since only workbooks (.xlsx) have sheets")
     must_exist(path)
-    cells, places = readers[path.suffix.lower()](path, columns)
-    if not places:
+    found = _xlsx(path, columns, sheet) if sheet else _READERS[ending](path, columns)
+    empty = True
+    for place, cells in found:
+        empty = False
+        yield place, [_cell(cell, f"{path}, {place}", name, name in whole, gaps, ending) for cell, name in
+                      zip(cells, columns, strict=True)]  # fmt: skip
+    if empty:
         raise CorpusError(f"{path}: the table has no rows; it needs at least one")
-    for name, column in cells.items():
-        for cell, place in zip(column, places, strict=True):
-            if isinstance(cell, list | dict):
-                raise CorpusError(f"{path}, {place}: the column {name!r} holds {cell!r:.40}; it must be text")
-        cells[name] = column = [_text(cell).strip() for cell in column]
-        for cell, place in zip(column, places, strict=True):
-            if HALF.search(cell):
-                raise CorpusError(f"{path}, {place}: the column {name!r} holds half a character; write it whole")
-            if not gaps and INVISIBLE.fullmatch(cell):
-                raise CorpusError(f"{path}, {place}: the column {name!r} is empty; fill the cell or remove the row")
-    return Table(path, cells, places)
+
+
+def _cell(value: Any, where: str, name: str, whole: bool, gaps: bool, ending: str) -> str:
+    """A cell as text. Raises CorpusError for one that is none."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            said = f"the column {name!r} holds bytes that are not UTF-8 text ({error.reason} at byte {error.start})"
+            raise CorpusError(f"{where}: {said}; save them as text") from None
+    elif value is None or (isinstance(value, float) and math.isnan(value)):
+        value = ""
+    elif whole and type(value) in (int, float) and value == int(value):
+        value = str(int(value))
+    elif not isinstance(value, str):
+        kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else ""
+        kind = kind or ("a date or time" if isinstance(value, datetime.date | datetime.time) else type(value).__name__)
+        said = f"the column {name!r} holds {str(value)[:40]!r} ({kind}); it must be text"
+        raise CorpusError(f"{where}: {said}: {_REMEDY.get(ending, 'write it as text')}")
+    text = value.strip()
+    if HALF.search(text):
+        raise CorpusError(f"{where}: the column {name!r} holds half a character; write it whole")
+    if "\0" in text:
+        raise CorpusError(f"{where}: the column {name!r} holds a NUL character; the file is damaged or no UTF-8 text")
+    if not gaps and INVISIBLE.fullmatch(text):
+        raise CorpusError(f"{where}: the column {name!r} is empty; fill the cell or remove the row")
+    return text
 
 
 def own_csv(path: Path):
@@ -93,39 +139,47 @@ def own_csv(path: Path):
     return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file, none of them empty. Raises CorpusError as `table` does."""
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, none of them empty. Raises CorpusError as `rows` does."""
     must_exist(path := Path(path))
-    return text_lines(path.read_bytes(), str(path))
+    with open(path, "rb") as file:
+        yield from text_lines(file, str(path))
 
 
-def text_lines(raw: bytes, name: str) -> list[str]:
+def text_lines(raw: Iterator[bytes], name: str) -> Iterator[str]:
     """The lines of a text, none of them empty; `name` is what an error calls it."""
+    number = 0
     # only the line feed ends a line: what Unicode calls a line separator can stand in a sentence
-    found = [line.strip() for line in _decode(raw, name).removesuffix("\n").split("\n")]
-    for number, line in enumerate(found, 1):
-        if INVISIBLE.fullmatch(line):
+    for number, line in enumerate(raw, 1):
+        text = _decoded(line, name, number).strip()
+        if INVISIBLE.fullmatch(text):
             raise CorpusError(f"{name}, line {number}: the line is empty; every line needs a text, in all languages")
-    return found
+        if "\0" in text:
+            raise CorpusError(f"{name}, line {number}: found a NUL character; the file is damaged or no UTF-8 text")
+        yield text
+    if not number:
+        raise CorpusError(f"{name}, line 1: the line is empty; every line needs a text, in all languages")
 
 
-def records(path: Path) -> list[tuple[int, dict]]:
+def records(path: Path) -> Iterator[tuple[int, dict]]:
     """The objects of a JSONL file with the numbers of their lines; empty lines are passed over. Raises CorpusError as
-    `table` does, and for a line that is no JSON object."""
+    `rows` does, and for a line that is no JSON object."""
     must_exist(path)
-    found = []
-    for number, line in enumerate(_decode(path.read_bytes(), str(path)).split("\n"), 1):
-        if line.strip():
-            found.append((number, parsed(line, f"{path}, line {number}")))
-            if not isinstance(found[-1][1], dict):
-                raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
-    return found
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, 1):
+            if (line := _decoded(raw, str(path), number)).strip():
+                record = parsed(line, f"{path}, line {number}")
+                if not isinstance(record, dict):
+                    raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
+                yield number, record
 
 
 def parsed(line: str, where: str):
     """What a line of JSON holds; `where` is what an error calls it."""
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_object)
+    except _Doubled as error:
+        wrong = f"the name {str(error)[:40]!r} stands twice in one object; give each a name of its own"
     except json.JSONDecodeError as error:
         wrong = f"this is no JSON object ({error.msg})"
     except RecursionError:
@@ -140,155 +194,152 @@ def must_exist(path: Path, what: str = "file") -> None:
         raise CorpusError(f"{path}: there is no such {what}; correct its name, or the folder it is looked for in")
 
 
-def _decode(raw: bytes, name: str) -> str:
+class _Doubled(Exception):
+    """A name that a JSON object has twice, the second of which would silently count."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Doubled(next(name for i, name in enumerate(names) if name in names[:i]))
+    return found
+
+
+def _decoded(line: bytes, name: str, number: int) -> str:
     try:
-        return raw.decode("utf-8-sig")
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line, said = raw[: error.start].count(b"\n") + 1, f"{error.reason} at byte {error.start}"
-        raise CorpusError(f"{name}, line {line}: the file is not UTF-8 text ({said}); save it as UTF-8") from None
+        said = f"{error.reason} at byte {error.start} of the line"
+        raise CorpusError(f"{name}, line {number}: the file is not UTF-8 text ({said}); save it as UTF-8") from None
 
 
-def _text(value) -> str:
-    """A cell as text; nothing and not-a-number are empty."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+def _places(path: Path | str, columns: Sequence[str], found: Sequence[Any], place: str) -> list[int]:
+    """Where the columns stand in a header. Raises CorpusError for one that is not there, or there twice."""
+    names = [unicodedata.normalize("NFC", str(name).strip()) for name in found]
+    asked = [unicodedata.normalize("NFC", name) for name in columns]
+    for name in asked:
+        if name not in names:
+            raise CorpusError(f"{path}: there is no column {name!r}; found: {', '.join(names)[:200]}")
+        if names.count(name) > 1:
+            raise CorpusError(f"{path}, {place}: there are several columns {name!r}; give each a name of its own")
+    return [names.index(name) for name in asked]
 
 
-def _check_columns(where: Path | str, columns: list[str], found) -> None:
-    for name in columns:
-        if name not in found:
-            raise CorpusError(f"{where}: there is no column {name!r}; found: {', '.join(map(str, found))}")
+def _text(path: Path) -> Iterator[str]:
+    """The lines of a text as the csv module wants them, with their ends."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            # a file from an old Mac ends its lines by a carriage return alone
+            yield from io.StringIO(_decoded(line, str(path), number), newline="")
 
 
-def _csv(path: Path, columns: list[str]):
-    text = _decode(path.read_bytes(), str(path))
-    header = text.split("\n", 1)[0]
-    return _separated(path, text, columns, delimiter=";" if ";" in header and "," not in header else ",", strict=True)
+def _csv(path: Path, columns: Sequence[str]):
+    header = next(_text(path), "")
+    return _separated(path, columns, delimiter=";" if ";" in header and "," not in header else ",", strict=True)
 
 
-def _tsv(path: Path, columns: list[str]):
+def _tsv(path: Path, columns: Sequence[str]):
     """A quote is a character of the text, unless cells are quoted as spreadsheets do it: those that begin with a quote
     are quoted whole, and quotes inside are doubled."""
-    text = _decode(path.read_bytes(), str(path))
-    opened = [cell.strip() for line in text.splitlines() for cell in line.split("\t") if cell.lstrip().startswith('"')]
-    quoted = any(map(_QUOTED.fullmatch, opened)) and all(map(_WHOLE.fullmatch, opened))
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return _separated(path, text, columns, delimiter="\t", quoting=quoting, strict=quoted)
+    doubled = False
+    for cell in (cell.strip() for line in _text(path) for cell in line.split("\t") if cell.lstrip().startswith('"')):
+        if not _WHOLE.fullmatch(cell):
+            doubled = False
+            break
+        doubled = doubled or bool(_QUOTED.fullmatch(cell))
+    quoting = csv.QUOTE_MINIMAL if doubled else csv.QUOTE_NONE
+    return _separated(path, columns, delimiter="\t", quoting=quoting, strict=doubled)
 
 
-def _separated(path: Path, text: str, columns: list[str], **dialect):
-    reader = csv.reader(io.StringIO(text, newline=""), **dialect)
-    rows, places, begin = [], [], 1
+def _separated(path: Path, columns: Sequence[str], **dialect):
+    reader = csv.reader(_text(path), **dialect)
+    header, indices, begin = None, [], 1
     try:
         for row in reader:
-            if any(row):
-                rows.append(row)
-                places.append(f"line {begin}")
-            begin = reader.line_num + 1
+            place, begin = f"line {begin}", reader.line_num + 1
+            if not any(row):
+                continue
+            if header is None:
+                header, indices = row, _places(path, columns, row, place)
+            elif len(row) != len(header):
+                remedy = "put a cell that has the separator in it into quotes, or remove what is too much"
+                raise CorpusError(
+                    f"{path}, {place}: found {len(row)} cells, but the header has {len(header)}; {remedy}"
+                )
+            else:
+                yield place, [row[i] for i in indices]
     except csv.Error as error:
         raise CorpusError(f"{path}, line {begin}: this is no table ({error}); mend the quotes of the row") from None
-    if not rows:
+    if header is None:
         raise CorpusError(f"{path}: this is no table: the file is empty")
-    header = [name.strip() for name in rows[0]]
-    _check_columns(path, columns, header)
-    for name in columns:
-        if header.count(name) > 1:
-            raise CorpusError(f"{path}, line 1: there are several columns {name!r}; give each a name of its own")
-    for row, place in zip(rows, places, strict=True):
-        if len(row) != len(header):
-            remedy = "put a cell that has the separator in it into quotes, or remove what is too much"
-            raise CorpusError(f"{path}, {place}: found {len(row)} cells, but the header has {len(header)}; {remedy}")
-    return {name: list(map(itemgetter(header.index(name)), rows[1:])) for name in columns}, places[1:]
 
 
-def _jsonl(path: Path, columns: list[str]):
-    found = records(path)
-    for number, record in found:
-        _check_columns(f"{path}, line {number}", columns, record)
-    return {name: [record[name] for _, record in found] for name in columns}, [f"line {number}" for number, _ in found]
+def _jsonl(path: Path, columns: Sequence[str]):
+    for number, record in records(path):
+        _places(f"{path}, line {number}", columns, list(record), "")
+        yield f"line {number}", [record[name] for name in columns]
 
 
-def _parquet(path: Path, columns: list[str]):
+def _parquet(path: Path, columns: Sequence[str]):
     import pyarrow.parquet
 
     try:
-        _check_columns(path, columns, pyarrow.parquet.read_schema(path).names)
-        found = pyarrow.parquet.read_table(path, columns=columns)
-    except pyarrow.ArrowException as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            asked = [names[i] for i in _places(path, columns, names, "its schema")]
+            number = 0
+            for batch in file.iter_batches(1000, columns=list(dict.fromkeys(asked))):
+                for cells in zip(*(batch[name].to_pylist() for name in asked), strict=True):
+                    number += 1
+                    yield f"row {number}", list(cells)
+    except (pyarrow.ArrowException, OSError) as error:
         raise CorpusError(f"{path}: this is no parquet file ({' '.join(str(error).split())[:80]})") from None
-    return {name: found[name].to_pylist() for name in columns}, [f"row {i + 1}" for i in range(found.num_rows)]
 
 
-def _xlsx(path: Path, columns: list[str]):
-    import pandas as pd
-
+def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
     try:
-        frame = pd.read_excel(path, dtype=object, na_filter=False)
+        import openpyxl
     except ImportError:
         raise CorpusError(f"{path}: reading XLSX needs the package openpyxl; install it or save as CSV") from None
-    except Exception as error:  # openpyxl and zipfile raise what they like for a file that is no workbook
-        raise CorpusError(f"{path}: this is no XLSX workbook ({error})") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    _check_columns(path, columns, frame.columns)
-    # Excel's row 1 is the header
-    rows = [i for i, row in enumerate(frame.itertuples(index=False)) if any(_text(cell).strip() for cell in row)]
-    return {name: [frame[name].iloc[i] for i in rows] for name in columns}, [f"row {i + 2}" for i in rows]
-
-
-def _tmx(path: Path, columns: list[str]):
-    """Translation units in their order. Entities that the file itself declares are refused, so that it can neither read
-    other files nor swell."""
-    units: list[tuple[int, dict[str, str]]] = []
-    unit: dict[str, str] = {}
-    tags: dict[str, None] = {}
-    tag, text, depth, codes = "", [], 0, 0
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal unit, tag, text, depth, codes
-        if name == "tu":
-            unit = {"tuid": attributes.get("tuid", "")}
-            units.append((parser.CurrentLineNumber, unit))
-        elif name == "tuv":
-            tag = (attributes.get("xml:lang") or attributes.get("lang") or "").lower()
-            tags[tag] = None
-        elif name == "seg":
-            text, depth, codes = [], 1, 0
-        elif depth:
-            depth += 1
-            codes += name in _CODES
-
-    def end(name: str) -> None:
-        nonlocal depth, codes
-        if name == "seg":
-            # the first variant of a language counts
-            unit.setdefault(tag, " ".join("".join(text).split()))
-        elif depth > 1:
-            codes -= name in _CODES
-        depth = max(depth - 1, 0)
-
-    def characters(data: str) -> None:
-        if depth and not codes:
-            text.append(data)
-
-    def entity(name: str, *_) -> None:
-        where = f"{path}, line {parser.CurrentLineNumber}"
-        raise CorpusError(f"{where}: the file declares an entity ({name!r}); write its text out")
-
-    parser = expat.ParserCreate()
-    parser.buffer_text = True
-    parser.StartElementHandler, parser.EndElementHandler = start, end
-    parser.CharacterDataHandler, parser.EntityDeclHandler = characters, entity
     try:
-        with open(path, "rb") as file:
-            parser.ParseFile(file)
-    except expat.ExpatError as error:
-        reason = expat.ErrorString(error.code)
-        raise CorpusError(f"{path}, line {error.lineno}: this is no TMX ({reason}); export the memory again") from None
-    cells = {}
-    for name in columns:
-        matches = [t for t in tags if name.lower() in (t, t.split("-")[0])] if name != "tuid" else ["tuid"]
-        if not matches:
-            raise CorpusError(f"{path}: there is no language {name!r}; found: {', '.join(tags) or 'none'}")
-        cells[name] = [next((u[t] for t in matches if t in u), "") for _, u in units]
-    return cells, [f"unit {i + 1} in line {line}" for i, (line, _) in enumerate(units)]
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        found = {one.title: one for one in book.worksheets}
+        if sheet and sheet not in found:
+            raise CorpusError(f"{path}: there is no sheet {sheet!r}; found: {', '.join(found)}")
+        first, *others = [found[sheet]] if sheet else found.values()
+        further = [one.title for one in others if any(any(row) for row in one.iter_rows(values_only=True))]
+        if further:
+            said = f"read was the sheet {first.title!r}, and not {', '.join(map(repr, further))}"
+            warnings.warn(f"{path}: {said}; name the one that is meant in the field sheet", CorpusWarning, stacklevel=2)
+        first.reset_dimensions()  # some programs write wrong ones
+        cells = first.iter_rows()
+        header = [cell.value for cell in next(cells, ())]
+        indices = _places(path, columns, ["" if name is None else name for name in header], "row 1")
+        for number, row in enumerate(cells, 2):
+            if any(cell.value is not None and str(cell.value).strip() for cell in row):
+                asked = [row[i] if i < len(row) else None for i in indices]
+                for cell, name in zip(asked, columns, strict=True):
+                    if cell is not None and cell.data_type == "e":
+                        said = f"the column {name!r} holds the error {cell.value}; mend the formula or write the text"
+                        raise CorpusError(f"{path}, row {number}: {said}")
+                yield f"row {number}", [cell.value if cell is not None else None for cell in asked]
+    except CorpusError:
+        raise
+    except Exception as error:  # openpyxl and zipfile raise what they like for a file that is no workbook
+        raise CorpusError(f"{path}: this is no XLSX workbook ({' '.join(str(error).split())[:80]})") from None
+
+
+def _xml(path: Path, columns: Sequence[str]):
+    try:
+        yield from translations(path, columns)
+    except XmlError as error:
+        raise CorpusError(str(error)) from None
+
+
+_READERS = {
+    **{".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl, ".parquet": _parquet, ".xlsx": _xlsx},
+    **{".tmx": _xml, ".xlf": _xml, ".xliff": _xml},
+}
+# The endings of files that `rows` reads.
+TABLES = tuple(_READERS)

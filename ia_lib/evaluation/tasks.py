@@ -44,6 +44,7 @@ class Columns(_Part):
     text: Text = "text"
     label: Text = "label"
     id: Text | None = None
+    sheet: Text | None = None  # of a workbook: the sheet that is read, by default the first
 
 
 class Labelled(_Part):
@@ -88,13 +89,14 @@ class Pairs(_Part):
     file: Text | None = None
     columns: dict[Text, Text] = {}  # language -> the file's column (in TMX: language)
     id: Text | None = None
+    sheet: Text | None = None  # of a workbook: the sheet that is read, by default the first
 
     @model_validator(mode="after")
     def _consistent(self):
         given = [name for name in ("held_out", "corpus", "file") if getattr(self, name)]
         if len(given) != 1:
             raise Refusal("", given or "nothing", "exactly one of held_out, corpus and file")
-        for field, owner in (("split", "corpus"), ("columns", "file"), ("id", "file")):
+        for field, owner in (("split", "corpus"), *((name, "file") for name in ("columns", "id", "sheet"))):
             if getattr(self, field) and owner not in given:
                 raise Refusal(field, getattr(self, field), f"nothing, unless there is a {owner}")
         if self.file and len(self.columns) < 2:
@@ -202,7 +204,8 @@ class Choose(Task):
             task = self._holder(code)
             data, names = task.data, task.data.columns
             wanted = [name for name in (names.id, names.text, names.label) if name]
-            read = files.table(find(*self._place(code, split)), wanted)
+            whole = [names.id, names.label]
+            read = files.table(find(*self._place(code, split)), wanted, whole=whole, sheet=names.sheet)
             ids = read.distinct(names.id) if names.id else read.places
             if data.ids:
                 ids = [_filled(data.ids, code, split).replace("{row}", str(i + 1)) for i in range(len(read))]
@@ -264,7 +267,8 @@ class Translate(Task):
         for code in codes:
             if code not in data.columns:
                 raise CorpusError(f"the task {self.name} has no language {code!r}; it has: {', '.join(data.columns)}")
-        return corpora.parallel_file(find(*self.places(codes, split)[0]), {c: data.columns[c] for c in codes}, data.id)
+        path, columns = find(*self.places(codes, split)[0]), {code: data.columns[code] for code in codes}
+        return corpora.parallel_file(path, columns, data.id, data.sheet)
 
 
 _KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate}

@@ -98,9 +98,10 @@ class Past(Part):
 class Parallel(Part):
     """A user's own parallel text: one file with a column per language, or one text file per language."""
 
-    file: str | None = None  # CSV, TSV, JSONL, parquet, XLSX or TMX
-    columns: dict[str, str] = {}  # language code -> the file's column (in TMX: language); default: the code itself
+    file: str | None = None  # CSV, TSV, JSONL, parquet, XLSX, TMX or XLIFF
+    columns: dict[str, str] = {}  # language code -> the file's column (in XML: language); default: the code
     id: str | None = None  # the file's column with the sentences' ids
+    sheet: Text | None = None  # of a workbook: the sheet that is read, by default the first
     lines: dict[str, str] | None = None  # language code -> a text file; line n of one translates line n of the others
 
     @model_validator(mode="after")
@@ -119,6 +120,7 @@ class Test(Part):
     text: str = "text"
     label: str = "label"
     id: str | None = None
+    sheet: Text | None = None
 
 
 class New(Part):

@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 
 from ia_lib.workflow import plan, scheduler
 from ia_lib.workflow.graph import Table
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
     options = parser.parse_args(arguments)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     # who ends the run ends its jobs too
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

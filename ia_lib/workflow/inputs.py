@@ -404,7 +404,7 @@ class Inputs:
             if part.lines:
                 return corpora.parallel_lines({code: paths["file", part.lines[code]] for code in run.paired_codes})
             columns = {code: part.columns.get(code, code) for code in run.paired_codes}
-            return corpora.parallel_file(paths["file", part.file], columns, part.id)
+            return corpora.parallel_file(paths["file", part.file], columns, part.id, part.sheet)
         return corpora.parallel(self.find, run.paired_codes, "train", run.corpus)
 
     def _parallel_places(self) -> list[tuple[str, str]]:
