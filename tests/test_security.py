@@ -2,17 +2,25 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
+import test_report
+from plotly.io import to_json
 from test_pools import Server
 
 from ia_lib.data.addresses import redacted, shown
-from ia_lib.data.files import CorpusError
+from ia_lib.data.files import CorpusError, own_csv
 from ia_lib.paths import root
 from ia_lib.recipes.fields import Data
+from ia_lib.report import figures, page
+from ia_lib.report.page import find_chromium
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -201,3 +209,108 @@ def test_a_refusal_quotes_no_credentials(tmp_path, field):
     with pytest.raises(SettingsError) as refusal:
         Table(table, tmp_path / "outputs").check()
     assert not [one for one in SECRETS if one in str(refusal.value)], str(refusal.value)
+
+
+# What somebody's text may hold: each would be seen as a heading, a picture, a formula or a dialogue if it were no text.
+SCRIPTS = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "</title><b>b</b>{{7*7}}{% raw %}",
+    '<a href="javascript:alert(3)">%{x}</a>',
+    "$x^2$ &lt;i&gt; %{y}",
+]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    """A report whose task, labels, languages, models, texts and notebooks are scripts."""
+    outputs, folder = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("report")
+    runs = []
+    for number, row in enumerate(("base", "tlm")):
+        table = pd.concat([test_report.scores(0.3 + 0.4 * number).assign(task=task) for task in SCRIPTS[:2]])
+        table[["label", "gold"]] = table[["label", "gold"]].replace(dict(zip(test_report.NAMES, SCRIPTS, strict=False)))
+        names = dict(zip(("eng", "ind", "sun", "jav", "bbc"), SCRIPTS, strict=True))
+        more = {"languages": names, "model": {"run": "base" if number else None, "name": SCRIPTS[3], "new": None}}
+        runs.append(test_report.evaluate(outputs, table, row, **more))
+        errors = own_csv(runs[-1] / "errors.csv")
+        errors.assign(text=(SCRIPTS * len(errors))[: len(errors)]).to_csv(runs[-1] / "errors.csv", index=False)
+        shown = pd.DataFrame({SCRIPTS[0]: SCRIPTS}, index=SCRIPTS)
+        data = {"text/html": shown._repr_html_(), "text/plain": repr(shown)}
+        drawn = figures.loss_curve(pd.DataFrame({"step": [1], "loss": [2.0]}), SCRIPTS[0]).to_plotly_json()
+        outs = [
+            nbformat.v4.new_output("execute_result", data),
+            nbformat.v4.new_output("stream", text="\n".join(SCRIPTS)),
+            nbformat.v4.new_output("display_data", {"application/vnd.plotly.v1+json": json.loads(to_json(drawn))}),
+            nbformat.v4.new_output("error", ename=SCRIPTS[0], evalue=SCRIPTS[1], traceback=SCRIPTS),
+        ]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(repr(SCRIPTS), outputs=outs)])
+        nbformat.write(notebook, outputs / row / "data.ipynb")
+    page.write(folder, SCRIPTS[0], runs, [])
+    return folder
+
+
+def test_texts_of_others_are_text_in_the_report(report):
+    """Of every page: no tag of theirs, and each text is there as text."""
+    pages = [*report.glob("*.html"), *report.glob("figures/*.html"), *report.glob("notebooks/*.html")]
+    assert len(pages) == 1 + 6 + 6
+    for path in pages:
+        found = Tags()
+        found.feed(path.read_text(encoding="utf-8"))
+        assert not found.wrong, path
+    found = Tags()
+    found.feed((report / "index.html").read_text(encoding="utf-8"))
+    assert all(script in "".join(found.texts) for script in SCRIPTS)
+
+
+class Tags(HTMLParser):
+    """Collects texts, and tags that can only come from `SCRIPTS`."""
+
+    def __init__(self):
+        super().__init__()
+        self.wrong, self.texts, self._script = [], [], False
+
+    def handle_starttag(self, tag, attributes):
+        self._script = tag == "script"
+        said = dict(attributes)
+        if tag in ("b", "i", "img") or "javascript:" in (said.get("href") or "") or "onerror" in said:
+            self.wrong.append(self.get_starttag_text())
+
+    def handle_endtag(self, tag):
+        self._script = False
+
+    def handle_data(self, data):
+        if self._script and data.strip().startswith("alert"):
+            self.wrong.append(data)
+        if not self._script:
+            self.texts.append(data)
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium is found (install chromium)")
+def test_texts_of_others_are_text_in_a_browser(report):
+    from playwright import sync_api
+
+    with sync_api.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"])
+        tab, said = browser.new_page(), []
+        tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        for path in [report / "index.html", *report.glob("figures/*.html"), *report.glob("notebooks/*-data.html")]:
+            tab.goto(path.as_uri())
+            tab.wait_for_selector(".js-plotly-plot .main-svg")
+            assert tab.locator(".main-svg a, .main-svg [style*='bold']").count() == 0, path
+        tab.goto((report / "index.html").as_uri())
+        tab.wait_for_selector(".js-plotly-plot .main-svg")
+        drawn = " ".join(tab.locator(".js-plotly-plot .xtick text, .js-plotly-plot .gtitle").all_text_contents())
+        assert all(script.replace(" ", "") in drawn.replace(" ", "") for script in SCRIPTS)
+        # where the mouse stands over a cell of the heat map
+        tab.locator(".js-plotly-plot:has(.heatmaplayer) .nsewdrag").first.hover()
+        hovered = tab.locator(".hoverlayer .hovertext").first.text_content()
+        assert any(script[:20] in hovered for script in SCRIPTS), hovered
+        browser.close()
+    assert said == []
+
+
+def test_a_link_leads_to_every_figure(report):
+    links = re.findall(r'href="(figures/[^"]*)"', (report / "index.html").read_text(encoding="utf-8"))
+    assert links
+    assert all((report / link).is_file() for link in links)

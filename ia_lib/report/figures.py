@@ -1,6 +1,7 @@
 """The report's figures, and the loss curve: functions from a data frame to a plotly figure."""
 
 import time
+from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -28,7 +29,7 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
     `results` has the lines of results.csv, here and below; of a row with several seeds those over all of them are
     drawn. A bar within chance is marked with a ring (o).
     """
-    frame = _groups(results)
+    frame = plain(_groups(results))
     figure = go.Figure()
     groups = [group for group in GROUPS if group in set(frame["group"])]
     for i, (row, part) in enumerate(frame.groupby("row", sort=False)):
@@ -60,7 +61,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
 
     One line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
-    frame = _groups(results).dropna(subset=["difference"])
+    frame = plain(_groups(results)).dropna(subset=["difference"])
     frame = frame[frame["replay"].astype(str).str.isdigit()]
     frame["replay"] = frame["replay"].astype(int)
     counts = sorted(set(frame["replay"]))
@@ -88,7 +89,7 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
     A cell within chance is marked with a ring (o).
     """
     results = of_rows(results)
-    frame = results[(results["prompt"] == "all") & (results["language"] != "all")]
+    frame = plain(results[(results["prompt"] == "all") & (results["language"] != "all")])
     order = {group: i for i, group in enumerate(GROUPS)}
     heads = frame[["language", "language_name", "group"]].drop_duplicates()
     heads = heads.sort_values("group", key=lambda column: column.map(order), kind="stable")
@@ -115,7 +116,7 @@ def loss_curve(log: pd.DataFrame, title: str = "Loss") -> go.Figure:
             figure.add_scatter(x=part["step"], y=part[name], name=label, mode="lines+markers", line_color=colour)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss (nats)", rangemode="tozero")
-    return style(figure, title, height=360)
+    return style(figure, plain_text(title), height=360)
 
 
 class LiveLoss:
@@ -143,6 +144,17 @@ class LiveLoss:
             self.handle = display(shown, raw=True, display_id=True)
         else:
             self.handle.update(shown, raw=True)
+
+
+def plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """`frame` with its texts as plotly draws them letter for letter: it takes tags and `%{...}` for orders."""
+    texts = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{name: frame[name].map(plain_text) for name in texts})
+
+
+def plain_text(text):
+    """A text for `plain`; what is none stays what it is."""
+    return escape(text, quote=False).replace("%{", "%&#123;") if isinstance(text, str) else text
 
 
 def error_bars(part: pd.DataFrame, column: str) -> dict | None:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import shutil
-from html import escape
+from hashlib import sha256
+from html import escape, unescape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def write(
         untranslated=next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {}),
         plotly=plotly,
         pictures=write_pictures(drawn, folder / "figures"),
-        figure_titles={title: figure.layout.title.text for title, figure in drawn.items()},
+        figure_titles={title: unescape(figure.layout.title.text) for title, figure in drawn.items()},
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
     return every
@@ -121,9 +123,17 @@ def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
             found["difference"] = figures.difference_to_base(part)
         for title, figure in found.items():
             if len(tasks) > 1:
-                figure.update_layout(title_text=f"{task}: {figure.layout.title.text}")
-            drawn[f"{title}-{task.replace('/', '-')}" if len(tasks) > 1 else title] = figure
+                figure.update_layout(title_text=f"{figures.plain_text(task)}: {figure.layout.title.text}")
+            drawn[f"{title}-{_in_file_name(task)}" if len(tasks) > 1 else title] = figure
     return drawn
+
+
+def _in_file_name(task: str) -> str:
+    """A task's name as a part of a file's, and of a link to it."""
+    name = re.sub(r"[^\w.+-]", "-", task)[:80]
+    if name == task.replace("/", "-") and name.isascii():
+        return name
+    return f"{name.encode('ascii', 'replace').decode().replace('?', '-')}-{sha256(task.encode()).hexdigest()[:6]}"
 
 
 def _inline(figure: go.Figure | dict) -> str:

@@ -11,7 +11,19 @@ from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.report import published
-from ia_lib.report.figures import BASELINES, COLOURS, GREY, LINE, curve, error_bars, fill, grid, group_title, style
+from ia_lib.report.figures import (
+    BASELINES,
+    COLOURS,
+    GREY,
+    LINE,
+    curve,
+    error_bars,
+    fill,
+    grid,
+    group_title,
+    plain,
+    style,
+)
 
 # Objectives look the same in every figure: name, colour, symbol, dash.
 _OBJECTIVES = {
@@ -74,7 +86,7 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
 
     `scores` is what `published.beside` gives; each source is a row of panels. Averages are those of Table 2.
     """
-    frame = published.averages(scores)
+    frame = plain(published.averages(scores))
     frame["size"] = frame["model"].map(_parameters)
     frame["tick"] = [_size_name(size) or model for size, model in zip(frame["size"], frame["model"], strict=True)]
     frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce").fillna(-1)
@@ -86,8 +98,8 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
         part = part.assign(family=part["model"].str.extract(r"^(.*?)-?\d", expand=False).fillna(part["model"]))
         for (family, objective), line in part.groupby(["family", "objective"], sort=False):
             name, colour, symbol, dash = _objective(objective)
-            plain = objective == "none" and family == "bloom"
-            look = (GREY if plain else colour, "x" if plain else symbol, dash)
+            before = objective == "none" and family == "bloom"
+            look = (GREY if before else colour, "x" if before else symbol, dash)
             title = f"{family.upper()}, {name}" + ("" if objective == "none" else _amount(line["replay"]))
             hover = f"{family}, {name}, %{{x}}: %{{y:.1f}}<extra></extra>"
             curve(figure, title, line["tick"], line, "value", look, hover, **place)
@@ -104,7 +116,7 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
     `scores` as for `model_scaling`; panels are groups and sources. Averages are over all languages of a group, as in
     Table 3, so give it the tasks that are to be averaged.
     """
-    frame = published.differences(published.means(scores[scores["metric"] == "weighted_f1"]))
+    frame = plain(published.differences(published.means(scores[scores["metric"] == "weighted_f1"])))
     frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce")
     several = frame.groupby(["source", "model", "objective"])["amount"].transform("nunique") > 1
     frame = frame[several].dropna(subset="amount").sort_values("amount", kind="stable")
@@ -127,7 +139,7 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
 def transfer(scores: pd.DataFrame) -> go.Figure:
     """Gain on languages never seen (L3) against the gain on taught ones (L2), with Pearson's r and its 95% interval
     (InstructAlign, Figure 5): a point per tuned row and test set of `scores` (as for `model_scaling`)."""
-    points = published.gains(scores)
+    points = plain(published.gains(scores))
     figure, panels = _panels(points, [""])
     ends = [min(points[["L2", "L3"]].min()) - 2, max(points[["L2", "L3"]].max()) + 2]
     sets = points[["dataset", "task"]].drop_duplicates().itertuples(index=False, name=None)
@@ -157,7 +169,7 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
 def language_scores(scores: pd.DataFrame) -> go.Figure:
     """Heat map of weighted F1, rows by languages (InstructAlign, Figure 6), one panel per source; chance and majority
     stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
-    frame = scores[scores["metric"] == "weighted_f1"]
+    frame = plain(scores[scores["metric"] == "weighted_f1"])
     order = frame.drop_duplicates("language").sort_values("group", kind="stable")
     heads = zip(order["language"], order["group"], strict=True)
     names = [f"{NAMES.get(code, code)}<br>{group}" for code, group in heads]
@@ -187,7 +199,7 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
     """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
     frame = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
-    frame = published.differences(published.means(frame, "dataset"))
+    frame = plain(published.differences(published.means(frame, "dataset")))
     figure, panels = _panels(frame, [""])
     places = list(frame["dataset"].unique())
     for (source, _), place in panels.items():

@@ -15,6 +15,9 @@ from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.work import Evaluated, Evaluation, Tuned, Tuning
 
+# Two dollar signs in somebody's text are no formula.
+pd.set_option("display.html.use_mathjax", False)
+
 
 def run(stage: Stage) -> str:
     """What the run is about: what its recipe was told, its batch, and where the artefacts go."""
