@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ia_lib.paths import root
-from ia_lib.workflow import progress, stages
+from ia_lib.workflow import execution, progress, stages
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.scheduler import execute
@@ -464,8 +464,8 @@ def test_a_kernel_that_does_not_start_is_started_again(table, tmp_path, monkeypa
         return real(*given, **more)
 
     monkeypatch.setattr(papermill, "execute_notebook", sometimes)
-    monkeypatch.setattr(stages.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(execution.time, "sleep", lambda seconds: None)
     stage = Table(table, tmp_path / "outputs").stage("base", "data")
-    stages.execute(stage)
+    execution.execute(stage)
     assert stage.done
     assert len(tried) == 3

@@ -12,9 +12,10 @@ import sys
 import warnings
 
 from ia_lib.workflow import plan, scheduler
+from ia_lib.workflow.execution import execute
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed, execute
+from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed
 
 
 def _cores(text: str) -> int:

@@ -5,9 +5,10 @@ import os
 from typing import Any
 
 from ia_lib.workflow import scheduler
+from ia_lib.workflow.execution import execute
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import CHANGES, JOB, Stage, execute
+from ia_lib.workflow.stages import CHANGES, JOB, Stage
 
 
 def open_stage(
