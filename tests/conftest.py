@@ -1,6 +1,8 @@
 """Tiny real components, built on the spot: a mini lab, a tokenizer, models of several families, a table of settings."""
 
+import json
 import os
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -207,6 +209,20 @@ def finished(tmp_path_factory):
     made = Table(folder / "tiny.yaml", folder / "outputs")
     assert execute(made) == []
     return made
+
+
+def copied(finished, folder: Path) -> Path:
+    """A copy of the finished outputs, free for another table."""
+    return shutil.copytree(finished.outputs, folder, ignore=shutil.ignore_patterns(".table.json"))
+
+
+def rewrite(manifest: Path, **changes) -> None:
+    """A stage's manifest as if it had been written so."""
+    from ia_lib.workflow.stages import _seal, write_json
+
+    known = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    record = {**known, **changes}
+    write_json(manifest, {**record, "seal": _seal(record)})
 
 
 @pytest.fixture

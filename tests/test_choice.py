@@ -105,7 +105,7 @@ def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeyp
     # a damaged part is scored again, and so is everything with another token to begin with
     choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 24
-    for part in tmp_path.glob("*.parquet"):
+    for part in tmp_path.glob("*.part"):
         part.write_bytes(part.read_bytes()[:200])
     choice.score(model, tokenizer, data, TASKS, cache=tmp_path, max_length=500)
     assert len(asked) == 36

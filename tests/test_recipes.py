@@ -1,11 +1,10 @@
 """A recipe of one's own: the one that CONTRIBUTING.md shows, dropped in beside the kit's and carried out."""
 
 import re
-import shutil
 
 import pandas as pd
 import pytest
-from conftest import TABLE
+from conftest import TABLE, copied
 
 from ia_lib import recipes
 from ia_lib.paths import root
@@ -33,7 +32,7 @@ def test_a_recipe_dropped_in_is_trained_on_and_measured(copying, finished, tmp_p
     path = tmp_path / "tiny.yaml"
     path.write_text(TABLE + "  - {name: copy, recipe: copying, copies: 6, held_out: true, past: null}\n")
     # A copy: the report of this larger table is not the one that other tests read.
-    table = Table(path, shutil.copytree(finished.outputs, tmp_path / "outputs"))
+    table = Table(path, copied(finished, tmp_path / "outputs"))
     assert {str(stage) for stage in table.stages() if not stage.done} == {"copy: data", "copy: tune", "copy: evaluate"}
     data = table.stage("copy", "data").open()
     assert "copies 6" in show.run(data)

@@ -10,6 +10,7 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import copied, rewrite
 
 from ia_lib.paths import root
 from ia_lib.workflow import execution, progress, stages
@@ -96,22 +97,25 @@ def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, ne
     text = finished.path.read_text()
     assert old in text
     changed.write_text(text.replace(old, new))
-    found = {name for name, status in statuses(Table(changed, finished.outputs)).items() if status != "finished"}
+    found = {
+        name
+        for name, status in statuses(Table(changed, copied(finished, tmp_path / "outputs"))).items()
+        if status != "finished"
+    }
     assert found == (set(statuses(finished)) if expected is None else expected)
 
 
 def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "base" / "tune" / "manifest.json"
-    record = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**record, "digest": "other weights"}))
+    rewrite(manifest, digest="other weights")
     found = statuses(Table(finished.path, tmp_path / "outputs"))
     assert found["tlm: tune"] == found["tlm: evaluate"] == found["base: evaluate"] == "inputs changed"
     assert found["tlm: data"] == "finished"
 
 
 def test_a_stage_whose_files_were_removed_is_not_finished(finished, tmp_path):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     table = Table(finished.path, tmp_path / "outputs")
     model = table.stage("tlm", "tune").folder / "model" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1])
@@ -142,9 +146,9 @@ def test_without_the_module_resource_peak_memory_is_unknown(monkeypatch):
 
 
 def test_code_that_changed_is_reported_and_counts_only_on_request(finished, tmp_path, monkeypatch):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "tlm" / "evaluate" / "manifest.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "code": {"ia_lib/paths.py": "of yesterday"}}))
+    rewrite(manifest, code={"ia_lib/paths.py": "of yesterday"})
     table = Table(finished.path, tmp_path / "outputs")
     assert [str(stage) for stage in table.stages() if stage.code_changed] == ["tlm: evaluate"]
     assert set(statuses(table).values()) == {"finished"}
@@ -156,14 +160,14 @@ def test_the_report_knows_which_runs_were_missing(finished, tmp_path):
     more = tmp_path / "tiny.yaml"
     more.write_text(finished.path.read_text() + "  - {name: mlm, objective: mlm, steps: 2}\n")
     assert finished.report(finished_only=True).done
-    assert not Table(more, finished.outputs).report(finished_only=True).done
+    assert not Table(more, copied(finished, tmp_path / "outputs")).report(finished_only=True).done
 
 
 def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished, tmp_path):
     text = finished.path.read_text() + "  - {name: broken, objective: tlm, chat: true}\n  - {name: mt, objective: mt}\n"
     path = tmp_path / "tiny.yaml"
     path.write_text(text)
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     answer = command("run", path, "--outputs", tmp_path / "outputs")
     assert answer.returncode == 1
     assert "broken: data failed: ValueError: chat: found true" in answer.stderr
@@ -179,7 +183,7 @@ def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished
 
 
 def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finished, tmp_path):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     path = tmp_path / "tiny.yaml"
     path.write_text(finished.path.read_text().replace("objective: tlm", "objective: tlm, steps: 400, replay: 100"))
     shutil.rmtree(tmp_path / "outputs" / "tiny" / "tlm")
@@ -208,7 +212,7 @@ def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finis
 
 
 def test_a_run_that_was_killed_alone_is_not_begun_twice(finished, tmp_path):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    copied(finished, tmp_path / "outputs")
     table = Table(finished.path, tmp_path / "outputs")
     shutil.rmtree(table.stage("base", "evaluate").folder)
     (table.folder / ".jobs" / "pid").unlink()
@@ -306,8 +310,7 @@ def test_a_checkpoint_is_not_continued_with_other_data(table, tmp_path):
     for digest in ("one", "two"):
         data, tune = made.stage("base", "data"), made.stage("base", "tune")
         data.folder.mkdir(parents=True, exist_ok=True)
-        record = {"key": data.key, "inputs": {}, "digest": digest, "code": {}}
-        (data.folder / "manifest.json").write_text(json.dumps(record))
+        rewrite(data.folder / "manifest.json", key=data.key, inputs={}, digest=digest, code={}, files={}, bytes={})
         tune.open()
         assert not list(tune.part.glob("checkpoints"))
         (tune.part / "checkpoints").mkdir()

@@ -227,7 +227,10 @@ def _record_path(path: Path) -> Path:
 
 def _record(path: Path) -> dict[str, Any]:
     record = _record_path(path)
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+    except (ValueError, TypeError):
+        raise SourceError(f"{record}: the record is damaged; delete it and {path.name} to get the file again") from None
 
 
 def _write_record(path: Path, content: Path, origin: dict[str, Any]) -> None:
@@ -242,6 +245,20 @@ def write_whole(path: Path, content: bytes) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     part.write_bytes(content)
     os.replace(part, path)
+
+
+def write_sealed(path: Path, content: bytes) -> None:
+    """`write_whole`, with a hash of the content in front of it, for `read_sealed`."""
+    write_whole(path, hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read_sealed(path: Path) -> bytes | None:
+    """What `write_sealed` wrote; None if there is nothing, or something else by now."""
+    try:
+        seal, _, content = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return content if seal == hashlib.sha256(content).hexdigest().encode() else None
 
 
 def checksum(path: Path) -> str:

@@ -24,6 +24,8 @@ from ia_lib.randomness import generator, pick, shuffled, weighted
 
 KNOWN = ["eng", "ind"]
 _DATA = Path(__file__).parent / "minilab_data"
+# What a lab's files were when they were written.
+_SUMS = "files.json"
 _SLOT = re.compile(r"\{([a-z]+)(\d*)\}")
 # Where a sentence does not judge, words of these kinds stand for one another, so that nothing but judgements and
 # translations tells their polarity.
@@ -92,7 +94,8 @@ def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
 
 
 def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> Path:
-    """Write the lab's files in the layout that `corpora` reads, once; returns `folder`.
+    """Write the lab's files in the layout that `corpora` reads, once, and again if they are not what was written;
+    returns `folder`.
 
     `mt/base.csv` (eng and ind; what the base model is trained on), `mt/train.csv` (parallel sentences for alignment)
     and `sentiment/<language>/{train,valid,test}.csv`, as in the NusaX release; no sentence of one file is in another,
@@ -101,12 +104,30 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
+        if not _whole(folder, *_states(folder)):
             part = folder.with_name(folder.name + ".part")
             shutil.rmtree(part, ignore_errors=True)
             _write(part, seed, codes, sizes)
+            sums = {path.relative_to(part).as_posix(): checksum(path) for path in sorted(part.rglob("*.csv"))}
+            (part / _SUMS).write_text(json.dumps(sums, indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
     return folder
+
+
+@cache
+def _whole(folder: Path, *states: tuple[str, int, int]) -> bool:
+    """Whether a lab's files, in these states, are those that were written."""
+    try:
+        sums = json.loads((folder / _SUMS).read_text())
+        return sums == {name: checksum(folder / name) for name, *_ in states if name != _SUMS} and bool(sums)
+    except (OSError, ValueError):
+        return False
+
+
+def _states(folder: Path) -> list[tuple[str, int, int]]:
+    found = ((path.relative_to(folder).as_posix(), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in found]
 
 
 def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ia_lib.data.addresses import shown
-from ia_lib.data.downloads import write_whole
+from ia_lib.data.downloads import read_sealed, write_sealed
 from ia_lib.data.files import HALF, CorpusError, must_exist, parsed
 from ia_lib.data.patience import LOG, SECONDS, Patience, busy
 from ia_lib.randomness import generator, shuffled
@@ -60,8 +60,8 @@ class Jsonl:
         if remote and cache:
             named = f"{shown(location, query=True)} {block_bytes}"
             self._folder = Path(cache) / hashlib.sha256(named.encode()).hexdigest()[:16]
-            record = self._folder / "source.json"
-            known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+            record = self._folder / "source"
+            known = json.loads(kept) if (kept := read_sealed(record)) else None
         # for a manifest: size in bytes, the server's ETag (or date) and the Hub's revision, if there are any
         if remote and offline:
             if known is None:
@@ -77,7 +77,7 @@ class Jsonl:
                 said = f"the file has changed since its blocks were cached ({then})"
                 raise CorpusError(f"{self.location}: {said}; {remedy}")
             if self._folder and not known:
-                write_whole(record, json.dumps(self.facts).encode())
+                write_sealed(record, json.dumps(self.facts).encode())
         self.size = self.facts["size"]
         if not self.size:
             raise CorpusError(f"{self.location}: the file is empty; past instruction data needs lines")
@@ -157,14 +157,16 @@ class Jsonl:
     def _block(self, block: int) -> tuple[int, bytes]:
         """The whole lines that start in a block, from the cache or the source, and the offset of the first."""
         path = self._folder and self._folder / f"{block}.lines"
-        if path and path.is_file():
-            offset, _, lines = path.read_bytes().partition(b"\n")
+        if path and (kept := read_sealed(path)) is not None:
+            offset, _, lines = kept.partition(b"\n")
             return int(offset), lines
         if self._source is None:
-            raise CorpusError(f"{self.location}: offline, and block {block} is not in the cache {self._folder}")
+            raise CorpusError(
+                f"{self.location}: offline, and block {block} is not in the cache {self._folder}, or damaged there"
+            )
         offset, lines = self._lines(block * self.block_bytes, min((block + 1) * self.block_bytes, self.size))
         if path:
-            write_whole(path, b"%d\n" % offset + lines)
+            write_sealed(path, b"%d\n" % offset + lines)
         return offset, lines
 
     def _lines(self, begin: int, end: int) -> tuple[int, bytes]:

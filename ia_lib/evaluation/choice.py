@@ -6,16 +6,14 @@ processes (`accelerate launch`) share the parts between them and end with the sa
 """
 
 import hashlib
+import io
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from copy import copy
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -26,6 +24,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ia_lib.data.downloads import read_sealed, write_sealed
 from ia_lib.evaluation import prefix_cache, scoring
 from ia_lib.evaluation.scoring import label_logprobs
 from ia_lib.evaluation.tasks import Choose
@@ -37,7 +36,7 @@ _SCORES = ["label_tokens", "label_chars", "label_logprob", "prompt_tokens", "cut
 SCORE_COLUMNS = ["task", "language", "example", "prompt", "label", "gold", *_SCORES]
 # What stands for the text where a prompt is to have no content (Zhao et al., arXiv 2102.09690).
 CONTENT_FREE = "N/A"
-_PART = re.compile(r"[0-9a-f]{64}\.(parquet|[0-9a-f]{32})")
+_PART = re.compile(r"[0-9a-f]{64}\.part.*")
 _OLD = 24 * 3600  # seconds
 
 
@@ -69,7 +68,7 @@ def score(
     parts = list(_parts(data, tasks, wordings))
     total = sum(len(part["prompts"]) for part in parts)
     identity = _identity(model, tokenizer) if cache else ""
-    paths = [cache / f"{_digest([identity, part, more])}.parquet" if cache else None for part in parts]
+    paths = [cache / f"{_digest([identity, part, more])}.part" if cache else None for part in parts]
     if cache:
         cache.mkdir(parents=True, exist_ok=True)
     # the processes may end far apart
@@ -126,9 +125,8 @@ def _parts(data: Dataset, tasks: Sequence[Choose], wordings: Sequence[str]):
 def _part(model, tokenizer, part: dict, path: Path | None, progress: Callable, more: dict) -> pd.DataFrame:
     """The lines of one part, each with the row of its text: from the file, else scored and put there. A damaged file is
     scored again."""
-    with suppress(OSError, ValueError):
-        if path:
-            return pd.read_parquet(path)
+    if path and (kept := read_sealed(path)) is not None:
+        return pd.read_parquet(io.BytesIO(kept))
     scores = label_logprobs(
         model, tokenizer, part["prompts"], part["words"], content_free=part["content_free"], progress=progress, **more
     )
@@ -140,9 +138,7 @@ def _part(model, tokenizer, part: dict, path: Path | None, progress: Callable, m
     ).assign(**{name: part[name] for name in ("dataset", "task", "language", "prompt")})
     frame = frame[["row", "dataset", *dict.fromkeys([*SCORE_COLUMNS, *found])]]
     if path:
-        half = path.with_suffix(f".{uuid4().hex}")
-        frame.to_parquet(half, index=False)
-        os.replace(half, path)
+        write_sealed(path, frame.to_parquet(index=False))
     return frame
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, field_validator, model_validator
 
 from ia_lib.data import corpora, downloads, files, languages, yaml_files
 from ia_lib.data.addresses import Told
@@ -114,6 +114,13 @@ class Task(_Part):
 
     name: Text = ""  # what results call it, with its data set before a slash; default: from where it lies
     _path: Path | None = PrivateAttr(None)
+
+    @field_validator("name")
+    @classmethod
+    def _names(cls, name: str) -> str:
+        if any(part in ("all", "") for part in name.split("/")) and name:
+            raise Refusal("", name, "a name whose parts are not empty and not all, which results call averages")
+        return name
 
     @property
     def file(self) -> Path | None:
@@ -307,7 +314,11 @@ def _loaded(path: Path, time: int, name: str) -> Choose | Translate:
         where = yaml_files.where(path, fields, "kind")
         raise TaskError(f"{where}, field 'kind': found {kind!r}; allowed: {', '.join(_KINDS)}")
     task = yaml_files.validated(_KINDS[kind], path, fields, TaskError)
-    task = task.model_copy(update={"name": task.name or name})
+    if not task.name:
+        try:
+            task = task.model_copy(update={"name": Task._names(name)})
+        except Refusal as error:
+            raise TaskError(f"{path}, field 'name', which is the file's: {error}") from None
     task._path = path
     try:
         for wording in task.asked() if isinstance(task, Choose) else ():

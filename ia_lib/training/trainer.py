@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -11,8 +12,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
+from ia_lib.data.downloads import checksum, read_sealed, write_sealed
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training.batches import Collator, weigh
+
+# What the files of a checkpoint were when it was written.
+_SUMS = "files.sums"
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
@@ -85,6 +91,11 @@ class _Log(TrainerCallback, ExportableState):
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
         self.path.write_text("".join(line + "\n" for line in lines))
+
+    def on_save(self, args, state, control, **kwargs):
+        # only a checkpoint with this list is gone on from
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_sealed(folder / _SUMS, json.dumps(_sums(folder)).encode())
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress:
@@ -175,11 +186,18 @@ def tune(
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The last complete checkpoint: Trainer writes trainer_state.json last, so a half-written one has none."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text())
+    """The last checkpoint that is what was written; later ones that are not are removed, with a word."""
+    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
+    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+        kept = read_sealed(path / _SUMS)
+        if kept is not None and json.loads(kept) == _sums(path):
             return str(path)
-        except (OSError, ValueError):
-            shutil.rmtree(path)
+        print(f"{path.name} is not whole: training goes on from the one before it")
+        shutil.rmtree(path)
     return None
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    """The hashes of a checkpoint's files."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _SUMS)
+    return {path.relative_to(checkpoint).as_posix(): checksum(path) for path in files}

@@ -3,6 +3,7 @@
 python -m ia_lib.runs plan TABLE            what each run would do, and what is finished
 python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
+python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is what was made
 """
 
 import argparse
@@ -10,12 +11,13 @@ import os
 import signal
 import sys
 import warnings
+from pathlib import Path
 
 from ia_lib.workflow import plan, scheduler
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed
+from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed, unwritable
 
 
 def _cores(text: str) -> int:
@@ -31,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("plan", "what each run would do, and what is finished"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
+        ("verify", "whether every artefact still is what was made: reads all of them again"),
         ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
     ):
         command = commands.add_parser(name, help=text)
@@ -44,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
+            command.add_argument("--verify", action="store_true", help="read all artefacts, and redo damaged ones")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     # who ends the run ends its jobs too
@@ -64,9 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
                 execute(stage)
             stage.marker.parent.mkdir(parents=True, exist_ok=True)
             stage.marker.touch()
+        elif options.command == "verify":
+            return 1 if plan.verify(table, options.runs) else 0
         elif options.command == "show" and options.runs:
             plan.print_run(table, options.runs)
         else:
+            if options.command == "run" and options.verify:
+                for stage in plan.verify(table, options.runs):
+                    # without it the stage counts as not made
+                    (stage.folder / "manifest.json").unlink()
             if options.command == "run" and options.changed:
                 os.environ[REDO] = "1"  # for the jobs, too
             failed = scheduler.execute(table, options.runs, options.cores) if options.command == "run" else []
@@ -80,6 +90,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(unwritable(error, Path(options.outputs).expanduser().resolve()), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,5 +1,7 @@
 """The graph of a table's stages: what each needs, its key, and what of all that is finished."""
 
+import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from ia_lib.workflow import tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.sources import Address, HubModel
-from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest
+from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest, write_json
 
 STAGES = ("data", "tune", "evaluate")
 
@@ -35,7 +37,33 @@ class Table:
         home, path = root() / params().name, self.path.resolve()
         name = path.relative_to(home).with_suffix("") if path.is_relative_to(home) else path.stem
         self.folder = self.outputs / name
+        self._check_folder()
         self._made: dict[tuple[str, str], Stage] = {}
+
+    @property
+    def _stamp(self) -> Path:
+        return self.folder / ".table.json"
+
+    def _check_folder(self) -> None:
+        """Raises SettingsError if the folder of outputs is that of another table, or none can be."""
+        for folder in (self.folder, *self.folder.parents):
+            if folder.exists() and not folder.is_dir():
+                raise SettingsError(f"{self.path}: found {folder} for its outputs, a file; allowed: a folder")
+        try:
+            stamp = json.loads(self._stamp.read_text(encoding="utf-8"))
+            # a folder that was moved or copied with its table is still the table's
+            others = {Path(stamp["table"]).resolve(), (self.folder / stamp["beside"]).resolve()}
+        except (OSError, ValueError, TypeError, KeyError):
+            return
+        if self.path.resolve() not in others and Path(stamp["table"]).is_file():
+            said = f"found {self.folder} for its outputs, which are those of {stamp['table']}"
+            raise SettingsError(f"{self.path}: {said}; allowed: another folder (outputs), or another file name")
+
+    def claim(self) -> None:
+        """Make the folder of outputs this table's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        mine = self.path.resolve()
+        write_json(self._stamp, {"table": str(mine), "beside": os.path.relpath(mine, self.folder.resolve())})
 
     @cached_property
     def by_name(self) -> dict[str, Settings]:
@@ -114,6 +142,7 @@ class Table:
         """Fix what is not pinned (the commits of models on the Hub) for all of the table's rows, ask once whether the
         addresses of past data answer, and refuse what would have to be fetched where a row is offline. Raises
         SettingsError."""
+        self._check_folder()
         for what, run in self.to_download(runs).items():
             if run.machine.offline:
                 raise SettingsError(
@@ -130,6 +159,7 @@ class Table:
                     except (SourceError, CorpusError) as error:
                         raise self._said(stage.run, error) from None
                     asked.add(source)
+        self.claim()
         self._made.clear()
 
     def to_download(self, runs: list[str] | None = None) -> dict[str, Settings]:

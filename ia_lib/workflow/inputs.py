@@ -307,8 +307,8 @@ class Inputs:
         names = [task.name for task in found[: len(run.named_tasks)]]
         own = {test.task for test in run.evaluate.tests}
         for name in names:
-            if names.count(name) > 1 or name in own or "all" in name.split("/") or not all(name.split("/")):
-                raise Refusal("tasks", name, "tasks with a name of their own each, in whose parts `all` is not one")
+            if names.count(name) > 1 or name in own:
+                raise Refusal("tasks", name, "tasks with a name of their own each")
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
         return [*found, *([tasks.load("held_out")] if run.measures_held_out else [])]
@@ -356,6 +356,13 @@ class Inputs:
         ]
         if not parts:
             return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})
+        ids: set[tuple[str, str, str]] = set()
+        for part in parts:
+            for key in zip(part["task"][:], part["language"][:], part["example"][:], strict=True):
+                if key in ids:
+                    allowed = f"texts of {key[0]} in {key[1]} from one file, or with ids of their own"
+                    raise Refusal("tests", key[2], allowed)
+                ids.add(key)
         return concatenate_datasets([part.select(range(min(few or len(part), len(part)))) for part in parts])
 
     @property

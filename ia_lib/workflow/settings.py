@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 BLOCKS = ("data", "train", "evaluate", "machine")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+# What lies beside the runs' folders, or cannot be a folder's name on some machines; in any case, with any ending.
+_TAKEN = re.compile(
+    r"(report|lab|revisions|con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.(part|old|lock)|.*\.", re.IGNORECASE
+)
+_CODE = re.compile(r"[\w-]+")
+# What tables of results and data sets call their own columns and averages.
+_WORDS = ("all", "sentence_id", "place", "example", "task", "language", "text", "label", "prompt", "answer", "model")
 OURS = ("row", "home", "place")  # fields that no row has: they are filled in from where it stands
 
 
@@ -160,6 +167,9 @@ class Settings(fields.Shared):
     def _consistent(self):
         if not _NAME.fullmatch(self.name):
             raise Refusal("name", self.name, "letters, digits and . _ + -, 100 at most")
+        if _TAKEN.fullmatch(self.name):
+            allowed = "a name that is no folder's of the kit's own (report, lab, *.part, *.old) or of the system's"
+            raise Refusal("name", self.name, allowed)
         self._check_languages()
         if self.data.past and self.data.past.mixture:
             mixture = self.data.past.mixture
@@ -182,6 +192,9 @@ class Settings(fields.Shared):
         seen: dict[str, str] = {}
         for field in ("known", "taught", "unseen"):
             for code in getattr(self, field):
+                if not _CODE.fullmatch(code) or code.casefold() in _WORDS:
+                    allowed = f"letters, digits, _ and -, and none of the words {', '.join(_WORDS)}"
+                    raise Refusal(field, code, allowed)
                 if code not in languages.NAMES and code not in self.languages:
                     known = ", ".join(languages.NAMES)
                     raise Refusal(field, code, f"a known language code ({known}), or one with a name in languages")

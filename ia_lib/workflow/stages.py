@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,8 @@ STAGE_VERSION = {"data": 5, "tune": 4, "evaluate": 5, "report": 4}
 _VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate bitsandbytes numpy pandas"
 _PACKAGE = Path(__file__).parents[1]
 
+# How systems and libraries say that a file cannot be written: too large, disk full, read-only, over the quota.
+_FULL = re.compile(r"(?i)(?:errno|os error) (?:27|28|30|122)\b")
 # What lies in a stage's folder only while it is being made.
 _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 # Set while a stage's notebook is run as a job: what it needs is there or has failed, and it must not be made again.
@@ -76,10 +79,12 @@ class Stage:
 
     @property
     def manifest(self) -> dict | None:
-        """The manifest of the finished stage, None if there is none."""
+        """The manifest of the finished stage; None if there is none, or another one than was written."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            text = (self.folder / "manifest.json").read_text(encoding="utf-8")
+            found = json.loads(text)
+            return found if text == _dumped(found) and found["seal"] == _seal(found) else None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     @property
@@ -89,22 +94,41 @@ class Stage:
 
     @property
     def status(self) -> str:
-        """finished | missing | interrupted | files missing | settings changed | inputs changed | code changed (with
-        `REDO` only)"""
+        """finished | missing | interrupted | damaged | files missing | settings changed | inputs changed | code changed
+        (with `REDO` only)"""
         manifest = self.manifest
+        if manifest is None and (self.folder / "manifest.json").exists():
+            return "damaged"
         if manifest is None:
             return "interrupted" if (self.part / "key").is_file() else "missing"
         if manifest["key"] != self.key:
             return "settings changed"
-        sizes = manifest.get("bytes", {})
-        for name in manifest.get("files", {}):
+        for name, size in manifest["bytes"].items():
             path = self.folder / name
-            if not path.is_file() or path.stat().st_size != sizes.get(name, path.stat().st_size):
+            if not path.is_file() or path.stat().st_size != size:
                 return "files missing"
         for needed in self.needs:
             if not needed.done or manifest["inputs"].get(str(needed)) != needed.manifest["digest"]:
                 return "inputs changed"
         return "code changed" if REDO in os.environ and self.code_changed else "finished"
+
+    def damage(self) -> list[str]:
+        """What is not as it was made, a line for each file; nothing of a stage that is not made. Reads every byte."""
+        manifest = self.manifest
+        if manifest is None:
+            there = (self.folder / "manifest.json").exists()
+            return [f"{self}: manifest.json is not what was written"] if there else []
+        here = {p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file()}
+        here.remove("manifest.json")
+        said = []
+        for name in sorted(here | set(manifest["files"])):
+            if name not in here:
+                said.append(f"{self}: {name} is missing")
+            elif name not in manifest["files"]:
+                said.append(f"{self}: {name} was not made here")
+            elif checksum(self.folder / name) != manifest["files"][name]:
+                said.append(f"{self}: {name} is not what was made")
+        return said
 
     @property
     def origin(self) -> str:
@@ -132,8 +156,6 @@ class Stage:
         for needed in self.needs:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
-        # as it is now: what is edited while the stage is at work has not made it
-        self._code = _code(self.name)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
         try:
@@ -143,13 +165,13 @@ class Stage:
         if not self.done:
             # inputs that were made anew count too: a checkpoint must not go on with other data
             made_from = [self.key, *(needed.manifest["digest"] for needed in self.needs)]
-            made_from = digest([*made_from, *([self._code] if REDO in os.environ else [])])
+            made_from = digest([*made_from, *([_LOADED] if REDO in os.environ else [])])
             stamp = self.part / "key"
             if not stamp.is_file() or stamp.read_text() != made_from:
                 shutil.rmtree(self.part, ignore_errors=True)
                 self.part.mkdir()
                 stamp.write_text(made_from)
-            with contextlib.suppress(OSError, ValueError, KeyError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 self._spent = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))["seconds"]
         self._started = time.time()
         # what is waited for is told by the last stage that was opened
@@ -200,7 +222,7 @@ class Stage:
                 "seconds": self._seconds(),
                 "peak_memory_mb": _peak_memory_mb(),
             }
-            write_json(self.part / "manifest.json", manifest)
+            write_json(self.part / "manifest.json", {**manifest, "seal": _seal(manifest)})
             old = self.folder.with_name(self.folder.name + ".old")
             shutil.rmtree(old, ignore_errors=True)
             if self.folder.exists():
@@ -215,10 +237,12 @@ class Stage:
         return self.folder
 
     def _loaded_code(self) -> dict[str, str]:
-        """The hashes of the notebook and of the kit's modules that this process has imported, as they were at first."""
+        """The hashes of the notebook and of the kit's modules that this process has imported, as they were when it
+        began: what is edited later has not made the stage."""
         loaded = {name.replace(".", "/") for name in sys.modules if name.split(".")[0] == _PACKAGE.name}
         names = {f"{name}{end}" for name in loaded for end in (".py", "/__init__.py")}
-        return {name: value for name, value in self._code.items() if name in names or name.endswith(".ipynb")}
+        notebook = f"notebooks/{NOTEBOOKS[self.name]}.ipynb"
+        return {name: value for name, value in _LOADED.items() if name in names or name == notebook}
 
     def _seconds(self) -> float:
         """What the stage has cost so far, with earlier tries as far as they told."""
@@ -234,7 +258,8 @@ class Stage:
             for cell in reversed(json.loads(self.notebook("failed").read_text(encoding="utf-8"))["cells"]):
                 for output in cell.get("outputs", []):
                     if output["output_type"] == "error":
-                        return " ".join(f"{output['ename']}: {output['evalue']}".split())
+                        said = " ".join(f"{output['ename']}: {output['evalue']}".split())
+                        return f"{said}; {_room(self.folder)}" if _FULL.search(said) else said
         return "its kernel died"
 
     def cost(self) -> float:
@@ -270,15 +295,36 @@ class StageFailed(Told, RuntimeError):
     """A stage's notebook raised an error."""
 
 
+def unwritable(error: OSError, folder: Path) -> str:
+    """What is said of a file that cannot be written or read: where, why, and how many bytes are free there."""
+    place = Path(error.filename) if error.filename else folder
+    return f"{place}: {error.strerror or error}; {_room(folder)}. What was finished before is kept"
+
+
+def _room(folder: Path) -> str:
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())
+    usage = shutil.disk_usage(there)
+    return f"{usage.free:,} of {usage.total:,} bytes are free in {there}"
+
+
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _code(stage: str) -> dict[str, str]:
-    """The hashes of all that the kit's work on a stage may hang on: its modules, and the stage's notebook."""
+def _seal(manifest: dict[str, Any]) -> str:
+    """What tells that a manifest is the one that was written."""
+    return digest({name: value for name, value in manifest.items() if name != "seal"})
+
+
+def _code(*stages: str) -> dict[str, str]:
+    """The hashes of all that the kit's work on stages may hang on: its modules, and the stages' notebooks."""
     files = {path.relative_to(_PACKAGE.parent).as_posix(): path for path in sorted(_PACKAGE.rglob("*.py"))}
-    notebook = root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb"
-    return {name: checksum(path) for name, path in {**files, f"notebooks/{notebook.name}": notebook}.items()}
+    notebooks = [root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb" for stage in stages]
+    files |= {f"notebooks/{path.name}": path for path in notebooks if path.is_file()}
+    return {name: checksum(path) for name, path in files.items()}
+
+
+_LOADED = _code(*NOTEBOOKS)
 
 
 def _versions() -> dict[str, str]:
@@ -310,5 +356,9 @@ def _time(seconds: float) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file at once: who reads it sees the old or the new one, never half."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True), encoding="utf-8")
+    part.write_text(_dumped(value), encoding="utf-8")
     os.replace(part, path)
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True)

@@ -134,9 +134,9 @@ def _check_references(runs: list[Settings], path: Path) -> None:
     for run in runs:
         where = f"{run.place}, run {run.row!r}"
         # some machines do not tell folders apart by case
-        if run.name.casefold() in {"report", "lab", *map(str.casefold, by_name)}:
+        if run.name.casefold() in map(str.casefold, by_name):
             raise SettingsError(
-                f"{where}, field 'name': found {run.name!r}; allowed: a name no other run or folder has, in any case"
+                f"{where}, field 'name': found {run.name!r}; allowed: a name no other run has, in any case"
             )
         for needed in needs(run):
             if needed not in by_name:
