@@ -18,7 +18,7 @@ from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.scheduler import execute
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import REDO
+from ia_lib.workflow.stages import REDO, StageFailed
 
 
 def statuses(table):
@@ -455,20 +455,35 @@ def test_the_key_of_a_stage_knows_what_its_files_hold(table, tmp_path):
     assert len(keys) == 2
 
 
-def test_a_kernel_that_does_not_start_is_started_again(table, tmp_path, monkeypatch):
-    import papermill
-
-    real, tried = papermill.execute_notebook, []
-
-    def sometimes(*given, **more):
-        tried.append(given)
-        if len(tried) < 3:
-            raise RuntimeError("Kernel died before replying to kernel_info")
-        return real(*given, **more)
-
-    monkeypatch.setattr(papermill, "execute_notebook", sometimes)
-    monkeypatch.setattr(execution.time, "sleep", lambda seconds: None)
+def test_the_kernel_is_this_interpreter_whatever_kernels_are_installed(table, tmp_path, monkeypatch):
+    spec = tmp_path / "jupyter" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/nowhere/python", "-f", "{connection_file}"], "display_name": "another"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     stage = Table(table, tmp_path / "outputs").stage("base", "data")
     execution.execute(stage)
     assert stage.done
-    assert len(tried) == 3
+
+
+def test_a_kernel_that_dies_ends_with_its_last_sentence(table, tmp_path, monkeypatch):
+    site = "import os, sys\nif 'ia_lib.workflow.kernel' in sys.orig_argv:\n"
+    (tmp_path / "sitecustomize.py").write_text(site + "    os.write(2, b'no kernel today\\n')\n    os._exit(3)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    stage = Table(table, tmp_path / "outputs").stage("base", "data")
+    with pytest.raises(StageFailed, match="base: data failed: its kernel died: no kernel today"):
+        execution.execute(stage)
+    assert stage.failure() == "its kernel died: no kernel today"
+
+
+def test_kernels_are_spoken_to_by_files_that_only_the_user_reads(tmp_path):
+    import jupyter_client
+
+    from ia_lib.workflow import kernel
+
+    with execution._sockets() as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        manager = kernel.Kernel(config=kernel.configured(folder))
+        assert isinstance(manager, jupyter_client.AsyncKernelManager)
+        assert (manager.transport, manager.ip) == ("ipc", str(folder / "k-ipc"))
+        assert len(manager.ip) < 100
+    assert not folder.exists()

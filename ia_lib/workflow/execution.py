@@ -1,68 +1,119 @@
 """Executing a stage's notebook by papermill, in a kernel of this interpreter."""
 
+import contextlib
 import json
 import os
 import re
-import time
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ia_lib.data.addresses import redacted, shown
 from ia_lib.paths import root
+from ia_lib.workflow import ending
 from ia_lib.workflow.stages import CHANGES, JOB, NOTEBOOKS, Stage, StageFailed, write_json
+
+_SOCKETS = "ia-kernel-"
 
 
 def execute(stage: Stage) -> None:
     """Run a stage's notebook by papermill; the executed notebook lies beside the stage's folder.
 
-    Raises StageFailed with the notebook's error; then the notebook lies there as `<stage>.failed.ipynb`.
+    Raises StageFailed with the notebook's error, or with the last line of a kernel that died; then the notebook lies
+    there as `<stage>.failed.ipynb`. Raises Stopped if the kernel was asked to end.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+
+    from ia_lib.workflow import kernel
 
     running, failed = stage.notebook("running"), stage.notebook("failed")
     running.parent.mkdir(parents=True, exist_ok=True)
     # paths inside the project are given from its folder, where the kernel starts
     paths = {"table": stage.table.resolve(), "outputs_dir": stage.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
+    environment = {JOB: str(stage), ending.PARENT: str(os.getpid())}
     if stage.run:
         name, changes = stage.asked or (stage.run.name, {})
         parameters |= {"run": name, "changes": shown(changes)}
-    environment = dict(os.environ)
-    os.environ[JOB] = str(stage)
     if stage.asked:
-        os.environ[CHANGES] = json.dumps(stage.asked[1])
+        environment[CHANGES] = json.dumps(stage.asked[1])
     if stage.run and stage.run.machine.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-    try:
-        for attempt in range(5):
-            try:
-                papermill.execute_notebook(
-                    root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
-                    running,
-                    parameters=parameters,
-                    kernel_name="python3",
-                    progress_bar=False,
-                    cwd=root(),
-                )
-                break
-            except RuntimeError as error:
-                # two kernels that start at once can pick the same port; nothing has run then, so begin again
-                if attempt == 4 or "Kernel died before replying" not in str(error):
-                    raise
-                time.sleep(attempt + 1)
-    except (PapermillExecutionError, DeadKernelError):
-        _scrub(running, text=bool(stage.run) and not stage.run.machine.share_text)
-        os.replace(running, failed)
-        raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
+        environment["HF_HUB_OFFLINE"] = "1"
+    with _environment(environment), _sockets() as folder:
+        try:
+            papermill.execute_notebook(
+                root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
+                running,
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=root(),
+                start_timeout=300,
+                kernel_manager_class=kernel.Kernel,
+                config=kernel.configured(folder),
+            )
+        except (PapermillExecutionError, RuntimeError) as error:
+            if getattr(error, "ename", "") == "KeyboardInterrupt":
+                running.unlink()
+                raise ending.Stopped from None
+            if isinstance(error, DeadKernelError) or "Kernel died" in str(error):
+                _died(running, kernel.last_words(folder))
+            elif not isinstance(error, PapermillExecutionError):
+                raise
+            _scrub(running, text=bool(stage.run) and not stage.run.machine.share_text)
+            os.replace(running, failed)
+            raise StageFailed(f"{stage} failed: {stage.failure()} (see {failed})") from None
+        except KeyboardInterrupt:
+            running.unlink(missing_ok=True)
+            raise
     _scrub(running)
     os.replace(running, stage.notebook())
     failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+@contextlib.contextmanager
+def _environment(more: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ |= more
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _sockets() -> Iterator[Path]:
+    """A folder for a kernel's sockets, whose paths may have about 100 characters; those of killed processes go."""
+    import psutil
+
+    home = Path(tempfile.gettempdir())
+    home = home if len(str(home)) < 60 or os.name == "nt" else Path("/tmp")
+    for left in home.glob(f"{_SOCKETS}*-*"):
+        number = left.name.removeprefix(_SOCKETS).split("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_SOCKETS}{os.getpid()}-", dir=home, ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def _died(notebook: Path, said: Path) -> None:
+    """Write into the notebook, as the error of its last cell at work, what its dead kernel said last."""
+    lines = [line.strip() for line in said.read_text(errors="replace").splitlines()] if said.is_file() else []
+    last = next((line for line in reversed(lines) if line), "killed from outside, or out of memory")
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    at_work = next((c for c in cells if c["metadata"].get("papermill", {}).get("status") == "running"), cells[-1])
+    error = {"output_type": "error", "ename": "its kernel died", "evalue": last[:300], "traceback": [last]}
+    at_work["outputs"].append(error)
+    write_json(notebook, content)
 
 
 def _scrub(notebook: Path, text: bool = False) -> None:
