@@ -107,7 +107,7 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("  - name: two", "  - name: " + "x" * 101, 7, ["'name'", "100 at most"]),
         ("  - name: two", "  - name: One", 7, ["'name'", "found 'One'", "in any case"]),
         ("  - name: two", "  - name: 5", 7, ["'name': found 5; allowed: a name"]),
-        ("defaults:", "seeds: [-1]\ndefaults:", 1, ["field 'seeds': found [-1]", "at least 0"]),
+        ("defaults:", "seeds: [-1]\ndefaults:", 1, ["field 'seeds': found [-1]", "each from 0"]),
         ("defaults:", "seeds: [1, 1]\ndefaults:", 1, ["field 'seeds': found [1, 1]", "once"]),
         ("defaults:", "seeds: [1]\ndefaults:\n  seed: 2", 3, [", defaults, field 'seed': found 2", "seeds"]),
         ("runs:", "seeds: [1]\nruns:\n  - {name: a, seed: 3}", 6, ["run 'a', field 'seed': found 3", "seeds"]),
@@ -220,6 +220,7 @@ def test_fields_that_only_other_recipes_have_may_stand_in_defaults(tmp_path):
     assert (runs[2].data.per_step, hasattr(runs[2].data, "replay")) == (4, False)
     message = refusal(tmp_path, text + "  - {name: plain, recipe: instructions, replay: 3}\n")
     assert "run 'plain', field 'replay': found an unknown field" in message
-    assert "field 'recipe': found 'instruct'; allowed: instructalign, instructions" in refusal(
-        tmp_path, GOOD + "  - {name: plain, recipe: instruct}\n"
+    assert (
+        "field 'recipe': found 'instruct'; did you mean 'instructions'? allowed: instructalign, instructions"
+        in refusal(tmp_path, GOOD + "  - {name: plain, recipe: instruct}\n")
     )

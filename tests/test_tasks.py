@@ -118,7 +118,8 @@ def test_the_kits_tasks():
                 assert source == "minilab" or downloads.location(source, file)
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
-        TaskError, match=r"found the task 'nusax/topic'; allowed: held_out, .*, nusax/sentiment, or the"
+        TaskError,
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: held_out, .*, or the path",
     ):
         tasks.load("nusax/topic")
 
@@ -247,23 +248,27 @@ def test_parallel_text_to_translate(tmp_path):
     [
         ("kind: choose", "kind: pick", "line 1, field 'kind': found 'pick'; allowed: choose, translate"),
         ("kind: choose", "kind: [choose]", "line 1, field 'kind': found ['choose']; allowed: choose, translate"),
-        ("kind: choose\n", "", "line 1, field 'kind': found None; allowed: choose, translate"),
+        ("kind: choose\n", "", "line 1, field 'kind': found nothing; allowed: choose, translate"),
         ("question: rasa", "question: 5", "line 2, field 'question': found 5; allowed: text"),
-        ("question: rasa", "question: true", "line 2, field 'question': found True; allowed: text"),
+        ("question: rasa", "question: true", "line 2, field 'question': found true; allowed: text"),
         ("question: rasa", "question: ''", "line 2, field 'question': found ''; allowed: at least 1 character"),
         ("question: rasa\n", "", "line 1, field 'question': found nothing; allowed: a value for it"),
         ("question: rasa", "questoin: rasa", "field 'question': found nothing"),
         ("labels: [buruk, baik]", "labels: [0, 1]", "line 3, field 'labels.0': found 0; allowed: text"),
-        ("labels: [buruk, baik]", "labels: [a, false]", "line 3, field 'labels.1': found False; allowed: text"),
+        ("labels: [buruk, baik]", "labels: [a, false]", "line 3, field 'labels.1': found false; allowed: text"),
         ("labels: [buruk, baik]", "labels: [a, [b]]", "line 3, field 'labels.1': found ['b']; allowed: text"),
         ("labels: [buruk, baik]", "labels: [a, ' ']", "line 3, field 'labels.1': found ' '; allowed: at least 1"),
         ("labels: [buruk, baik]", "labels: [a, b, a]", "line 3, field 'labels.2': found 'a'; allowed: each once"),
         ("labels: [buruk, baik]", "labels: [a]", "line 3, field 'labels': found ['a']; allowed: at least 2 entries"),
         ("labels: [buruk, baik]", "labels: a or b", "line 3, field 'labels': found 'a or b'; allowed: a list"),
-        ("labels: [buruk, baik]", "labels: {a: b}", "line 3, field 'labels': found {'a': 'b'}; allowed: a list"),
+        ("labels: [buruk, baik]", "labels: {a: b}", "line 3, field 'labels': found {a: 'b'}; allowed: a list"),
         ("{code}", "{lang}", "field 'data.file': found '{lang}'; allowed: {name}, {code}, {split}"),
         ("{code}", "{name}", "line 8, field 'data.languages.1': found 'xyz'; allowed: one with a name for {name} (en"),
-        ("rasa-{code}-{split}.csv", "{trial: a.csv}", "'data.file.trial': found 'trial'; allowed: 'train', 'valid'"),
+        (
+            "rasa-{code}-{split}.csv",
+            "{trial: a.csv}",
+            "'data.file.trial': found 'trial'; did you mean 'train'? allowed: train, valid",
+        ),
         ("rasa-{code}-{split}.csv", "7", "line 5, field 'data.file': found 7; allowed: text"),
         ("nilai}", "nilai, lbel: x}", "'data.columns.lbel': found an unknown field; did you mean 'label'? allowed: te"),
         ("kalimat", "3", "line 6, field 'data.columns.text': found 3; allowed: text"),
@@ -274,8 +279,8 @@ def test_parallel_text_to_translate(tmp_path):
         ("data:\n", "data:\n  source: nusa\n", "line 5, field 'data.source': found 'nusa'; allowed: nusax, nusawrites"),
         ("data:\n", "data:\n  ids: '{split}-{row}'\n", "line 5, field 'data.ids': found '{split}-{row}'; allowed: not"),
         ("data:\n", "data:\n  elsewhere: {ind: x}\n", "line 5, field 'data.elsewhere.ind': found 'ind'; allowed: one"),
-        ("kind", "metric: f1\nkind", "line 1, field 'metric': found 'f1'; allowed: 'weighted_f1'"),
-        ("kind", "baselines: [luck]\nkind", "line 1, field 'baselines.0': found 'luck'; allowed: 'chance'"),
+        ("kind", "metric: f1\nkind", "line 1, field 'metric': found 'f1'; allowed: weighted_f1"),
+        ("kind", "baselines: [luck]\nkind", "line 1, field 'baselines.0': found 'luck'; allowed: chance"),
         ("kind", "prompts: 5\nkind", "line 1, field 'prompts': found 5; allowed: a list"),
         ("kind", "prompts: [5]\nkind", "line 1, field 'prompts.0': found 5; allowed: text"),
         ("kind", "prompts: {or: atau}\nkind", "line 1, field 'prompts': found ['or']; allowed: a list of te"),
@@ -302,7 +307,11 @@ def test_parallel_text_to_translate(tmp_path):
             "kind: translate\ndata: {}",
             "line 2, field 'data': found 'nothing'; allowed: exactly one of held_out, c",
         ),
-        (OWN, "kind: translate\ndata: {corpus: nusa}", "line 2, field 'data.corpus': found 'nusa'; allowed: 'minilab'"),
+        (
+            OWN,
+            "kind: translate\ndata: {corpus: nusa}",
+            "line 2, field 'data.corpus': found 'nusa'; did you mean 'nusax'? allowed: minilab",
+        ),
         (OWN, "kind: translate\ndata: {file: a.csv}", "line 2, field 'data.columns': found {}; allowed: two languages"),
         (OWN, "kind: translate\ndata: {held_out: yes}", "field 'data.held_out': found 'yes'; allowed: true or false"),
         (OWN, "kind: translate\ndata: {held_out: true, id: x}", "field 'data.id': found 'x'; allowed: nothing, unless"),

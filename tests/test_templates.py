@@ -125,7 +125,7 @@ CHOICE = 'classification: ["[INPUT] [TASK] [OPTIONS] => [LABELS_CHOICE]"]\n'
     ("text", "message"),
     [
         ("labels: {negative: 0, positive: 1}", "line 2, field 'labels.negative': found 0; allowed: text"),
-        ("labels: {negative: false, positive: x}", "line 2, field 'labels.negative': found False; allowed: text"),
+        ("labels: {negative: false, positive: x}", "line 2, field 'labels.negative': found false; allowed: text"),
         ("labels: [buruk, bagus]", r"line 2, field 'labels': found \['buruk', 'bagus'\]; allowed: fields with their"),
         (
             "labels:\n  negative: buruk\n  positive: ''",

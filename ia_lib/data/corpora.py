@@ -312,7 +312,9 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
     rows = [row for _, row in records]
     further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}
     if column and rows and column not in further:
-        raise CorpusError(f"{path}: there is no column {column!r} to stratify by; found: {', '.join(rows[0])}")
+        raise CorpusError(
+            f"{path}: there is no column {column!r} to stratify by; found: {', '.join(map(str, rows[0]))[:200]}"
+        )
     fields = {"prompt": prompt, "answer": answer, **further}
     return Dataset.from_dict({name: [row[field] for row in rows] for name, field in fields.items()})
 

@@ -62,7 +62,7 @@ class Table:
         seen: dict[str, int] = {}
         for i, cell in enumerate(self.cells[column]):
             if (first := seen.setdefault(cell, i)) != i:
-                said = f"the {column} {cell!r} was used before, in {self.places[first]}"
+                said = f"the {column} {cell!r:.80} was used before, in {self.places[first]}"
                 raise CorpusError(f"{self.at(i)}: {said}; every row needs one of its own")
         return self.cells[column]
 
@@ -115,7 +115,7 @@ def _cell(value: Any, where: str, name: str, whole: bool, gaps: bool, ending: st
             raise CorpusError(f"{where}: {said}; save them as text") from None
     elif value is None or (isinstance(value, float) and math.isnan(value)):
         value = ""
-    elif whole and type(value) in (int, float) and value == int(value):
+    elif whole and (type(value) is int or (isinstance(value, float) and value.is_integer())):
         value = str(int(value))
     elif not isinstance(value, str):
         kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else ""

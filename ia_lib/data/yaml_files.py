@@ -2,7 +2,9 @@
 a pydantic model, and refused in one sentence by file, line, field, what was found and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -10,24 +12,61 @@ from pydantic import BaseModel, Discriminator, StringConstraints, Tag, Validatio
 
 from ia_lib.data.addresses import Told
 
-# Text that is not empty; numbers, true, false and lists are no text.
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+# Text in one line that is not empty; numbers, true, false and lists are no text.
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
+# So many values may a file hold when its aliases are written out, and so many names does a sentence list.
+_VALUES, _LISTED = 100_000, 12
+_DIRECTIVE = re.compile(r"^%YAML[ \t]+(?!1\.2\s*$)(\S*)", re.MULTILINE)
 # pydantic's words -> ours, in this order
 _WORDS = {
     **{"Input should be ": "", "String should have ": "", "greater than or equal to": "at least"},
     **{"a valid boolean, unable to interpret input": "true or false", "a valid boolean": "true or false"},
     **{"a valid integer": "a whole number", "a valid number": "a number"},
-    **{"a valid string": "text", "a valid list": "a list"},
+    **{"a valid string": "text", "a valid list": "a list, as [one, two]"},
 }
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Refusal(Told, ValueError):
-    """A value that a rule refuses; `field` (with dots) is where it stands, seen from the part that has the rule."""
+    """A value that a rule refuses; `field` (with dots) is where it stands, seen from the part that has the rule, and
+    `among` are names that may have been meant."""
 
-    def __init__(self, field: str, found: Any, allowed: str):
-        super().__init__(f"found {found!r}; allowed: {allowed}")
+    def __init__(self, field: str, found: Any, allowed: str, among: Iterable[str] = ()):
+        super().__init__(f"found {told(found)}; {meant(found, among)}allowed: {allowed}")
         self.field = field
+
+
+def told(value: Any) -> str:
+    """A value as YAML has it, in 80 characters at most."""
+    said = _yaml(plain(value))
+    return said if len(said) <= 80 else f"{said[:77]}..."
+
+
+def _yaml(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_yaml(part)}" for name, part in islice(value.items(), 20)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_yaml, value[:20])) + "]"
+    return repr(value) if isinstance(value, str | int | float) else str(value)
+
+
+def meant(found: Any, among: Iterable[str]) -> str:
+    """`did you mean ...? ` for the nearest of some names; nothing where none is near."""
+    close = difflib.get_close_matches(found[:100], [*among], n=1) if isinstance(found, str) else []
+    return f"did you mean {close[0]!r}? " if close else ""
+
+
+def listed(names: Iterable[str], found: Any = "") -> str:
+    """Names for a sentence: all of a few, of many those that are nearest to `found`, or else the first."""
+    names = list(names)
+    if len(names) <= _LISTED:
+        return ", ".join(names)
+    few = difflib.get_close_matches(str(found)[:100], names, n=3, cutoff=0.4) or names[:3]
+    return f"{', '.join(few)} and {len(names) - len(few)} others"
 
 
 def either(one: Any, fields: Any) -> Any:
@@ -41,25 +80,40 @@ def read(path: Path, what: str, error: type[Exception]) -> dict:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    if path.exists() and not path.is_file():
+        raise error(f"{path}: found no file, but a folder or the like; allowed: a {what}, which is a YAML file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as problem:
         raise error(f"{path}: the {what} cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError as problem:
         raise error(f"{path}: the {what} is not UTF-8 text ({problem.reason} at byte {problem.start})") from None
+    if version := _DIRECTIVE.search(text):
+        line = text[: version.start()].count("\n") + 1
+        raise error(f"{path}, line {line}: found {version[0][:40]!r}; allowed: YAML 1.2, without this line")
     try:
         tags = (event for event in YAML(typ="rt").parse(text) if getattr(event, "tag", None))
         if tagged := next(tags, None):
             place = f"{path}, line {tagged.start_mark.line + 1}"
-            raise error(f"{place}: found the tag {str(tagged.tag)!r}; allowed: values without tags")
+            raise error(f"{place}: found the tag {str(tagged.tag)[:80]!r}; allowed: values without tags")
         fields = YAML(typ="rt").load(text)
+        if _larger(fields, _VALUES):
+            said = f"its aliases stand for more than {_VALUES:,} values"
+            raise error(f"{path}, line 1: found too much ({said}); allowed: a {what} that can be written out")
     except YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
-        said = " ".join(str(getattr(problem, "problem", None) or problem).split())
+        said = " ".join(str(getattr(problem, "problem", None) or problem).split()).partition(" with value")[0][:120]
         raise error(f"{path}, line {mark.line + 1 if mark else 1}: this is not valid YAML ({said})") from None
+    except error:
+        raise
+    except RecursionError:
+        raise error(f"{path}, line 1: this is not valid YAML (lists or fields nested too deep to be read)") from None
+    except Exception as problem:  # what the parser lets through, as whole numbers of thousands of digits
+        said = " ".join(str(problem).split())[:120]
+        raise error(f"{path}, line 1: this is not valid YAML (a value that cannot be read: {said})") from None
     if isinstance(fields, dict):
         return fields
-    raise error(f"{path}, line 1: found {plain(fields)!r:.60}; allowed: a {what}, which has fields with values")
+    raise error(f"{path}, line 1: found {told(fields)}; allowed: a {what}, which has fields with values")
 
 
 def validated(model: type[_Model], path: Path, fields: dict, error: type[Exception]) -> _Model:
@@ -82,16 +136,18 @@ def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tup
         return location, unknown(location[-1], _names(model, location[:-1]))
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
+    if problem["type"] == "literal_error":
+        among = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return location, f"found {told(problem['input'])}; {meant(problem['input'], among)}allowed: {listed(among)}"
     same = (other for other in error.errors() if _location(other, values) == location)
     allowed = "; or ".join(dict.fromkeys(_allowed(other, model, location) for other in same))
-    return location, f"found {problem['input']!r}; allowed: {allowed}"
+    return location, f"found {told(problem['input'])}; allowed: {allowed}"
 
 
 def unknown(key: Any, known: Iterable[str]) -> str:
     """What is said of a name that nobody knows."""
-    close = difflib.get_close_matches(str(key), known := list(known), n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"found an unknown field; {hint}allowed: {', '.join(known)}"
+    known = list(known)
+    return f"found an unknown field; {meant(key, known)}allowed: {listed(known, key)}"
 
 
 def place(holder: Any, location: Iterable[str]) -> tuple[Any, Any]:
@@ -124,6 +180,18 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return value
+
+
+def _larger(value: Any, most: int) -> bool:
+    """Whether a value is made of more than so many, each alias counted as what it stands for."""
+    left, open_ = most, [value]
+    while open_:
+        one = open_.pop()
+        left -= 1
+        if left < 0:
+            return True
+        open_ += list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
+    return False
 
 
 def _key(holder: Any, part: str) -> Any:
@@ -170,6 +238,8 @@ def _allowed(problem: dict, model: type[BaseModel], location: list[str]) -> str:
     if problem["type"] == "too_short":
         least = problem["ctx"]["min_length"]
         return "at least one entry" if least == 1 else f"at least {least} entries"
+    if problem["type"] == "string_pattern_mismatch":
+        return "text in one line, without control characters"
     text = problem["msg"]
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)

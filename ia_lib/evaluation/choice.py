@@ -106,7 +106,9 @@ def _parts(data: Dataset, tasks: Sequence[Choose], wordings: Sequence[str]):
     if (without := everything["language"].isna()).any():
         raise ValueError(f"language: found nothing in row {without.argmax()}; allowed: a code")
     if (twice := everything.duplicated(["task", "language", "example"])).any():
-        raise ValueError(f"example: found {everything['example'][twice].iloc[0]!r} twice; allowed: ids of their own")
+        raise ValueError(
+            f"example: found {everything['example'][twice].iloc[0]!r:.80} twice; allowed: ids of their own"
+        )
     everything = everything.sort_values("task", kind="stable").assign(row=np.arange(len(everything)))
     named = {task.name: task for task in tasks}
     for (name, language), rows in everything.groupby(["task", "language"], sort=False):

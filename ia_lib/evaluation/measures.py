@@ -135,11 +135,11 @@ def choices(
     for (dataset, task, language, prompt), part in by:
         names, part = labels[dataset, task], part.sort_values("example")
         for gold in set(part["gold"]) - set(names):
-            raise ValueError(f"gold: found {gold!r} for {task}; allowed: {', '.join(names)}")
+            raise ValueError(f"gold: found {gold!r:.80} for {task}; allowed: {', '.join(names)}")
         given = {} if majority is None or majority == "test" else majority
         often = majority_label(part["gold"]) if majority == "test" else given.get((dataset, task), given.get(task))
         if often is not None and often not in names:
-            raise ValueError(f"majority: found {often!r} for {task}; allowed: {', '.join(names)}")
+            raise ValueError(f"majority: found {often!r:.80} for {task}; allowed: {', '.join(names)}")
         number = {label: i for i, label in enumerate(names)}
         gold, said = (np.array([number[label] for label in part[column]]) for column in ("gold", "predicted"))
         texts = labelled(tuple(part["example"]), seed, tuple(gold), names)

@@ -90,7 +90,7 @@ def label_logprobs(
     per_prompt = [_texts("labels", labels)] * len(prompts) if shared else []
     for i, row in enumerate(() if shared else labels):
         if isinstance(row, str) or not isinstance(row, Iterable):
-            raise TypeError(f"labels[{i}]: found {row!r}; allowed: a list, as for the prompts before")
+            raise TypeError(f"labels[{i}]: found {row!r:.80}; allowed: a list, as for the prompts before")
         per_prompt.append(_texts(f"labels[{i}]", row))
     if prompts and not any(per_prompt):
         raise ValueError(f"labels: found none for {len(prompts):,} prompts; allowed: one or more")
@@ -154,7 +154,7 @@ def label_logprobs(
             if (bad := np.isnan(values) | np.isnan(others)).any():
                 row, column = rows[bad.argmax()], columns[bad.argmax()]
                 raise ScoringError(
-                    f"the label {per_prompt[row][column]!r} behind the prompt {prompts[row][-60:]!r} has a "
+                    f"the label {per_prompt[row][column]!r:.80} behind the prompt {prompts[row][-60:]!r} has a "
                     "log-probability that is no number (NaN): the model's weights or its precision are at fault"
                 )
             logprob[rows, columns], before[rows, columns] = values, others
@@ -178,7 +178,7 @@ def label_logprobs(
 def _texts(name: str, texts: Iterable) -> list[str]:
     for i, text in enumerate(texts := list(texts)):
         if not isinstance(text, str):
-            raise TypeError(f"{name}[{i}]: found {text!r}; allowed: a text")
+            raise TypeError(f"{name}[{i}]: found {text!r:.80}; allowed: a text")
     return texts
 
 
@@ -233,7 +233,7 @@ def _in_one(tokenizer, prompts, per_prompt, max_length, chat) -> Iterator[Text]:
             if start in (0, len(ids)):
                 what = "has no token of its own" if start or not ids else "has nothing before it"
                 raise ScoringError(
-                    f"the label {label!r} {what} behind the prompt {prompt[-60:]!r}: the tokens are "
+                    f"the label {label!r:.80} {what} behind the prompt {prompt[-60:]!r}: the tokens are "
                     f"{tokenizer.convert_ids_to_tokens(ids)[-12:]}"
                 )
             sequences.append(ids)
@@ -265,7 +265,7 @@ def _apart(tokenizer, prompts, per_prompt, max_length) -> Iterator[Text]:
         counts = [len(suffix) - said[label][1] for label, suffix in zip(row, suffixes, strict=True)]
         if 0 in counts:
             label = row[counts.index(0)]
-            raise ScoringError(f"the label {label!r} has no token of its own behind the prompt {prompt[-60:]!r}")
+            raise ScoringError(f"the label {label!r:.80} has no token of its own behind the prompt {prompt[-60:]!r}")
         cut = max(0, len(ids) + max(map(len, suffixes)) - max_length)
         left = len(ids) - cut
         _check_room(prompt, row, counts, left if left >= first + last else 0, max_length)
@@ -293,6 +293,6 @@ def _check_room(prompt: str, labels: list[str], tokens: list[int], left: int, ma
     if left < 1:
         most = max(tokens)
         raise ScoringError(
-            f"the label {labels[tokens.index(most)]!r} has {most:,} tokens and leaves no room for the prompt "
+            f"the label {labels[tokens.index(most)]!r:.80} has {most:,} tokens and leaves no room for the prompt "
             f"{prompt[:60]!r}; allowed: {max_length:,} tokens in all (max_length)"
         )

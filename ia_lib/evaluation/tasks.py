@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, fiel
 from ia_lib.data import corpora, downloads, files, languages, yaml_files
 from ia_lib.data.addresses import Told
 from ia_lib.data.files import CorpusError
-from ia_lib.data.yaml_files import Refusal, Text, either
+from ia_lib.data.yaml_files import Refusal, Text, either, listed, meant, told
 from ia_lib.instructions import templates
 from ia_lib.instructions.templates import PromptError, Prompts
 from ia_lib.paths import locate, params
@@ -219,7 +219,7 @@ class Choose(Task):
             known = data.labels or dict(zip(task.labels, task.labels, strict=True))
             for i, label in enumerate(read.cells[names.label]):
                 if label not in known:
-                    raise CorpusError(f"{read.at(i)}: found the label {label!r}; allowed: {', '.join(known)}")
+                    raise CorpusError(f"{read.at(i)}: found the label {label!r:.80}; allowed: {', '.join(known)}")
                 rows.append((self.name, code, ids[i], read.cells[names.text][i], known[label]))
         return Dataset.from_dict({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)})
 
@@ -289,7 +289,8 @@ def load(name: str, home: str | Path = "") -> Choose | Translate:
     own = name.endswith((".yaml", ".yml"))
     path = locate(name, home) if own else params() / "tasks" / f"{name}.yaml"
     if not path.is_file():
-        raise TaskError(f"found the task {name!r}; allowed: {', '.join(known())}, or the path of a YAML file")
+        own = f"{listed(known(), name)}, or the path of a YAML file"
+        raise TaskError(f"found the task {told(name)}; {meant(name, known())}allowed: {own}")
     return _loaded(path.resolve(), path.stat().st_mtime_ns, path.stem if own else name)
 
 
@@ -312,7 +313,7 @@ def _loaded(path: Path, time: int, name: str) -> Choose | Translate:
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:
         where = yaml_files.where(path, fields, "kind")
-        raise TaskError(f"{where}, field 'kind': found {kind!r}; allowed: {', '.join(_KINDS)}")
+        raise TaskError(f"{where}, field 'kind': found {told(kind)}; {meant(kind, _KINDS)}allowed: {', '.join(_KINDS)}")
     task = yaml_files.validated(_KINDS[kind], path, fields, TaskError)
     if not task.name:
         try:

@@ -203,7 +203,7 @@ class _Maker:
             other = int(rng.random() * self.size)
             if not self._translates(source, target, texts, [other]):
                 return "random", other
-        raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[0]!r} or {texts[1]!r}")
+        raise ValueError(f"xss needs sentences that differ, but nearly all read {texts[0]!r:.80} or {texts[1]!r:.80}")
 
     def _near(self, source: str, target: str, texts: tuple[str, str], rng) -> tuple[str, int]:
         """One of the sentences whose text is most similar and no translation of this one."""

@@ -76,7 +76,7 @@ def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], li
         own, closing, answer = (next((i for i, end in enumerate(ends) if end > border), len(ids)) for border in borders)
         behind = next((i for i in range(answer, len(ids)) if offsets[i][0] >= last), len(ids))
         if answer >= behind:
-            raise ValueError(f"the answer {text[3]!r} to the prompt {text[1][-60:]!r} has no token")
+            raise ValueError(f"the answer {text[3]!r:.80} to the prompt {text[1][-60:]!r} has no token")
         # the answer ends with the template's end of turn, and what stands behind that (a line break) is not the model's
         end = next((i for i in range(behind, len(ids)) if ids[i] in special), None)
         told = ids[answer : behind if end is None else end + 1]
@@ -94,7 +94,7 @@ def _two_texts(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], l
     told = tokenised(tokenizer, [("", answer) for answer in answers], "text_target")
     for prompt, answer, (asked, *_), (answered, *_) in zip(prompts, answers, read, told, strict=True):
         if not set(answered) - {end}:
-            raise ValueError(f"the answer {answer!r} to the prompt {prompt[-60:]!r} has no token")
+            raise ValueError(f"the answer {answer!r:.80} to the prompt {prompt[-60:]!r} has no token")
         asked, answered = ([*ids, end] if ids[-1:] != [end] else ids for ids in (asked, answered))
         yield [], asked[:-1], asked[-1:], answered
 

@@ -3,6 +3,7 @@ evaluate stages read beside it. A block dumped is its part of a stage's key. Wha
 work is carried out and not what it makes, so it is in no key. A recipe's own blocks are subclasses with more fields.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -10,9 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from ia_lib.data.addresses import shown
 from ia_lib.data.yaml_files import Refusal, Text
 
-Count = Annotated[int, Field(ge=1, strict=True)]
+# No machine has room for more of anything that is counted here.
+Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Share = Annotated[Number, Field(ge=0, le=1)]
+
+
+_WEB = re.compile(r"https?://[^\s/?#]+\S*")
 
 
 class Part(BaseModel):
@@ -34,13 +39,19 @@ class Part(BaseModel):
             raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
 
 
+# What the mini lab's grammar can say without saying anything twice.
+_Sentences = Annotated[Count, Field(le=1_000_000)]
+# A size of a model that a machine could hold.
+_Size = Annotated[Count, Field(le=100_000)]
+
+
 class Lab(Part):
     """Sizes of the mini lab, in sentences."""
 
-    base: Count = 6000
-    train: Count = 2000
-    valid: Count = 100
-    test: Count = 400
+    base: _Sentences = 6000
+    train: _Sentences = 2000
+    valid: _Sentences = 100
+    test: _Sentences = 400
 
 
 class Mixture(Part):
@@ -88,7 +99,7 @@ class Past(Part):
     @model_validator(mode="after")
     def _one_source(self):
         self.exactly_one("run", "file", "url", "xp3", "mixture")
-        if self.url and not self.url.startswith(("http://", "https://")):
+        if self.url and not _WEB.fullmatch(self.url):
             raise Refusal("url", self.url, "an address that begins with http:// or https://")
         if self.stream and not self.file:
             raise Refusal("stream", True, "nothing, unless there is a local file")
@@ -126,10 +137,10 @@ class Test(Part):
 class New(Part):
     """An untrained BLOOM and its tokenizer, trained on the past data."""
 
-    hidden: Count = 64
-    layers: Count = 2
-    heads: Count = 4
-    vocabulary: int = Field(2500, ge=300, strict=True)
+    hidden: _Size = 64
+    layers: _Size = 2
+    heads: _Size = 4
+    vocabulary: int = Field(2500, ge=300, le=10**7, strict=True)
 
     @model_validator(mode="after")
     def _divisible(self):
@@ -158,8 +169,8 @@ class Shared(Part):
     """What more than one stage reads."""
 
     recipe: str = "instructalign"
-    seed: int = Field(1, ge=0, strict=True)
-    threads: Count = 1
+    seed: int = Field(1, ge=0, lt=2**32, strict=True)
+    threads: Annotated[Count, Field(le=1024)] = 1
     corpus: Literal["minilab", "nusax", "nusatranslation", "flores", "own"] = "minilab"
     lab: Lab = Lab()
     languages: dict[str, Text] = {}
@@ -190,8 +201,8 @@ class Data(Part):
     validation_sentences: Count = 50
     validation_rows: Count = 256
     past: Past | None = None
-    steps: Annotated[int, Field(ge=0, strict=True)] | None = None
-    max_length: Annotated[int, Field(ge=16, strict=True)] = 256
+    steps: Annotated[int, Field(ge=0, le=10**9, strict=True)] | None = None
+    max_length: Annotated[int, Field(ge=16, le=10**7, strict=True)] = 256
     end_of_sequence: bool = True
     cut: Literal["prompt", "end"] = "prompt"
 
@@ -200,9 +211,9 @@ class Train(Part):
     """What tuning reads beside its data."""
 
     alternation: Literal["strict", "shuffled"] = "strict"
-    learning_rate: Number = Field(1e-5, gt=0)
+    learning_rate: Number = Field(1e-5, gt=0, le=1)
     warmup: Share = 0.0
-    weight_decay: Number = Field(0.0, ge=0)
+    weight_decay: Number = Field(0.0, ge=0, le=10)
     accumulation: Count = 1
     loss: Literal["answer", "all"] = "answer"
     loss_average: Literal["example", "token"] = "token"
@@ -244,3 +255,9 @@ class Machine(Part):
     share_text: bool = True
     log_steps: Count = 50
     save_steps: Count = 500
+
+    @model_validator(mode="after")
+    def _mirrors(self):
+        if self.mirror and "://" in self.mirror and not _WEB.fullmatch(self.mirror):
+            raise Refusal("mirror", self.mirror, "a folder, or an address that begins with http:// or https://")
+        return self

@@ -47,10 +47,10 @@ class Data(fields.Data):
     tlm_names: Literal["own", "swapped"] = "own"
     xss_negatives: Literal["random", "hard", "mixed", "corrupted"] = "mixed"
     hold_out: Literal["sentence", "row"] = "sentence"
-    replay: Annotated[int, Field(ge=0, strict=True)] | Literal["all"] = 0
+    replay: Annotated[int, Field(ge=0, le=10**9, strict=True)] | Literal["all"] = 0
     replay_sampling: Literal["uniform", "released"] = "uniform"
     replay_stratify: str | None = None
-    new_epochs: Annotated[Number, Field(gt=0)] | None = None
+    new_epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
 
@@ -73,7 +73,8 @@ def check(run) -> None:
     data, new, past = run.data, run.data.objective != "none", run.data.past
     parts = data.objective.split("+")
     if new and (set(parts) - set(OBJECTIVES) or len(set(parts)) < len(parts)):
-        raise Refusal("objective", data.objective, f"none, or some of {', '.join(OBJECTIVES)} joined by +")
+        allowed = f"none, or some of {', '.join(OBJECTIVES)} joined by +"
+        raise Refusal("objective", data.objective, allowed, OBJECTIVES)
     if not new and data.replay == "all":
         raise Refusal("replay", "all", "an objective beside it; with recipe: instructions the past is all")
     if not new:

@@ -20,10 +20,10 @@ READINGS = {
 class Data(fields.Data):
     """The fields of plain instruction tuning; its rows are drawn from `past`."""
 
-    rows: Annotated[int, Field(ge=1, strict=True)] | Literal["all"] = "all"
+    rows: Count | Literal["all"] = "all"
     stratify: str | None = None
     per_step: Count = 32
-    epochs: Annotated[Number, Field(gt=0)] | None = None
+    epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
 
 
 def streams(run) -> list[Stream]:

@@ -9,7 +9,7 @@ from typing import Any
 from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
-from ia_lib.data.yaml_files import Refusal
+from ia_lib.data.yaml_files import Refusal, listed, meant, told
 from ia_lib.evaluation.tasks import TaskError
 from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
@@ -74,7 +74,10 @@ class Table:
         for run in self.runs:
             if name in (run.name, run.row):
                 return run
-        raise SettingsError(f"{self.path}: found no run {name!r}; allowed: {', '.join(self.by_name)}")
+        known = list(self.by_name)
+        raise SettingsError(
+            f"{self.path}: found no run {told(name)}; {meant(name, known)}allowed: {listed(known, name)}"
+        )
 
     def stages(self, runs: list[str] | None = None) -> list[Stage]:
         """The stages of the given runs (default: all) and of those they build on, in order, without the report."""

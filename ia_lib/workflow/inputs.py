@@ -129,7 +129,7 @@ class Inputs:
             asked += [("wordings", name, path, templates.wordings()) for name, path in names]
         for field, name, path, own in asked:
             if name not in own and not Path(path).is_file():
-                raise Refusal(field, name, f"{', '.join(own)}, or a YAML file")
+                raise Refusal(field, name, f"{', '.join(own)}, or a YAML file", own)
         return [self._kits(path) for path in templates.files([path for _, _, path, _ in asked])]
 
     @property
@@ -214,6 +214,8 @@ class Inputs:
         Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
         """
         run = self.run
+        if run.machine.data_dir and not self.data_folder.is_dir():
+            raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {self.data_folder})")
         for source in self.sources.values():
             source.check()
         if self.stage == "data" and run.data.past and run.data.past.xp3:
@@ -266,6 +268,9 @@ class Inputs:
             raise Refusal("sentences", data.sentences, allowed)
         reads = self.run.parallel_codes or self.run.measures_held_out
         by_sentence = getattr(data, "hold_out", "sentence") == "sentence"
+        if left is not None and reads and by_sentence and left < 2:
+            said = f"{left} of the parallel sentences {'is' if left == 1 else 'are'} left beside the test texts"
+            raise CorpusError(f"{said}; at least 2 are needed, one of which is held out")
         if left is not None and reads and by_sentence and data.validation_sentences >= left:
             allowed = f"below {left:,}, the parallel sentences that are left beside the test texts"
             raise Refusal("validation_sentences", data.validation_sentences, allowed)

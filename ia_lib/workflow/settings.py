@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from ia_lib import recipes
 from ia_lib.data import languages
 from ia_lib.data.addresses import Told
-from ia_lib.data.yaml_files import Refusal
+from ia_lib.data.yaml_files import Refusal, listed, meant, told
 from ia_lib.instructions import templates
 from ia_lib.paths import locate
 from ia_lib.recipes import FIDELITY, fields
@@ -196,8 +196,9 @@ class Settings(fields.Shared):
                     allowed = f"letters, digits, _ and -, and none of the words {', '.join(_WORDS)}"
                     raise Refusal(field, code, allowed)
                 if code not in languages.NAMES and code not in self.languages:
-                    known = ", ".join(languages.NAMES)
-                    raise Refusal(field, code, f"a known language code ({known}), or one with a name in languages")
+                    known = listed(languages.NAMES, code)
+                    allowed = f"a known language code ({known}), or one with a name in languages"
+                    raise Refusal(field, code, allowed, languages.NAMES)
                 if code in seen:
                     raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
@@ -208,6 +209,8 @@ class Settings(fields.Shared):
         ):
             if len(set(given or ())) < len(given or ()):
                 raise Refusal(field, given, "each of them once")
+        if not self.known and self.parallel_codes:
+            raise Refusal("known", self.known, "at least one language, to and from which the others are taught")
         if (not self.pivots and self.parallel_codes) or any(code not in self.known for code in self.pivots):
             raise Refusal("pivots", self.pivots, f"at least one of the known languages ({', '.join(self.known)})")
         if self.corpus in languages.CORPORA:
@@ -236,7 +239,8 @@ def kind(recipe: Any = None) -> type[Settings]:
     """The class of a recipe's rows. Raises SettingsError for a recipe that there is not, or that cannot be read."""
     name = fields.Shared.model_fields["recipe"].default if recipe is None else recipe
     if not isinstance(name, str) or name not in recipes.names():
-        raise SettingsError(f"found {name!r}; allowed: {', '.join(recipes.names())}")
+        known = recipes.names()
+        raise SettingsError(f"found {told(name)}; {meant(name, known)}allowed: {', '.join(known)}")
     try:
         return _kind(name)
     except Exception as error:  # what the module raises when it is read

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ia_lib import recipes
-from ia_lib.data.yaml_files import Refusal, explain, place, plain, read, unknown, where
+from ia_lib.data.yaml_files import Refusal, explain, listed, meant, place, plain, read, told, unknown, where
 from ia_lib.workflow import settings
 from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
 
@@ -28,7 +28,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
         or {"name", *OURS, *BLOCKS} & set(changes)
         or not all(isinstance(name, str) for name in changes)
     ):
-        raise SettingsError(f"changes: found {changes!r}; allowed: fields with their values, but not name")
+        raise SettingsError(f"changes: found {told(changes)}; allowed: fields with their values, but not name")
     table = read(path, "table", SettingsError)
 
     def refuse(holder: Any, key: str, text: str, whose: str = "") -> None:
@@ -39,31 +39,31 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
             refuse(table, key, unknown(key, ["defaults", "runs", "seeds"]))
     defaults, rows, seeds = table.get("defaults") or {}, table.get("runs"), table.get("seeds")
     if not isinstance(rows, list) or not rows:
-        refuse(table, "runs", f"found {rows!r}; allowed: a list of rows")
+        refuse(table, "runs", f"found {told(rows)}; allowed: a list of rows, each with a name")
     if not isinstance(defaults, dict):
-        refuse(table, "defaults", f"found {defaults!r}; allowed: fields")
-    numbers = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+        refuse(table, "defaults", f"found {told(defaults)}; allowed: fields with their values")
+    numbers = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if seeds is not None and not (numbers and len({*seeds}) == len(seeds)):
-        allowed = "a list of whole numbers, each at least 0 and there once"
-        refuse(table, "seeds", f"found {plain(seeds)!r}; allowed: {allowed}")
+        allowed = "a list of whole numbers, each from 0 to 4,294,967,295 and there once"
+        refuse(table, "seeds", f"found {told(seeds)}; allowed: {allowed}")
     if "name" in defaults:
         allowed = "fields that rows share; each row has a name of its own"
-        refuse(defaults, "name", f"found {plain(defaults['name'])!r}; allowed: {allowed}", "defaults")
+        refuse(defaults, "name", f"found {told(defaults['name'])}; allowed: {allowed}", "defaults")
     runs = []
     for i, entry in enumerate(rows):
         place = f"{path}, line {rows.lc.item(i)[0] + 1}"
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            found = plain(entry["name"] if isinstance(entry, dict) and "name" in entry else entry)
+            found = entry["name"] if isinstance(entry, dict) and "name" in entry else entry
             raise SettingsError(
-                f"{place}, run {i + 1}, field 'name': found {found!r}; allowed: a name, as text, in each row"
+                f"{place}, run {i + 1}, field 'name': found {told(found)}; allowed: a name, as text, in each row"
             )
         for holder, whose in ((entry, f"run {entry['name']!r}"), (defaults, "defaults")):
             for key in (*OURS, *BLOCKS):
                 if key in holder:
                     refuse(holder, key, unknown(key, _fields(None)), whose)
             if seeds is not None and "seed" in holder:
-                found = plain(holder["seed"])
-                refuse(holder, "seed", f"found {found!r}; allowed: either seed or the table's seeds", whose)
+                found = told(holder["seed"])
+                refuse(holder, "seed", f"found {found}; allowed: either seed or the table's seeds", whose)
         changed = (changes or {}) if entry["name"] == row else {}
         asked = {**plain(entry), **changed}
         values = {**_shared(plain(defaults), asked), **asked, "row": entry["name"]}
@@ -141,9 +141,9 @@ def _check_references(runs: list[Settings], path: Path) -> None:
         for needed in needs(run):
             if needed not in by_name:
                 field = "model" if needed == run.model.run else "past"
-                above = ", ".join(by_name) or "none"
+                above = f"a run above it ({listed(by_name, needed) or 'none'})"
                 raise SettingsError(
-                    f"{where}, field '{field}.run': found {needed!r}; allowed: a run above it ({above})"
+                    f"{where}, field '{field}.run': found {told(needed)}; {meant(needed, by_name)}allowed: {above}"
                 )
             earlier = by_name[needed]
             if run.data.past and run.data.past.run == needed and not drawn(earlier):
@@ -207,7 +207,7 @@ def _draws(run: Settings, by_name: dict[str, Settings]) -> int | None:
 
 
 def _short(value: Any) -> str:
-    return repr(value.model_dump()) if isinstance(value, BaseModel) else repr(value)
+    return told(value.model_dump() if isinstance(value, BaseModel) else value)
 
 
 def _explain(
