@@ -18,6 +18,7 @@ from ia_lib.models import load
 from ia_lib.models.encoding import encode
 from ia_lib.workflow import scheduler, show, work
 from ia_lib.workflow.graph import Table
+from ia_lib.workflow.notebook import check_parameters
 from ia_lib.workflow.settings import Settings
 
 _STYLE = """<style>
@@ -33,6 +34,7 @@ class Explorer:
     """Two runs of a table with all that the panels need; what is missing of them is made first."""
 
     def __init__(self, table: str, run: str, other: str, outputs_dir: str = "outputs"):
+        check_parameters()
         made = Table(table, outputs_dir)
         made.settle([run, other])
         for failed in scheduler.make(made, [s for s in made.stages([run, other]) if not s.done], report=False):

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+# What tells the kit's folder from another project's that has notebooks/ and params/ too.
+_MARKS = ("notebooks/1_data.ipynb", "notebooks/install.py", "params/tasks")
+
 
 def root() -> Path:
-    """The project's folder: the nearest one, from here upwards, that holds notebooks/ and params/."""
+    """The kit's folder: the nearest one, from here upwards, that holds its notebooks and params, or the package's."""
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).parent.parent):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+        if all((folder / mark).exists() for mark in _MARKS):
             return folder
     return here
 

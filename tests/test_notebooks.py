@@ -108,3 +108,36 @@ def test_notebook_0_opens_its_panels(finished, tmp_path):
     done = tmp_path / "done.ipynb"
     papermill.execute_notebook(root() / "notebooks/0_explore.ipynb", done, parameters, cwd=root(), progress_bar=False)
     assert outputs(done).count("application/vnd.jupyter.widget-view+json") + outputs(done).count("VBox(") >= 5
+
+
+def refused(notebook, tmp_path, **parameters):
+    with pytest.raises(papermill.PapermillExecutionError) as error:
+        papermill.execute_notebook(
+            root() / "notebooks" / notebook, tmp_path / "o.ipynb", parameters=parameters, cwd=root(), progress_bar=False
+        )
+    return error.value.evalue
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_parameter_that_a_notebook_does_not_have_is_refused(path, table, tmp_path):
+    given = {"table": str(table), "outputs_dir": str(tmp_path / "outputs"), "outputs_dri": "x"}
+    said = refused(path.name, tmp_path, **given)
+    assert said.startswith("parameters: found 'outputs_dri'; did you mean 'outputs_dir'? allowed: table, ")
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"steps": 500},
+            "found 'steps'; allowed: table, run, outputs_dir, changes, kit; fields of a row go into changes",
+        ),
+        ({"table": None}, "parameters, table: found nothing; allowed: text"),
+        ({"run": 5}, "parameters, run: found 5; allowed: text"),
+        ({"outputs_dir": ["x"]}, "parameters, outputs_dir: found ['x']; allowed: text"),
+        ({"changes": "mlm"}, "parameters, changes: found 'mlm'; allowed: fields with their values"),
+    ],
+)
+def test_a_parameter_of_another_kind_is_refused(tmp_path, given, said):
+    assert said in refused("1_data.ipynb", tmp_path, **given)

@@ -1,14 +1,58 @@
-"""What a stage's notebook begins with."""
+"""What a notebook begins with: its parameters, checked, and its stage, ready for work."""
 
+import ast
 import json
 import os
 from typing import Any
 
+from ia_lib.data.yaml_files import meant, told
 from ia_lib.workflow import scheduler
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import CHANGES, JOB, Stage
+
+# How a cell of papermill's begins.
+_INJECTED = "# Parameters"
+
+
+def check_parameters() -> None:
+    """Refuse a parameter that papermill was given and the notebook does not have, which papermill passes over, and a
+    value that is of another kind than the notebook's own. Raises SettingsError."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    cells = shell.user_ns.get("In", []) if shell else []
+    own = next((cell for cell in cells if "kit" in _assigned(cell) and not cell.startswith(_INJECTED)), "")
+    values = {name: ast.literal_eval(value) for name, value in _assigned(own).items()}
+    for cell in cells:
+        for name in _assigned(cell) if cell.startswith(_INJECTED) else ():
+            if name not in values:
+                known = ", ".join(values)
+                further = "; fields of a row go into changes" if "changes" in values else ""
+                said = f"found {told(name)}; {meant(name, values)}allowed: {known}{further}"
+                raise SettingsError(f"parameters: {said}")
+    for name, default in values.items():
+        found = shell.user_ns.get(name)
+        kinds = (str, type(None)) if default is None else type(default)
+        if not isinstance(found, kinds) or (isinstance(default, str) and not found.strip()):
+            allowed = "fields with their values" if isinstance(default, dict) else "text"
+            raise SettingsError(f"parameters, {name}: found {told(found)}; allowed: {allowed}")
+
+
+def _assigned(source: str) -> dict[str, ast.expr]:
+    """The names that a cell gives values to; none, if it is no Python."""
+    try:
+        lines = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return {}
+    return {
+        target.id: line.value
+        for line in lines
+        if isinstance(line, ast.Assign)
+        for target in line.targets
+        if isinstance(target, ast.Name)
+    }
 
 
 def open_stage(
@@ -23,6 +67,7 @@ def open_stage(
     Missing earlier stages are made first (by papermill, without changes to this notebook). `changes` overrides fields
     of the table's rows for this run; its artefacts then go to a run folder of their own, named after the changes.
     """
+    check_parameters()
     made = Table(table, outputs_dir)
     if JOB in os.environ:
         changes = json.loads(os.environ.get(CHANGES, "{}"))
