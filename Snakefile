@@ -4,10 +4,15 @@
 #
 # `python -m ia_lib.runs run TABLE` does the same with a progress display. What is finished is decided by the
 # manifests (see ia_lib/workflow/stages.py): a job's output is a marker whose name carries the key of its settings and inputs.
+import os
 import shlex
 import sys
 
+from ia_lib.workflow import ending
 from ia_lib.workflow.graph import Table
+
+ending.with_parent()
+os.environ[ending.PARENT] = str(os.getpid())
 
 table = Table(config["table"], config.get("outputs") or "outputs")
 names = str(config.get("runs") or "")
@@ -15,32 +20,42 @@ stages = table.stages([name for name in names.split(",") if name])
 if not names and config.get("report", True):
     stages.append(table.report())
 for stage in stages:
-    if stage.done:
+    if stage.complete:
         stage.marker.parent.mkdir(parents=True, exist_ok=True)
         stage.marker.touch()
     else:
         stage.marker.unlink(missing_ok=True)
-command = [sys.executable, "-m", "ia_lib.runs", "stage", str(table.path)]
+command = [sys.executable, "-m", "ia_lib.runs", "stage", str(table.path.resolve())]
+# a signal to the job reaches the stage, with no shell between
+command = ["exec", *command] if os.name == "posix" else command
+
+
+def local(path):
+    """A path as seen from here: braces in a folder's name would be wildcards."""
+    return os.path.relpath(path)
 
 
 rule all:
     input:
-        [str(stage.marker) for stage in stages],
+        [local(stage.marker) for stage in stages],
 
 
 for stage in stages:
+    name = stage.run.name if stage.run else "-"
 
     rule:
         name:
             f"{stage.run.name if stage.run else 'table'}_{stage.name}"
         input:
-            [str(needed.marker) for needed in stage.needs],
+            [local(needed.marker) for needed in stage.needs],
         output:
-            str(stage.marker),
+            local(stage.marker),
+        log:
+            local(stage.log),
         threads: stage.run.threads if stage.run else 1
         params:
-            command=shlex.join(
-                [*command, stage.run.name if stage.run else "-", stage.name, "--outputs", str(table.outputs)]
-            ),
+            command=lambda wildcards, said=shlex.join(
+                [*command, name, stage.name, "--outputs", str(table.outputs)]
+            ): said,
         shell:
-            "{params.command}"
+            "{params.command} 2> {log:q}"

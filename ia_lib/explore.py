@@ -37,7 +37,7 @@ class Explorer:
         check_parameters()
         made = Table(table, outputs_dir)
         made.settle([run, other])
-        for failed in scheduler.make(made, [s for s in made.stages([run, other]) if not s.done], report=False):
+        for failed in scheduler.make(made, [run, other]):
             print(failed)
         self.run: Settings = made.run(run)
         self.models, self.scores = {}, {}  # by a run's name: its model and tokenizer, its scores.parquet

@@ -2,7 +2,15 @@
 
 import sys
 
-from ia_lib.workflow.command_line import main
+from ia_lib.workflow import ending
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ending.at_once()
+    from ia_lib.workflow.command_line import main
+
+    try:
+        ending.in_order()
+        sys.exit(main())
+    except ending.Stopped as stopped:
+        print(f"stopped; {ending.GOES_ON}", file=sys.stderr)
+        sys.exit(stopped.code)

@@ -211,32 +211,60 @@ def test_a_killed_stage_leaves_nothing_that_counts_as_finished_and_goes_on(finis
     assert steps[-1] == 400
 
 
-def test_a_run_that_was_killed_alone_is_not_begun_twice(finished, tmp_path):
-    copied(finished, tmp_path / "outputs")
+def test_whoever_is_orphaned_ends_and_a_second_run_waits(finished, tmp_path):
+    import psutil
+
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
     table = Table(finished.path, tmp_path / "outputs")
     shutil.rmtree(table.stage("base", "evaluate").folder)
-    (table.folder / ".jobs" / "pid").unlink()
     again = "run", finished.path, "base", "--outputs", tmp_path / "outputs"
     process = subprocess.Popen(
         [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    pid = table.folder / ".jobs" / "pid"
-    while not (pid.is_file() and pid.read_text()):
+    deadline, started = time.monotonic() + 120, []
+    while not any("ia_lib.workflow.kernel" in child.cmdline() for child in started):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    snakemake = int(pid.read_text())
-    os.kill(snakemake, signal.SIGSTOP)  # it stays at work for as long as is looked at
-    os.kill(process.pid, signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(process.pid).children(recursive=True)
+            names = [child.cmdline() for child in started]
+        started = started if len(started) == 3 and all(names) else []
+    second = subprocess.Popen(
+        [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.PIPE, text=True
+    )
+    line = next(line for line in second.stdout if line.startswith("waiting"))
+    assert f"another run of {finished.path} is at work in {table.folder} (process {process.pid} on " in line
+    started[0].send_signal(signal.SIGSTOP)  # one that hears nothing ends, too
+    process.kill()
     process.wait()
-    refused = command(*again)
-    assert refused.returncode == 1
-    assert len(refused.stderr.strip().splitlines()) == 1
-    assert f"another run of {finished.path} is at work" in refused.stderr
-    assert f"process {snakemake}" in refused.stderr
-    os.killpg(snakemake, signal.SIGKILL)
-    assert command(*again).returncode == 0
+    for child in started:
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    second.communicate()
+    assert second.returncode == 0
     assert set(statuses(Table(finished.path, tmp_path / "outputs")).values()) == {"finished"}
+
+
+def test_what_a_kill_left_beside_a_finished_stage_is_put_right(finished, tmp_path):
+    shutil.copytree(finished.outputs, tmp_path / "outputs")
+    table = Table(finished.path, tmp_path / "outputs")
+    before = {path: path.read_bytes() for path in table.folder.rglob("manifest.json")}
+    tune, data = table.stage("tlm", "tune"), table.stage("tlm", "data")
+    tune.notebook().unlink()
+    (tune.folder / "checkpoints" / "checkpoint-2").mkdir(parents=True)
+    (tune.folder / "key").write_text("key")
+    tune.notebook("running").write_text("{}")
+    (tune.folder.parent / ".tune.failed.ipynb.123").write_text("{")
+    shutil.copytree(tune.folder, tune.folder.with_name("tune.old"))
+    tune.part.mkdir()
+    data.folder.rename(data.folder.with_name("data.old"))
+    assert command("run", finished.path, "--outputs", tmp_path / "outputs").returncode == 0
+    assert json.loads(tune.notebook().read_text())["cells"]
+    assert before == {path: path.read_bytes() for path in table.folder.rglob("manifest.json")}
+    assert not tune.damage()
+    ends = ".old", ".part", ".running.ipynb", ".123"
+    assert not [path.name for path in table.folder.glob("*/*") if path.name.endswith(ends)]
 
 
 def _kill_tree(pid):
@@ -283,7 +311,7 @@ def test_show(finished):
 def test_a_stage_is_worked_on_by_one_process_alone(table, tmp_path):
     first = Table(table, tmp_path).stage("base", "data").open()
     code = "from ia_lib.workflow.graph import Table\n"
-    code += f"Table({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open()"
+    code += f"Table({str(table)!r}, {str(tmp_path)!r}).stage('base', 'data').open(0)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root())
     assert "another process is at work on base: data" in answer.stderr
     assert first.part.is_dir()

@@ -1,4 +1,5 @@
 import json
+import signal
 from copy import deepcopy
 
 import numpy as np
@@ -237,6 +238,23 @@ def test_a_killed_run_ends_with_the_weights_of_an_unbroken_one(
         for record in log:
             record.pop("tokens_per_second", None)
     assert logs[0] == logs[1]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_with_a_checkpoint_of_that_step(model, tokenizer, rows, tmp_path, number):
+    options, before = {**OPTIONS, "save_steps": 4}, signal.getsignal(number)
+    whole = trainer.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt, match="stopped behind step 3"):
+        trainer.tune(
+            *(copy(model), tokenizer, rows, rows[:4], tmp_path / "cut"),
+            **{**options, "on_progress": lambda step, of: step == 3 and signal.raise_signal(number)},
+        )
+    assert signal.getsignal(number) == before
+    assert [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()] == ["checkpoint-3"]
+    resumed = trainer.tune(copy(model), tokenizer, rows, rows[:4], tmp_path / "cut", **options)
+    torch.testing.assert_close(weights(resumed), weights(whole), atol=0, rtol=0)
+    assert logged(tmp_path / "cut", "loss") == logged(tmp_path / "whole", "loss")
 
 
 @pytest.mark.quick

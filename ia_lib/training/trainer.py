@@ -4,6 +4,8 @@ import inspect
 import json
 import re
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +121,30 @@ class _Log(TrainerCallback, ExportableState):
             self.report({**record, "of": state.max_steps})
 
 
+class _Stop(TrainerCallback):
+    """Ends training behind the step that is at work, with a checkpoint, once a signal has asked for it."""
+
+    asked = 0
+
+    def __enter__(self):
+        # only the main thread may; in another one nothing asks
+        mine = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if mine else ()
+        self.before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _):
+        self.asked = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
 def tune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -148,6 +174,8 @@ def tune(
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
     killed run ends with the weights of an unbroken one.
+
+    On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts.
     """
@@ -181,7 +209,11 @@ def tune(
     trainer = AnswerTrainer(fuse_gelu(model), arguments, Collator(padding, decoder_start), log=log, **data)
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+    with _Stop() as stop:
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+        if stop.asked and trainer.state.global_step < steps:
+            raise KeyboardInterrupt(f"stopped behind step {trainer.state.global_step}, which is kept")
     return trainer.model
 
 

@@ -8,12 +8,11 @@ python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is 
 
 import argparse
 import os
-import signal
 import sys
 import warnings
 from pathlib import Path
 
-from ia_lib.workflow import plan, scheduler
+from ia_lib.workflow import ending, plan, scheduler
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
@@ -50,21 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--verify", action="store_true", help="read all artefacts, and redo damaged ones")
     options = parser.parse_args(arguments)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    # who ends the run ends its jobs too
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    table = None
     try:
         table = Table(options.table, options.outputs)
         if options.command == "plan":
             table.check(options.runs)
             plan.print_plan(table, options.runs)
         elif options.command == "stage":
+            ending.with_parent()
             stage = (
                 table.report(finished_only=True)
                 if options.stage == "report"
                 else table.stage(options.run, options.stage)
             )
-            if not stage.done:
+            if not stage.complete:
                 execute(stage)
             stage.marker.parent.mkdir(parents=True, exist_ok=True)
             stage.marker.touch()
@@ -93,7 +91,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(unwritable(error, Path(options.outputs).expanduser().resolve()), file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        kept = scheduler.kept(table, options.runs) if table and options.command == "run" else ""
+        print(f"stopped; {kept}{ending.GOES_ON}", file=sys.stderr)
+        return getattr(stopped, "code", 130)
     return 0

@@ -31,6 +31,7 @@ def execute(stage: Stage) -> None:
 
     running, failed = stage.notebook("running"), stage.notebook("failed")
     running.parent.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
     # paths inside the project are given from its folder, where the kernel starts
     paths = {"table": stage.table.resolve(), "outputs_dir": stage.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
@@ -45,8 +46,8 @@ def execute(stage: Stage) -> None:
     with _environment(environment), _sockets() as folder:
         try:
             papermill.execute_notebook(
-                root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb",
-                running,
+                _literally(root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb"),
+                _literally(running),
                 parameters=parameters,
                 kernel_name="python3",
                 progress_bar=False,
@@ -71,9 +72,13 @@ def execute(stage: Stage) -> None:
             raise
     _scrub(running)
     os.replace(running, stage.notebook())
-    failed.unlink(missing_ok=True)
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+def _literally(path: Path) -> str:
+    """The path as papermill takes it, for which braces are parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 @contextlib.contextmanager

@@ -74,7 +74,7 @@ def open_stage(
     if stage == "report":
         if JOB not in os.environ:
             made.settle()
-            for line in scheduler.make(made, [s for s in made.stages() if not s.done], report=False):
+            for line in scheduler.make(made):
                 print(line)
         return made.report(finished_only=True).open()
     settings = made.run(run)

@@ -5,114 +5,170 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ia_lib.paths import root
-from ia_lib.workflow import progress
+from ia_lib.workflow import ending, locks, progress
 from ia_lib.workflow.graph import Table
-from ia_lib.workflow.stages import Stage, StageFailed, write_json
+from ia_lib.workflow.stages import Stage, write_json
 
 COMMAND = (sys.executable, "-m", "ia_lib.runs")
+# What Snakemake says of every failure.
+_EMPTY = ("Shutting down", "Exiting because", "Complete log", "At least one job", "Removing output", "WorkflowError:")
 
 
 def execute(table: Table, runs: list[str] | None = None, cores: int | None = None) -> list[str]:
     """Let Snakemake do what is missing, rows side by side, and make the report; returns what failed, a line each.
 
-    A failing row does not stop the others.
+    A failing row does not stop the others. While another process is at work on the table, it is waited for.
     """
     for name in runs or []:
         table.run(name)
     table.check(runs)
     table.settle(runs)
-    failed = make(table, [stage for stage in table.stages(runs) if not stage.done], runs, cores)
     report = table.report(finished_only=True)
-    if report.needs and not report.done:
-        command = [*COMMAND, "stage", str(table.path.resolve()), "-", "report", "--outputs", str(table.outputs)]
-        answer = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
-        failed += [answer.stderr.strip().splitlines()[-1]] if answer.returncode else []
+    stages = [*table.stages(runs), *([report] if report.needs else [])]
+    if all(stage.complete for stage in stages):
+        for stage in stages:
+            stage.clear()
+        return []
+    with _alone(table) as lock:
+        failed = _make(table, lock, runs, cores)
+        report = table.report(finished_only=True)
+        report.clear()
+        if report.needs and not report.complete:
+            command = [*COMMAND, "stage", str(table.path.resolve()), "-", "report", "--outputs", str(table.outputs)]
+            if _carry_out(command, report.log, lock=lock):
+                failed.append(_last_line(report.log) or f"{report}: not done, see {report.log}")
     return failed
 
 
-def make(
-    table: Table,
-    todo: list[Stage],
-    runs: list[str] | None = None,
-    cores: int | None = None,
-    report: bool = True,
+def make(table: Table, runs: list[str] | None = None) -> list[str]:
+    """Let Snakemake do what is missing, without the report; returns what failed, a line each."""
+    if all(stage.complete for stage in table.stages(runs)):
+        return []
+    with _alone(table) as lock:
+        return _make(table, lock, runs, report=False)
+
+
+def kept(table: Table, runs: list[str] | None = None) -> str:
+    """What a run that is stopped leaves to go on from, as the beginning of a sentence."""
+    stages = table.stages(runs)
+    done = sum(stage.done for stage in stages)
+    begun = []
+    for stage in stages:
+        steps = [int(path.name.split("-")[1]) for path in stage.part.glob("checkpoints/checkpoint-*[0-9]")]
+        begun += [f"{stage} up to step {max(steps)}"] if steps and not stage.done else []
+    return f"kept: {', '.join([f'{done} of {len(stages)} stages', *begun])}; "
+
+
+def _make(
+    table: Table, lock: FileLock, runs: list[str] | None = None, cores: int | None = None, report: bool = True
 ) -> list[str]:
-    """Let Snakemake do the stages in `todo`, which are those not done of `runs`; returns what failed."""
+    jobs = _jobs(table)
+    stages = table.stages(runs)
+    for stage in stages:
+        stage.clear()
+    todo = [stage for stage in stages if not stage.complete]
     if not todo:
         return []
-    jobs = table.folder / ".jobs"
+    for stage in todo:
+        stage.log.unlink(missing_ok=True)
     config = {"table": str(table.path.resolve()), "outputs": str(table.outputs), "runs": ",".join(runs or [])}
-    with _alone(jobs, f"another run of {table.path} is at work in {table.folder}") as lock:
-        log = jobs / "snakemake.log"
-        watch = progress.Watch(todo)
-        print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
-        try:
-            code = _snakemake(jobs, {**config, "report": report}, cores, lock, watch.look)
-        finally:
-            watch.close()
-    unfinished = [stage for stage in todo if not stage.done]
-    if code and not unfinished:
-        return [f"Snakemake ended with code {code}: see {log}"]
-    return [
-        f"{stage} failed: {stage.failure()} (see {stage.notebook('failed')})"
-        if stage.notebook("failed").is_file()
-        else f"{stage}: not done, see {log}"
-        for stage in unfinished
-    ]
+    write_json(jobs / "config.json", {**config, "report": report})
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
+    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(jobs)]
+    command += ["--cores", str(cores)] if cores else []
+    command += ["--configfile", str(jobs / "config.json")]
+    log = jobs / "snakemake.log"
+    watch = progress.Watch(todo)
+    print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
+    try:
+        code = _carry_out(command, log, watch.look, lock)
+    finally:
+        watch.close()
+    unfinished = [stage for stage in todo if not stage.complete]
+    said = f"Snakemake was ended by signal {-code}; {ending.GOES_ON}" if code < 0 else f"{_last_line(log)} (see {log})"
+    return [_why(stage, said) for stage in unfinished]
+
+
+def _why(stage: Stage, otherwise: str) -> str:
+    """Why a stage is not finished, in one line: what it said, or what Snakemake did."""
+    if stage.notebook("failed").is_file():
+        return f"{stage} failed: {stage.failure()} (see {stage.notebook('failed')})"
+    for needed in stage.needs:
+        if not needed.done:
+            return f"{stage}: not done, since {needed} is not"
+    return f"{stage}: not done: {_last_line(stage.log) or otherwise}"
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    lines = [line.strip() for line in lines if line.strip() and not line.strip().startswith(_EMPTY)]
+    return lines[-1] if lines else ""
+
+
+def _jobs(table: Table) -> Path:
+    return table.folder / ".jobs"
 
 
 @contextlib.contextmanager
-def _alone(folder: Path, otherwise: str) -> Iterator[FileLock]:
-    """Hold the lock of a table's jobs. Raises StageFailed, saying `otherwise`, while it is held by another process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=5)  # one that has just been ended may hold it for a moment yet
-    except Timeout:
-        with contextlib.suppress(OSError):
-            otherwise += f" (Snakemake is process {(folder / 'pid').read_text()})"
-        raise StageFailed(otherwise) from None
-    (folder / "pid").unlink(missing_ok=True)
+def _alone(table: Table) -> Iterator[FileLock]:
+    """Hold the lock of a table's jobs; while another process does, wait for it and say so."""
+    _jobs(table).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_jobs(table) / "lock")
+    locks.acquire(lock, f"another run of {table.path} is at work in {table.folder}")
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _snakemake(
-    folder: Path, config: dict[str, Any], cores: int | None, lock: FileLock, look: Callable[[], None]
+def _carry_out(
+    command: list[str], log: Path, look: Callable[[], None] = lambda: None, lock: FileLock | None = None
 ) -> int:
-    """Let Snakemake carry out a table's jobs in `folder`, calling `look` every second; returns its exit code.
+    """Carry out a command, calling `look` every second; returns its exit code.
 
-    It holds the lock as well: if this process is killed, Snakemake lives on, and no second one may begin beside it.
+    It is ended with this process: in order, with time to save what it has, or at once if this one is killed. It holds
+    `lock` as well: until it has ended, too, no other run may begin.
     """
-    write_json(folder / "config.json", config)
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
-    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(folder)]
-    command += ["--cores", str(cores)] if cores else []
-    command += ["--configfile", str(folder / "config.json")]
+    more = {"start_new_session": True} if os.name == "posix" else {}
     # a lock on a file ends when the last process that has the file open does
-    shared = {"pass_fds": [lock._context.lock_file_fd]} if os.name == "posix" else {}
-    with open(folder / "snakemake.log", "w") as log:
+    more |= {"pass_fds": [lock._context.lock_file_fd]} if lock and os.name == "posix" else {}
+    with open(log, "w") as file:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, cwd=root(), start_new_session=True, **shared
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=root(),
+            env={**os.environ, ending.PARENT: str(os.getpid())},
+            **more,
         )
-    (folder / "pid").write_text(str(process.pid))
     try:
-        while process.poll() is None:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
             look()
-            time.sleep(1)
-        look()
+            if process.returncode is not None:
+                return process.returncode
     except BaseException:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
+        _signal(process, signal.SIGTERM)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            _signal(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+            process.wait()
         raise
-    return process.returncode
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+    """Send a signal to all processes that the command has started."""
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            process.terminate()

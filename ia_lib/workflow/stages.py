@@ -18,16 +18,18 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from ia_lib.data import patience
 from ia_lib.data.addresses import Told, redacted
 from ia_lib.data.downloads import checksum
 from ia_lib.paths import root
+from ia_lib.workflow import locks
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
 
@@ -93,6 +95,11 @@ class Stage:
         return self.status == "finished"
 
     @property
+    def complete(self) -> bool:
+        """Whether the stage is finished and its executed notebook lies beside it."""
+        return self.notebook().is_file() and self.done
+
+    @property
     def status(self) -> str:
         """finished | missing | interrupted | damaged | files missing | settings changed | inputs changed | code changed
         (with `REDO` only)"""
@@ -148,20 +155,26 @@ class Stage:
         now = _code(self.name)
         return manifest is not None and any(now.get(name) != value for name, value in manifest["code"].items())
 
-    def open(self) -> "Stage":
+    @property
+    def log(self) -> Path:
+        """Where what the stage's job says goes."""
+        return self.marker.with_suffix(".log")
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        return FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
+
+    def open(self, seconds: float = 60) -> "Stage":
         """Make ready for work: inputs must be finished; leftovers of other settings are removed.
 
-        Raises RuntimeError if an input is missing or another process is at work on the stage.
+        Raises RuntimeError if an input is missing, or another process is at work on the stage for more than `seconds`.
         """
         for needed in self.needs:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RuntimeError(f"another process is at work on {self} in {self.folder.parent}") from None
+        locks.acquire(self._lock, f"another process is at work on {self} in {self.folder.parent}", seconds)
+        self._mend()
         if not self.done:
             # inputs that were made anew count too: a checkpoint must not go on with other data
             made_from = [self.key, *(needed.manifest["digest"] for needed in self.needs)]
@@ -178,6 +191,33 @@ class Stage:
         patience.LOG.handlers, patience.LOG.propagate = [_Waiting(self)], False
         patience.LOG.setLevel(logging.INFO)
         return self
+
+    def clear(self) -> None:
+        """Take away what killed processes have left, unless one is at work on the stage or may not write there."""
+        # a lock that is not to be had is an OSError too
+        if self.folder.parent.is_dir():
+            with contextlib.suppress(OSError), self._lock.acquire(timeout=0):
+                self._mend()
+                self.notebook("running").unlink(missing_ok=True)
+
+    def _mend(self) -> None:
+        """Put right what a process that was killed in `finish` or while it wrote a file has left."""
+        old = self.folder.with_name(self.folder.name + ".old")
+        if old.is_dir() and not self.folder.exists():
+            os.replace(old, self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        beside = [path for path in self.folder.parent.iterdir() if path.name.startswith(f".{self.folder.name}.")]
+        for path in [*beside, *self.part.rglob(".*")]:
+            if path.suffix[1:].isdecimal():  # half a file (`write_json`)
+                path.unlink()
+        if self.done:
+            shutil.rmtree(self.part, ignore_errors=True)
+            self._tidy()
+
+    def _tidy(self) -> None:
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        for name in _SCAFFOLDING - {"checkpoints"}:
+            (self.folder / name).unlink(missing_ok=True)
 
     def progress(self, done: float, total: float, waiting: str = "") -> None:
         """Tell who watches from outside how far the stage is, or what it waits for; cheap enough to be called often."""
@@ -229,9 +269,7 @@ class Stage:
                 os.replace(self.folder, old)
             os.replace(self.part, self.folder)
             shutil.rmtree(old, ignore_errors=True)
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-            for name in _SCAFFOLDING - {"checkpoints"}:
-                (self.folder / name).unlink(missing_ok=True)
+            self._tidy()
         patience.LOG.handlers = []
         self._lock.release(force=True)
         return self.folder
