@@ -30,11 +30,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class Refusal(Told, ValueError):
-    """A value that a rule refuses; `field` (with dots) is where it stands, seen from the part that has the rule, and
-    `among` are names that may have been meant."""
+    """A value that a rule refuses: `field` (with dots) is where it stands, seen from the part that has the rule;
+    `among` are names that may have been meant; `said` is what is wrong with it, if that is not plain."""
 
-    def __init__(self, field: str, found: Any, allowed: str, among: Iterable[str] = ()):
-        super().__init__(f"found {told(found)}; {meant(found, among)}allowed: {allowed}")
+    def __init__(self, field: str, found: Any, allowed: str, among: Iterable[str] = (), said: str = ""):
+        super().__init__(f"found {told(found)}{said and f', {said}'}; {meant(found, among)}allowed: {allowed}")
         self.field = field
 
 

@@ -17,13 +17,15 @@ def answers(
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.eos_token_id} | {row["input_ids"][-1] for row in rows} & special
     lines, decodes = {}, model.config.is_encoder_decoder
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     order = sorted(range(len(rows)), key=lambda i: rows[i]["answer_start"])
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     for numbers in (order[begin : begin + 16] for begin in range(0, len(rows), 16)):
         asked = [rows[i]["input_ids"][: max(1, rows[i]["answer_start"])] for i in numbers]
         # a causal model goes on from the right end; an encoder may count positions from the left one
         ids, mask = padded(asked, pad, "right" if decodes else "left", model.device)
-        how = {"max_new_tokens": tokens, "do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
+        room = tokens if decodes or not positions else max(1, min(tokens, positions - ids.shape[1]))
+        how = {"max_new_tokens": room, "do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
         with torch.inference_mode():
             out = model.generate(ids, attention_mask=mask, **how)
         for i, prompt, said in zip(numbers, asked, out, strict=True):

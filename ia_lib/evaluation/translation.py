@@ -6,6 +6,7 @@ draw examples anew.
 """
 
 import math
+import warnings
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -15,6 +16,7 @@ import pandas as pd
 from datasets import Dataset
 from sacrebleu.metrics import CHRF
 
+from ia_lib.data.files import CorpusWarning
 from ia_lib.evaluation.generation import answers
 from ia_lib.evaluation.measures import PREDICTION_COLUMNS
 from ia_lib.evaluation.scoring import label_logprobs
@@ -65,6 +67,8 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
     sources, targets, ids = parallel[source][:], parallel[target][:], parallel["sentence_id"][:]
     names = {"SOURCE_LANG": plan.name(source), "TARGET_LANG": plan.name(target)}
     chrf = CHRF()
+    # half of what the model reads at a time, so that a prompt has room, too
+    longest_answer = min(512, (getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1024) // 2)
     predictions, statistics, lost, tokens = [], 0, 0.0, 0
     for number in range(len(task.prompts.mt) if task.prompts else 1):
         asked = [
@@ -80,7 +84,7 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         ]
         # the counts of sentences, of which sacrebleu shows no more than the score of their sum
         statistics += np.array(chrf._extract_corpus_statistics(said, [targets]))
-        scores = score(asked, [[text] for text in targets])
+        scores = score(asked, [[text] for text in _shortened(tokenizer, targets, longest_answer, task.name, target)])
         lost, tokens = lost - scores.label_logprob[:, 0], tokens + scores.label_tokens[:, 0]
     found = {
         "chrF": (statistics, chrf.corpus_score(sources, [targets]).score, "the source copied"),
@@ -92,6 +96,21 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         for example, counts in zip(ids, values.astype(float), strict=True)
     ]
     return predictions, lines
+
+
+def _shortened(tokenizer, texts: list[str], tokens: int, task: str, language: str) -> list[str]:
+    """The texts, those of more tokens without their ends, of which a warning tells."""
+    found = []
+    for text in texts:
+        # no token is less than a byte, so that most texts need not be read
+        while len(text.encode()) > tokens and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > tokens:
+            text = text[: len(text) * 3 // 4].rstrip()
+        found.append(text)
+    long = sum(a != b for a, b in zip(texts, found, strict=True))
+    if long:
+        said = f"{task}, {language}: {long:,} of {len(texts):,} true translations are longer than {tokens:,} tokens"
+        warnings.warn(f"{said}; their answer loss is that of their beginnings", CorpusWarning, stacklevel=2)
+    return found
 
 
 def _similarity(parallel, plan, source, target, score) -> list[dict]:

@@ -23,7 +23,7 @@ from ia_lib.instructions import replay, templates
 from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
 from ia_lib.recipes.fields import New
-from ia_lib.workflow import past
+from ia_lib.workflow import fit, past
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, Asked, File, Folder, HubModel, MiniLab, Published, Source
 from ia_lib.workflow.tables import drawn
@@ -222,8 +222,8 @@ class Inputs:
             corpora.check_xp3(run.data.past.xp3)
         if self.stage == "tune":
             return
-        if run.chat and self.begins.model.name and isinstance(self.outside, Folder):
-            self._check_chat(str(self.outside.folder))
+        if self.stage == "evaluate":
+            fit.check(self)
         # reads the files, and so finds what is wrong in them
         templates.templates("mt", run.templates)
         for task in self._of_files if self.stage == "evaluate" else ():
@@ -248,17 +248,6 @@ class Inputs:
                 replay.draw(self.pool()[0], seed=run.seed, **drawn(run))
             except ValueError as error:
                 raise CorpusError(str(error)) from None
-
-    def _check_chat(self, folder: str) -> None:
-        """Refuse a conversation with a model that has none."""
-        from ia_lib.models.encoding import encode
-        from ia_lib.models.load import is_encoder_decoder, load_tokenizer
-
-        try:
-            more = {"chat": True, "encoder_decoder": is_encoder_decoder(folder)}
-            encode(load_tokenizer(folder), ["prompt"], ["answer"], 10**9, **more)
-        except ValueError as error:
-            raise SourceError(str(error)) from None
 
     def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
         """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""

@@ -195,11 +195,14 @@ class Evaluation:
 def begin_evaluation(stage: Stage) -> Evaluation:
     """Load the model that the run ends with, and the texts that it is tested on."""
     from ia_lib.models import load
+    from ia_lib.workflow import fit
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
     device = load.computing_device(run.threads)
     tokenizer = load.load_tokenizer(*inputs.tokenizer)
     model = load.load_model(*inputs.tuned_model, device, asked.quantisation, asked.score_precision)
+    # of a model that was made here nothing was known before
+    fit.check_labels(inputs, tokenizer, model.config.is_encoder_decoder)
     return Evaluation(device, model, tokenizer, inputs.tests(every=False), inputs.labels)
 
 

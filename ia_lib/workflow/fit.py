@@ -1,0 +1,160 @@
+"""Whether a run's model, tokenizer, labels and settings fit together: looked at before any work, weights not loaded."""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations
+from typing import Any
+
+from ia_lib.data.downloads import SourceError
+from ia_lib.data.files import CorpusWarning
+from ia_lib.data.yaml_files import Refusal, told
+from ia_lib.instructions import templates
+from ia_lib.workflow.sources import Folder
+
+# What a model is called that answers no prompt: one that fills gaps, or tells classes.
+_OTHER = re.compile(r"For(?!CausalLM|ConditionalGeneration|Seq2SeqLM)\w+$")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
+# Rules under which a label that goes on from another one is never more probable than that.
+_SUMS = ("label_sum", "joint")
+
+
+def check(inputs) -> None:
+    """Look at the labels of a run, and at the model that it begins with, if that is on this machine; `inputs` are those
+    of its evaluate stage. Raises Refusal, or SourceError for a conversation with a model that has none."""
+    run = inputs.run
+    model = inputs.outside if inputs.begins.model.name else None
+    check_labels(inputs, None)
+    if model is None or (not isinstance(model, Folder) and model.missing()):
+        return
+    config = _config(model, *inputs.tokenizer)
+    tokenizer = _tokenizer(inputs, config)
+    positions = _positions(config)
+    if run.trains and positions and run.data.max_length > positions:
+        allowed = f"{positions:,} at most, the positions that the model {told(model.name)} has"
+        raise Refusal("max_length", run.data.max_length, allowed)
+    if run.chat:
+        _check_chat(run, tokenizer, config)
+    check_labels(inputs, tokenizer, config.is_encoder_decoder)
+
+
+def _unfit(name: str, said: str, allowed: str) -> Refusal:
+    return Refusal("model.name", name, allowed, said=said)
+
+
+def _config(model, source: str, revision: str | None) -> Any:
+    """The model's configuration. Raises Refusal for a folder without a whole model, and for a model of another kind."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    if isinstance(model, Folder):
+        here, whole = {path.name for path in model.folder.iterdir()}, "a folder with a whole model and its tokenizer"
+        if "config.json" not in here:
+            adapter = "adapter_config.json" in here
+            what = "which holds an adapter and no whole model" if adapter else "which has no config.json"
+            raise _unfit(model.name, what, whole)
+        if not any(any(model.folder.glob(pattern)) for pattern in _WEIGHTS):
+            raise _unfit(model.name, "which holds no weights", whole)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+    except Exception as error:  # what transformers and its libraries raise for a file that is none
+        said = f"whose config.json cannot be used ({' '.join(str(error).split())[:160]})"
+        raise _unfit(model.name, said, "a model that transformers knows without code of its own") from None
+    kinds = {*AutoModelForCausalLM._model_mapping, *AutoModelForSeq2SeqLM._model_mapping}
+    called = next((name for name in config.architectures or [] if _OTHER.search(name)), None)
+    if called or type(config) not in kinds:
+        said = f"a {called or type(config).__name__.removesuffix('Config')}, which answers no prompts"
+        raise _unfit(model.name, said, "a causal or an encoder-decoder language model")
+    return config
+
+
+def _tokenizer(inputs, config) -> Any:
+    """The model's tokenizer. Raises Refusal for one that the model or the run cannot use."""
+    run, name = inputs.run, inputs.begins.model.name
+    try:
+        tokenizer = _load_tokenizer(*inputs.tokenizer, str(inputs.outside.identity()))
+    except Exception as error:  # what transformers and its libraries raise for files that are none
+        said = " ".join(str(error).split())[:160]
+        raise _unfit(name, f"whose tokenizer cannot be read ({said})", "a model with its tokenizer") from None
+    if not tokenizer("text", add_special_tokens=False)["input_ids"]:
+        raise _unfit(name, "whose tokenizer finds no tokens in a text", "a model with its tokenizer")
+    if not tokenizer.is_fast and not config.is_encoder_decoder:
+        said = f"with the tokenizer {type(tokenizer).__name__}, which does not tell a token's characters"
+        raise _unfit(name, said, "a model with a fast tokenizer (tokenizer.json)")
+    if tokenizer.eos_token_id is None and (run.trains or inputs.translations):
+        raise _unfit(name, "whose tokenizer has no end-of-sequence token", "one that has (eos_token)")
+    # tokens that were added and stand in no text, as one for pictures, may be beyond the model's own
+    added = set(tokenizer.added_tokens_decoder) - {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    most = max((i for i in tokenizer.get_vocab().values() if i not in added), default=-1)
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if size and most >= size:
+        said = f"which knows {size:,} tokens, while its tokenizer has one of number {most:,}"
+        raise _unfit(name, said, "a model and the tokenizer that it was trained with")
+    return tokenizer
+
+
+@cache
+def _load_tokenizer(source: str, revision: str | None, content: str) -> Any:
+    from ia_lib.models.load import load_tokenizer
+
+    return load_tokenizer(source, revision)
+
+
+def _positions(config) -> int | None:
+    """How many positions the model has a table of; None if it has none."""
+    text = config.get_text_config()
+    if config.is_encoder_decoder and hasattr(text, "relative_attention_num_buckets"):
+        return None
+    return getattr(text, "max_position_embeddings", None)
+
+
+def _check_chat(run, tokenizer, config) -> None:
+    """Refuse a conversation with a model that has none."""
+    from ia_lib.models.encoding import encode
+
+    try:
+        more = {"chat": True, "encoder_decoder": config.is_encoder_decoder}
+        encode(tokenizer, ["prompt"], ["answer"], 10**9, **more)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+
+def check_labels(inputs, tokenizer, encoder_decoder: bool = False) -> None:
+    """Refuse labels that a model cannot tell apart, and warn of one that can never be chosen: by what they are called
+    in each wording, and with a `tokenizer` by their tokens too. Raises Refusal."""
+    run = inputs.run
+    for task in inputs.choices:
+        field = "tests" if task.file is None else "tasks"
+        for wording in task.asked(run.wordings):
+            words = templates.label_words(task.labels, wording)
+            labels = [" ".join(unicodedata.normalize("NFKC", word).split()) for word in words]
+            _compare(run, field, task.name, words, labels, "read the same")
+            if tokenizer is None:
+                continue
+            for prompt in templates.classification_prompts("text", task.question, task.labels, wording):
+                own = _tokens(tokenizer, prompt, words, run.chat, encoder_decoder)
+                _compare(run, field, task.name, words, own, "have the same tokens")
+
+
+def _tokens(tokenizer, prompt: str, words: Sequence[str], chat: bool, encoder_decoder: bool) -> list[list[str]]:
+    from ia_lib.evaluation.prefix_cache import ScoringError
+    from ia_lib.evaluation.scoring import tokens
+
+    try:
+        return [own for _, own in tokens(tokenizer, prompt, words, chat=chat, encoder_decoder=encoder_decoder)]
+    except (ScoringError, ValueError) as error:
+        raise SourceError(str(error)) from None
+
+
+def _compare(run, field: str, task: str, words: Sequence[str], parts: Sequence[Any], same: str) -> None:
+    for (one, mine), (other, others) in combinations(zip(words, parts, strict=True), 2):
+        if mine == others:
+            allowed = f"labels of {task} that differ, since {told(one)} and {told(other)} {same} to the model"
+            raise Refusal(field, other, allowed)
+        short, long = sorted((one, other), key=lambda word: len(parts[words.index(word)]))
+        first, then = (parts[words.index(word)] for word in (short, long))
+        if isinstance(first, list) and then[: len(first)] == first and run.evaluate.scoring_rule in _SUMS:
+            said = f"the label {told(long)} of {task} begins with the tokens of {told(short)}"
+            remedy = f"the rule {run.evaluate.scoring_rule} never gives it more; compare the rules, or use label_mean"
+            warnings.warn(f"{said}, and {remedy}", CorpusWarning, stacklevel=2)
