@@ -39,7 +39,7 @@ class Patience:
             LOG.info("%s: goes on", self.address)
         self._since, self._tries = time.monotonic(), -1
 
-    def again(self, failed: "requests.RequestException | requests.Response | str") -> bool:
+    def again(self, failed: "Exception | requests.Response | str") -> bool:
         """Whether to ask once more after an error, a busy server's answer or what else went wrong; waits before it
         returns. When it is not, `problem` says what was wrong and how often."""
         self._tries += 1
@@ -62,7 +62,6 @@ def busy(answer: "requests.Response") -> bool:
 def _said(failed, timeouts: tuple[float, float]) -> tuple[str, int, float]:
     """What went wrong, how often to ask at most, and how many seconds the server asks to wait."""
     import requests
-    from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     if isinstance(failed, str):
         return failed, TRIES, 0
@@ -75,13 +74,15 @@ def _said(failed, timeouts: tuple[float, float]) -> tuple[str, int, float]:
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if isinstance(failed, requests.ConnectTimeout):
+    # the libraries that ask have each their own errors, of the same names
+    names = {type(one).__name__ for one in causes}
+    if "ConnectTimeout" in names:
         return f"no connection within {timeouts[0]:g} s", TRIES, 0
-    if any(isinstance(one, requests.ReadTimeout | ReadTimeoutError) for one in causes):
+    if names & {"ReadTimeout", "ReadTimeoutError"}:
         return f"not a byte within {timeouts[1]:g} s", TRIES, 0
-    if isinstance(failed, ValueError) and not any(isinstance(one, HTTPError) for one in causes):
-        return redacted(" ".join(str(failed).split())), 1, 0  # an address that cannot be asked
-    own = next((one.strerror for one in reversed(causes) if isinstance(one, OSError) and one.strerror), None)
-    whose = "the proxy does not answer" if isinstance(failed, requests.exceptions.ProxyError) else "no connection"
-    said = f"{whose} ({own})" if own else "the connection was cut"
-    return said, 2 if any(isinstance(one, _HOPELESS) for one in causes) else TRIES, 0
+    if own := next((one.strerror for one in reversed(causes) if isinstance(one, OSError) and one.strerror), None):
+        whose = "the proxy does not answer" if "ProxyError" in names else "no connection"
+        return f"{whose} ({own})", 2 if any(isinstance(one, _HOPELESS) for one in causes) else TRIES, 0
+    if names & {"ChunkedEncodingError", "ConnectionError", "ProtocolError", "RemoteProtocolError"}:
+        return "the connection was cut", TRIES, 0
+    return redacted(" ".join(str(failed).split()))[:200], 1, 0  # what cannot be asked at all

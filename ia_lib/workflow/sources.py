@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ia_lib.data import downloads
-from ia_lib.data.addresses import redacted, shown
+from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
+from ia_lib.data.patience import SECONDS, Patience
 
 
 @dataclass(frozen=True)
@@ -166,24 +167,39 @@ class HubModel(Source):
         return Path(config).parent.name if isinstance(config, str) else None
 
     def settle(self) -> None:
-        """Record the commit; one that is known neither here nor in the record is asked of the Hub.
+        """Record the commit; one that is known neither here nor in the record is asked of the Hub, and so is one whose
+        files are to be fetched.
 
         Raises SourceError if it cannot be asked.
         """
-        from huggingface_hub import HfApi
+        from huggingface_hub import constants, get_session
 
+        asks, hooks = get_session(), get_session().event_hooks
+        if _bounded not in hooks["request"]:
+            asks.event_hooks = {**hooks, "request": [*hooks["request"], _bounded]}
         found = self.commit
-        if found is None:
-            try:
-                found = HfApi().model_info(self.name, revision=self.revision, timeout=30).sha
-            except Exception as error:  # the Hub's client raises what its libraries raise
-                said = redacted(" ".join(str(error).split()))[:200]
-                raise SourceError(f"the model {self.name}: the Hub does not tell its commit ({said})") from None
+        if found is None or (self.missing() and not constants.HF_HUB_OFFLINE):
+            found = self._ask(constants.ENDPOINT)
+        self.__dict__["commit"] = found
+        if self._known().get(self._asked) == found:
+            return
         self.record.parent.mkdir(parents=True, exist_ok=True)
         part = self.record.with_name(f".{self.record.name}.{os.getpid()}")
         part.write_text(json.dumps({**self._known(), self._asked: found}, indent=1))
         os.replace(part, self.record)
-        self.__dict__["commit"] = found
+
+    def _ask(self, hub: str) -> str:
+        from huggingface_hub import HfApi
+
+        patience, revision = Patience(hub, 20), self.commit or self.revision
+        while True:
+            try:
+                return HfApi().model_info(self.name, revision=revision, timeout=patience.timeouts[1]).sha
+            except Exception as error:  # the Hub's client raises what its libraries raise
+                if patience.again(error):
+                    continue
+                said = f"the Hub does not tell its commit ({patience.problem})"
+                raise SourceError(f"the model {self.name}: {said}") from None
 
     def identity(self) -> list[str | None]:
         return [self.name, self.commit or self.revision]
@@ -199,6 +215,13 @@ class HubModel(Source):
 
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "revision": self.revision, "commit": self.commit}
+
+
+def _bounded(request) -> None:
+    """Give a request of the Hub's client a time-out; some have none and would wait for ever."""
+    waits = request.extensions.get("timeout") or {}
+    parts = ("connect", "read", "write", "pool")
+    request.extensions["timeout"] = {part: waits.get(part) or SECONDS / 2 for part in parts}
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from ia_lib.paths import root
 from ia_lib.workflow import locks
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
+from ia_lib.workflow.sources import HubModel
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
@@ -188,8 +189,12 @@ class Stage:
                 self._spent = json.loads((self.part / "progress.json").read_text(encoding="utf-8"))["seconds"]
         self._started = time.time()
         # what is waited for is told by the last stage that was opened
-        patience.LOG.handlers, patience.LOG.propagate = [_Waiting(self)], False
+        for log in (patience.LOG, logging.getLogger("huggingface_hub.utils._http")):
+            log.handlers, log.propagate = [_Waiting(self)], False
         patience.LOG.setLevel(logging.INFO)
+        for source in self.inputs.sources.values() if not self.done else ():
+            if isinstance(source, HubModel):
+                source.settle()  # before its client asks on its own, with more patience
         return self
 
     def clear(self) -> None:
