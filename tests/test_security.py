@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,11 +13,13 @@ import nbformat
 import pandas as pd
 import pytest
 import test_report
+import torch
 from plotly.io import to_json
 from test_pools import Server
 
 from ia_lib.data.addresses import redacted, shown
 from ia_lib.data.files import CorpusError, own_csv
+from ia_lib.models import load
 from ia_lib.paths import root
 from ia_lib.recipes.fields import Data
 from ia_lib.report import figures, page
@@ -314,3 +317,37 @@ def test_a_link_leads_to_every_figure(report):
     links = re.findall(r'href="(figures/[^"]*)"', (report / "index.html").read_text(encoding="utf-8"))
     assert links
     assert all((report / link).is_file() for link in links)
+
+
+class Evil:
+    """What a pickle does when it is read by a careless program."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("what", ["pickle", "code", "code of a known kind"])
+def test_nothing_that_a_model_brings_along_is_run(tmp_path, model, tokenizer, what, monkeypatch):
+    folder, marker = tmp_path / "model", tmp_path / "it-was-run"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if what == "pickle":
+        (folder / "model.safetensors").unlink()
+        torch.save({"transformer.ln_f.weight": Evil(marker)}, folder / "pytorch_model.bin")
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"auto_map": {f"Auto{kind}": f"evil.{kind}" for kind in ("Config", "ModelForCausalLM", "Tokenizer")}}
+        (folder / "config.json").write_text(json.dumps(config | ({"model_type": "evil"} if what == "code" else {})))
+        code = "from transformers import BloomConfig as Config, BloomForCausalLM as ModelForCausalLM"
+        (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n{code}\nTokenizer = Config\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what somebody would say who is asked
+    if what == "code of a known kind":
+        load.load_model(str(folder))  # by what transformers itself knows of the kind
+    else:
+        with pytest.raises((ValueError, OSError, pickle.UnpicklingError)):
+            load.load_model(str(folder))
+    assert not marker.exists()

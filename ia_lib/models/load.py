@@ -5,6 +5,9 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.bloom.modeling_bloom import BloomGelu
 
+# Code that a model brings along is never run, and nobody is asked whether it may.
+_SAFE = {"trust_remote_code": False}
+
 
 def computing_device(threads: int = 1) -> str:
     """The device to compute on, "cuda" or "cpu"; sets the number of CPU threads, on which rounding depends."""
@@ -23,7 +26,7 @@ def load_model(
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
     both on CPU and GPU) and the rest in `precision`."""
     dtype = getattr(torch, precision)
-    options = {"dtype": dtype, **({"revision": revision} if revision else {})}
+    options = {"dtype": dtype, **_SAFE, **({"revision": revision} if revision else {})}
     if quantisation != "none":
         nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
         how = {"int8": {"load_in_8bit": True}, "nf4": nf4}[quantisation]
@@ -35,12 +38,12 @@ def load_model(
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    return transformers.AutoTokenizer.from_pretrained(source, revision=revision)
+    return transformers.AutoTokenizer.from_pretrained(source, revision=revision, **_SAFE)
 
 
 def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
     """Whether the model in a folder or of a Hub name has a decoder of its own."""
-    return transformers.AutoConfig.from_pretrained(source, revision=revision).is_encoder_decoder
+    return transformers.AutoConfig.from_pretrained(source, revision=revision, **_SAFE).is_encoder_decoder
 
 
 def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
