@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset
 
+from ia_lib.data import corpora, dirt
 from ia_lib.instructions import cross_lingual
 from ia_lib.workflow import checks
 from ia_lib.workflow.cost import estimate
@@ -103,3 +104,123 @@ def test_without_trouble_there_is_no_warning_about_the_text(tokenizer, settings,
     assert found["pairs_still_in_tests"] == found["doubled_pairs"] == 0
     assert found["answers_cut"] == {"new mt": 0, "old": 0}
     assert not any("NFC" in line or "cut by" in line or "occur" in line for line in found["warnings"])
+
+
+NO_TESTS = {"task": [], "language": [], "example": [], "text": [], "label": []}
+
+
+def pairs(ind, jav):
+    return Dataset.from_dict({"sentence_id": [f"line {i + 1}" for i in range(len(ind))], "ind": ind, "jav": jav})
+
+
+def look(parallel, tokenizer, settings, tests=None, old=("A? ", "B? "), hold_out="sentence", **more):
+    plan = cross_lingual.Plan("mt", ["ind"], ["jav"], 1)
+    made = cross_lingual.make(parallel, plan, 40, 4, 8, hold_out)
+    rest = pd.DataFrame({"prompt": old, "answer": "b", "split": "train", "role": "old"})
+    tests = Dataset.from_dict(tests or NO_TESTS)
+    return checks.report(
+        pd.concat([made, rest]), settings.streams, parallel, tests, {}, tokenizer, settings.encoding(), 5, **more
+    )
+
+
+IND = [f"Kamar nomor {i} di hotel ini sangat bagus dan bersih sekali." for i in range(40)]
+JAV = [f"Kamar nomer {i} ing hotel iki apik banget lan resik tenan." for i in range(40)]
+DIRTY = {
+    "HTML entities": ["Kamar &amp; ruang", "Rumah&#39;s", "Warung &eacute; nasi &#x27;x"],
+    "lost characters (U+FFFD)": ["Kam\ufffdr bagus"],
+    "invisible characters": ["Kam\u200bar", "\ufeffKamar", "Ka\u00admar", "ka\u200dmar"],
+    "control tokens": [
+        "Kamar</s>",
+        "<|im_end|> kamar",
+        "[INST] kamar [/INST]",
+        "kamar <start_of_turn>",
+        "<s>a",
+        "<pad>",
+    ],
+    "letters of a wrong encoding": ["CafÃ© baru", "Itâ€™s", "â€œya", "PÃ©kanbaru Ã¨"],
+}
+CLEAN = [
+    *(
+        "a < b & c > d; AT&T; R&D",
+        "“Ya” — kata dia… CAFÉ” é”—",
+        "É, Ñ, Ö; «São Paulo, Não»",
+        "می\u200cخواهم",
+        "👨\u200d👩\u200d👧",
+    ),
+    *("[catatan] <b> kata </b>", "Iyẹn ni ẹ̀", "e\u0301 lan é", "नमस्ते क्\u200dष"),
+]
+
+
+@pytest.mark.parametrize("kind", DIRTY)
+def test_dirt_is_counted_by_language_and_shown_once(tokenizer, settings, kind):
+    found = look(pairs(IND, [*JAV[: -len(DIRTY[kind])], *DIRTY[kind]]), tokenizer, settings)
+    assert found["dirt"] == {"jav": {kind: len(DIRTY[kind])}}
+    (said,) = [line for line in found["warnings"] if kind in line]
+    assert said.startswith(f"{len(DIRTY[kind])} of 40 texts in jav hold {kind} (such as {DIRTY[kind][0]!r}): ")
+    # of a long text only the place, and nothing where the texts must not be shown
+    long = pairs(IND, [*JAV[:-1], "rahasia " * 40 + DIRTY[kind][0] + " rahasia" * 40])
+    (said,) = [line for line in look(long, tokenizer, settings)["warnings"] if kind in line]
+    assert len(said) < 300
+    hidden = look(long, tokenizer, settings, share_text=False)
+    assert not any("rahasia" in line for line in hidden["warnings"])
+    assert hidden["dirt"] == {"jav": {kind: 1}}
+
+
+def test_what_is_no_dirt_is_not_called_so(tokenizer, settings):
+    found = look(pairs([*IND, *CLEAN], [*JAV, *CLEAN]), tokenizer, settings)
+    assert found["dirt"] == {}
+
+
+def test_the_special_tokens_of_the_tokenizer_are_found(turns_tokenizer, settings):
+    found = look(pairs(IND, [*JAV[:-1], "kamar <turn|> iki"]), turns_tokenizer, settings)
+    assert found["dirt"] == {"jav": {"control tokens": 1}}
+
+
+def test_a_column_in_another_language_is_said(tokenizer, settings):
+    english = [f"Room number {i} of this hotel is very nice and it was cleaned every day." for i in range(40)]
+    assert look(pairs(IND, JAV), tokenizer, settings)["other_languages"] == {}
+    found = look(pairs(english, JAV), tokenizer, settings)
+    assert found["other_languages"] == {"ind": "en"}
+    assert any("most texts in ind seem to be in the language 'en'" in line for line in found["warnings"])
+    assert look(pairs(english, JAV), tokenizer, settings, identify=False)["other_languages"] == {}
+    assert dirt.other_language("xyz", english) == "en"
+    assert dirt.other_language("xyz", IND) is None
+    assert dirt.other_language("ind", []) is None
+
+
+def test_lengths_out_of_proportion_are_counted(tokenizer, settings):
+    found = look(pairs([*IND, "ya", *IND[:2]], [*JAV, "inggih", "x", JAV[0] * 9]), tokenizer, settings)
+    assert found["out_of_proportion"] == {"ind-jav": 2}
+    assert any("2 of 43 pairs of ind-jav have lengths out of all proportion" in line for line in found["warnings"])
+
+
+def test_what_is_trained_on_and_validated_on_is_counted(tokenizer, settings):
+    found = look(pairs(IND, JAV), tokenizer, settings)
+    assert (found["validation_rows_trained_on"], found["pairs_in_groups"]) == (0, 0)
+    found = look(pairs(IND, JAV), tokenizer, settings, hold_out="row")
+    assert found["validation_rows_trained_on"] > 0
+    assert any("hold_out: row" in line for line in found["warnings"])
+    found = look(pairs([*IND, *map(str.upper, IND)], [*JAV, *(f"{t} liyane" for t in JAV)]), tokenizer, settings)
+    assert (found["validation_rows_trained_on"], found["pairs_in_groups"], found["doubled_pairs"]) == (0, 80, 0)
+    assert any("80 of 80 pairs share a text with another" in line for line in found["warnings"])
+    said = look(pairs(IND, JAV), tokenizer, settings, held_out=(3, 4))["warnings"]
+    assert any("3 sentences are held out where 4 were asked for" in line for line in said)
+
+
+def test_old_rows_that_hold_a_test_text_are_counted(tokenizer, settings):
+    tests = {"task": ["s"] * 2, "language": ["jav"] * 2, "example": ["x", "y"], "label": ["a"] * 2}
+    tests["text"] = ["Panggonane resik lan apik banget!", "apik"]
+    old = ["Is this good? panggonane  RESIK, lan apik banget Answer:", "Is this good? apik Answer:", "Panggonane resik"]
+    found = look(pairs(IND, JAV), tokenizer, settings, tests, old)
+    assert found["old_rows_with_test_texts"] == 1
+    assert "1 of 3 old rows hold a test text: scores will flatter" in found["warnings"]
+
+
+def test_one_look_in_parts_finds_what_a_look_at_everything_does(tokenizer, settings, monkeypatch):
+    text = pairs([*IND, *IND[:3], "sama"], [*JAV, *JAV[:2], "la\u2019in", "sama"])
+    whole = look(text, tokenizer, settings)
+    assert whole["doubled_pairs"] == 2
+    assert whole["equal_sides"] == {"ind-jav": 1}
+    monkeypatch.setattr(corpora, "BATCH", 7)
+    again = Dataset.from_dict(text.to_dict())
+    assert look(again, tokenizer, settings) == whole

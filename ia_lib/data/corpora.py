@@ -50,6 +50,7 @@ _PLACE = regex.compile(r"(?:line|row|unit) \d+")
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 # Rows of a corpus that are in memory at a time while it is read; a smaller one stays there.
 _PART = 20_000
+BATCH = 10_000  # rows of a data set that are looked at together
 _BETWEEN = bytes(code for code in range(128) if not chr(code).isalnum())
 # What `fingerprints` has found, for as long as somebody holds the texts.
 _PRINTS: "WeakKeyDictionary[Dataset, np.ndarray]" = WeakKeyDictionary()
@@ -206,6 +207,22 @@ def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]"
     return kept, int(found.sum())
 
 
+def holding(prompts: Iterable[str], tests: Iterable[str], least: int = 20) -> int:
+    """How many of the prompts hold a test text, as `normalised`; texts of fewer than `least` letters are not looked
+    for, since they stand everywhere."""
+    begins: dict[str, set[str]] = {}
+    for text in map(normalised, tests):
+        if len(text) >= least:
+            begins.setdefault(text[:least], set()).add(text)
+    found = 0
+    for prompt in map(normalised, prompts) if begins else ():
+        places = range(len(prompt) - least + 1)
+        found += any(
+            prompt.startswith(text, place) for place in places for text in begins.get(prompt[place : place + least], ())
+        )
+    return found
+
+
 def fingerprints(texts: "Dataset") -> "np.ndarray":
     """[rows, columns but `sentence_id`]: a 64-bit number for each text, the same for texts that are equal as
     `normalised`. Of ten million texts two share one by chance in 1 of 400,000 cases, and are then taken for equal."""
@@ -261,7 +278,7 @@ def hold_out(group: "np.ndarray", order: Iterable[int], count: int) -> "np.ndarr
 
 def _column(texts: "Dataset", name: str) -> "Iterator[str]":
     """The cells of a column, a few of which are in memory at a time."""
-    for batch in texts.select_columns([name]).with_format("arrow").iter(10_000):
+    for batch in texts.select_columns([name]).with_format("arrow").iter(BATCH):
         yield from batch[name].to_pylist()
 
 

@@ -1,17 +1,21 @@
-"""What is known before any GPU time is spent: tokens, cuts, exposure, overlap, doubles, trouble with characters.
+"""What is known before any GPU time is spent: tokens, cuts, exposure, overlap, doubles, dirt, trouble with characters.
 
-`report` is the data stage's report.json; its `warnings` say in plain words what a careful person would look into.
+`report` is the data stage's report.json; its `warnings` say in plain words what a careful person would look into. The
+parallel text is read once, some thousand sentences at a time.
 """
 
+import re
 import unicodedata
-from collections import Counter
+from collections.abc import Collection
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from ia_lib.data import corpora
+from ia_lib.data import corpora, dirt
 from ia_lib.models.encoding import encode
 from ia_lib.training.streams import Stream, exposure
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from datasets import Dataset
 
@@ -31,12 +35,17 @@ def report(
     steps: int,
     rows_of_epoch: int = 0,
     dropped: int = 0,
+    held_out: tuple[int, int] = (0, 0),
+    share_text: bool = True,
+    identify: bool = True,
 ) -> dict[str, Any]:
     """Counts and checks of all that training will read.
 
     `examples` are the rows of all `streams`; only those of the split "train" are counted as training. `encoding` holds
     the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of
-    pairs left out because they occur in test data. Shares are from 0 to 1.
+    pairs left out because they occur in test data, `held_out` the number of sentences that are held out and of those
+    that were asked for. Without `share_text` no warning shows an example; without `identify` nothing is said about the
+    languages that texts are in. Shares are from 0 to 1.
     """
     train = examples[examples["split"] == "train"]
     new, old = (train[train["role"] == role] for role in ("new", "old"))
@@ -47,13 +56,15 @@ def report(
         if len(frame)
     }
     codes = [column for column in parallel.column_names if column != "sentence_id"]
-    texts = {code: parallel[code][:] for code in codes}
+    text = _Texts(parallel, codes, _special(tokenizer), set(new["source_id"]))
+    some = parallel[:_LOOKED_AT]
     new_per_step, old_per_step = (sum(s.per_step for s in streams if s.role == role) for role in ("new", "old"))
     validation = examples[examples["split"] == "validation"]
     found: dict[str, Any] = {
         "new_rows": {name: int(count) for name, count in new["kind"].value_counts(sort=False).items()},
         "new_rows_validation": int((validation["role"] == "new").sum()),
         "old_rows": len(old),
+        "old_rows_validation": int((validation["role"] == "old").sum()),
         "steps": steps,
         **exposure(steps, rows_of_epoch, len(old), new_per_step, old_per_step),
         "mean_tokens": {
@@ -65,37 +76,117 @@ def report(
             name: sum(len(row["input_ids"]) == encoding["max_length"] for row in rows)
             for name, (rows, _) in encoded.items()
         },
-        "tokens_per_word": {code: _tokens_per_word(tokenizer, texts[code]) for code in codes},
+        "tokens_per_word": {code: _tokens_per_word(tokenizer, some[code]) for code in codes},
         "label_tokens": {
             task: {label: len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in names}
             for task, names in labels.items()
         },
         "pairs_dropped_because_in_tests": dropped,
         "pairs_still_in_tests": len(parallel) - len(corpora.drop_overlap(parallel, tests)[0]) if len(tests) else 0,
-        "doubled_pairs": len(parallel) - len(set(zip(*texts.values(), strict=True))) if codes else 0,
-        "equal_sides": {
-            f"{a}-{b}": sum(x == y for x, y in zip(texts[a], texts[b], strict=True))
-            for i, a in enumerate(codes)
-            for b in codes[i + 1 :]
-        },
-        "noisy_texts_unchanged": _unchanged(new, parallel),
-        "characters": {code: _characters(texts[code], tokenizer) for code in codes},
+        "old_rows_with_test_texts": corpora.holding(old["prompt"], tests["text"]) if len(tests) else 0,
+        "validation_rows_trained_on": _trained_on(train, validation),
+        "held_out_sentences": held_out[0],
+        "doubled_pairs": text.doubled,
+        "pairs_in_groups": text.grouped,
+        "equal_sides": text.equal,
+        "out_of_proportion": text.out_of_proportion(),
+        "dirt": {code: dict(found.counts) for code, found in text.dirt.items() if found.counts},
+        "other_languages": text.other_languages() if identify else {},
+        "noisy_texts_unchanged": _unchanged(new, text.contexts),
+        "characters": {code: _characters(text.letters[code], text.not_nfc[code], tokenizer) for code in codes},
     }
-    return {**found, "warnings": _warnings(found, len(parallel), encoded)}
+    said = _warnings(found, len(parallel), encoded, held_out[1])
+    for code, trouble in text.dirt.items():
+        said += trouble.warnings(f"in {code}", share_text)
+    return {**found, "warnings": said}
 
 
-def _unchanged(new: "pd.DataFrame", parallel: "Dataset") -> dict[str, float]:
+class _Texts:
+    """What one pass over the parallel text finds. `wanted` are the sentences whose texts are kept (`contexts`)."""
+
+    def __init__(self, parallel: "Dataset", codes: list[str], tokens: re.Pattern | None, wanted: Collection[str]):
+        import numpy as np
+
+        self.codes, self.count = codes, len(parallel)
+        self.letters: dict[str, np.ndarray] = {code: np.zeros(0, int) for code in codes}  # of each code point
+        self.not_nfc = dict.fromkeys(codes, 0)
+        self.dirt = {code: dirt.Found() for code in codes}
+        self.equal = {f"{a}-{b}": 0 for a, b in combinations(codes, 2)}
+        self.contexts: dict[str, dict[str, str]] = {}
+        self.sample: dict[str, list[str]] = {code: [] for code in codes}
+        self._lengths: dict[str, list] = {code: [np.zeros(0, "<u4")] for code in codes}
+        pairs = []
+        step = max(1, self.count // dirt.SAMPLE)
+        batches = parallel.with_format("arrow").iter(corpora.BATCH) if codes else ()
+        for number, batch in enumerate(batches):
+            texts = {code: batch[code].to_pylist() for code in codes}
+            pairs += corpora.hashed(map("\0".join, zip(*texts.values(), strict=True)))
+            for code, column in texts.items():
+                self._add(code, column, tokens)
+                self.sample[code] += column[-number * corpora.BATCH % step :: step]
+            for a, b in combinations(codes, 2):
+                self.equal[f"{a}-{b}"] += sum(x == y for x, y in zip(texts[a], texts[b], strict=True))
+            for place, name in enumerate(batch["sentence_id"].to_pylist() if wanted else ()):
+                if name in wanted:
+                    self.contexts[name] = {code: column[place] for code, column in texts.items()}
+        self.doubled = self.count - len(np.unique(np.frombuffer(b"".join(pairs), "<u8"))) if codes else 0
+        sizes = np.bincount(corpora.groups(corpora.fingerprints(parallel))) if codes else np.zeros(0, int)
+        self.grouped = int(sizes[sizes > 1].sum())
+
+    def _add(self, code: str, column: list[str], tokens: re.Pattern | None) -> None:
+        import numpy as np
+
+        self.dirt[code].add(column, tokens)
+        self._lengths[code].append(np.fromiter(map(len, column), "<u4", len(column)))
+        self.not_nfc[code] += sum(not (text.isascii() or unicodedata.is_normalized("NFC", text)) for text in column)
+        letters = np.bincount(np.frombuffer("".join(column).encode("utf-32-le"), "<u4"))
+        known = self.letters[code]
+        small, large = sorted((known, letters), key=len)
+        large[: len(small)] += small
+        self.letters[code] = large
+
+    def out_of_proportion(self) -> dict[str, int]:
+        """Pair of languages -> its sentences whose lengths are far from the others' proportion."""
+        import numpy as np
+
+        lengths = {code: np.concatenate(parts) for code, parts in self._lengths.items()}
+        found = {
+            f"{a}-{b}": int(dirt.out_of_proportion(lengths[a], lengths[b]).sum())
+            for a, b in combinations(self.codes, 2)
+        }
+        return {pair: count for pair, count in found.items() if count}
+
+    def other_languages(self) -> dict[str, str]:
+        """Language -> the one that most of its texts are in instead."""
+        found = {code: dirt.other_language(code, texts) for code, texts in self.sample.items()}
+        return {code: other for code, other in found.items() if other}
+
+
+def _special(tokenizer) -> re.Pattern | None:
+    """What finds a tokenizer's special tokens in a text."""
+    contents = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile("|".join(map(re.escape, filter(str.strip, contents))) or "(?!)")
+
+
+def _trained_on(train: "pd.DataFrame", validation: "pd.DataFrame") -> int:
+    """How many validation rows are of a sentence, or have a prompt, that is trained on."""
+    if validation.empty:
+        return 0
+    old = validation["role"] == "old"
+    sentences = set(train.loc[train["role"] == "new", "source_id"])
+    prompts = set(map(corpora.normalised, train.loc[train["role"] == "old", "prompt"])) if old.any() else set()
+    known = validation.loc[~old, "source_id"].isin(sentences).sum()
+    return int(known) + sum(corpora.normalised(prompt) in prompts for prompt in validation.loc[old, "prompt"])
+
+
+def _unchanged(new: "pd.DataFrame", contexts: dict[str, dict[str, str]]) -> dict[str, float]:
     """Of the rows that ask for a text out of its noisy form, the share in which the noise has changed nothing, by the
     text's language. Such a prompt holds its answer, once more than the context does."""
     rows = new[new["kind"].isin(["tlm", "mlm", "word", "span"])]
-    if rows.empty:
-        return {}
-    numbers = {name: i for i, name in enumerate(parallel["sentence_id"][:])}
     seen: dict[str, list[bool]] = {}
-    for code, part in rows.groupby("source_language", sort=False):
-        contexts = parallel[code][:]
+    for code, part in rows.groupby("source_language", sort=False) if len(rows) else ():
         for row in part.itertuples():
-            context = "" if row.kind == "mlm" else contexts[numbers[row.source_id]]
+            context = "" if row.kind == "mlm" else contexts[row.source_id][code]
             seen.setdefault(row.language, []).append(
                 row.prompt.count(row.answer) > context.count(row.answer) if row.answer else False
             )
@@ -103,24 +194,21 @@ def _unchanged(new: "pd.DataFrame", parallel: "Dataset") -> dict[str, float]:
 
 
 def _tokens_per_word(tokenizer, texts: list[str]) -> float:
-    texts = texts[:_LOOKED_AT]
     tokens = sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
     return round(tokens / max(1, sum(len(text.split()) for text in texts)), 2)
 
 
-def _characters(texts: list[str], tokenizer) -> dict[str, Any]:
-    """Trouble that looks the same on the screen and is not the same to a tokenizer."""
-    forms = Counter()
-    for text in texts:
-        nfc = unicodedata.is_normalized("NFC", text)
-        forms["NFC" if nfc else "NFD" if unicodedata.is_normalized("NFD", text) else "neither"] += 1
-    letters = Counter(char for text in texts for char in text)
-    apostrophes = {char: letters[char] for char in _APOSTROPHES if letters[char]}
+def _characters(counts: "np.ndarray", not_nfc: int, tokenizer) -> dict[str, Any]:
+    """Trouble that looks the same on the screen and is not the same to a tokenizer. `counts`: of each code point."""
+    import numpy as np
+
+    letters = {chr(i): int(counts[i]) for i in np.flatnonzero(counts)}
+    often = sorted(filter(str.isalpha, letters), key=letters.get, reverse=True)
     return {
-        "not_in_NFC": forms["NFD"] + forms["neither"],
-        "apostrophes": apostrophes,
+        "not_in_NFC": not_nfc,
+        "apostrophes": {char: letters[char] for char in _APOSTROPHES if char in letters},
         "control_characters": sum(n for c, n in letters.items() if unicodedata.category(c) == "Cc"),
-        "fall_back_to_bytes": _bytes_only([c for c, _ in letters.most_common() if c.isalpha()], tokenizer),
+        "fall_back_to_bytes": _bytes_only(often, tokenizer),
     }
 
 
@@ -136,7 +224,7 @@ def _bytes_only(letters: list[str], tokenizer) -> list[str]:
     return found
 
 
-def _warnings(found: dict[str, Any], sentences: int, encoded: dict) -> list[str]:
+def _warnings(found: dict[str, Any], sentences: int, encoded: dict, asked: int) -> list[str]:
     said = []
     for name, cut in found["answers_cut"].items():
         if cut:
@@ -166,6 +254,29 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict) -> list[str]
         said.append(f"{dropped:,} pairs were left out because they occur in the test data")
     if found["doubled_pairs"]:
         said.append(f"{found['doubled_pairs']:,} of {sentences:,} pairs occur more than once")
+    if (grouped := found["pairs_in_groups"]) > 0.05 * sentences:
+        said.append(
+            f"{grouped:,} of {sentences:,} pairs share a text with another; such are trained on or held out together"
+        )
+    if asked > (held := found["held_out_sentences"]):
+        said.append(
+            f"{held:,} sentences are held out where {asked:,} were asked for: all others share texts with too many"
+        )
+    if leaked := found["validation_rows_trained_on"]:
+        rows = found["new_rows_validation"] + found["old_rows_validation"]
+        said.append(
+            f"{leaked:,} of {rows:,} validation rows are of sentences or prompts that are trained on too (as with "
+            "hold_out: row, the released code's way): the validation loss will flatter"
+        )
+    if holding := found["old_rows_with_test_texts"]:
+        said.append(f"{holding:,} of {found['old_rows']:,} old rows hold a test text: scores will flatter")
+    for code, other in found["other_languages"].items():
+        said.append(f"most texts in {code} seem to be in the language {other!r}: look whether columns are mixed up")
+    for pair, count in found["out_of_proportion"].items():
+        said.append(
+            f"{count:,} of {sentences:,} pairs of {pair} have lengths out of all proportion: not translations of each "
+            "other?"
+        )
     for pair, equal in found["equal_sides"].items():
         if equal > 0.05 * sentences:
             said.append(

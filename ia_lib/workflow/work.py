@@ -60,6 +60,7 @@ def _make_data(stage: Stage, found: list[warnings.WarningMessage]) -> None:
     else:
         tokenizer = load.load_tokenizer(*inputs.tokenizer)
     encoding = run.encoding(isinstance(inputs.origin, str) and load.is_encoder_decoder(*inputs.tokenizer))
+    splits = run.parallel_codes and getattr(run.data, "hold_out", "") == "sentence"
     report = checks.report(
         examples,
         run.streams,
@@ -71,6 +72,10 @@ def _make_data(stage: Stage, found: list[warnings.WarningMessage]) -> None:
         facts.get("steps", run.data.steps),
         facts.get("rows_of_epoch", 0),
         inputs.dropped if inputs.reads_parallel else 0,
+        (len(inputs.held_out()), run.data.validation_sentences) if splits else (0, 0),
+        run.machine.share_text,
+        # whose languages are made of another one's words
+        run.corpus != "minilab",
     )
     if run.corpus == "minilab":
         report["untranslated_share"] = minilab.untranslated_shares(run.seed)
