@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import campaign
 import pandas as pd
 import pytest
 from conftest import copied, rewrite
@@ -247,8 +248,8 @@ def test_whoever_is_orphaned_ends_and_a_second_run_waits(finished, tmp_path):
 
 
 def test_what_a_kill_left_beside_a_finished_stage_is_put_right(finished, tmp_path):
-    shutil.copytree(finished.outputs, tmp_path / "outputs")
-    table = Table(finished.path, tmp_path / "outputs")
+    shutil.copytree(finished.outputs, tmp_path / "out {x}")
+    table = Table(finished.path, tmp_path / "out {x}")
     before = {path: path.read_bytes() for path in table.folder.rglob("manifest.json")}
     tune, data = table.stage("tlm", "tune"), table.stage("tlm", "data")
     tune.notebook().unlink()
@@ -259,12 +260,17 @@ def test_what_a_kill_left_beside_a_finished_stage_is_put_right(finished, tmp_pat
     shutil.copytree(tune.folder, tune.folder.with_name("tune.old"))
     tune.part.mkdir()
     data.folder.rename(data.folder.with_name("data.old"))
-    assert command("run", finished.path, "--outputs", tmp_path / "outputs").returncode == 0
+    assert command("run", finished.path, "--outputs", tmp_path / "out {x}").returncode == 0
     assert json.loads(tune.notebook().read_text())["cells"]
     assert before == {path: path.read_bytes() for path in table.folder.rglob("manifest.json")}
     assert not tune.damage()
     ends = ".old", ".part", ".running.ipynb", ".123"
     assert not [path.name for path in table.folder.glob("*/*") if path.name.endswith(ends)]
+
+
+def test_a_table_that_is_killed_again_and_again_ends_as_one_left_in_peace(finished, tmp_path):
+    assert campaign.campaign(finished.path, tmp_path / "outputs", kills=3, seed=7, longest=25) == []
+    assert campaign.compare(finished.folder, tmp_path / "outputs" / finished.path.stem) == []
 
 
 def _kill_tree(pid):
@@ -274,6 +280,17 @@ def _kill_tree(pid):
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_imports_ends_in_one_line(table, tmp_path, number):
+    finder = "import signal, sys\nclass Strike:\n    def find_spec(name, *_):\n"
+    finder += "        if name == 'ia_lib.workflow.graph':\n"
+    finder += f"            signal.raise_signal({int(number)})\nsys.meta_path.insert(0, Strike)\n"
+    (tmp_path / "sitecustomize.py").write_text(finder)
+    answer = command("run", table, "--outputs", tmp_path / "o", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (answer.returncode, answer.stderr) == (128 + number, "stopped; the same command goes on from here\n")
 
 
 @pytest.mark.quick

@@ -69,7 +69,7 @@ class Watch:
 
     def _share(self, stage: Stage) -> float:
         if stage.done:
-            return 1.0
+            return 1.0 if stage.notebook().is_file() else 0.99
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
             progress = json.loads((stage.part / "progress.json").read_text())
             return min(0.99, progress["done"] / progress["total"])

@@ -16,8 +16,17 @@ from ia_lib.workflow.graph import Table
 from ia_lib.workflow.stages import Stage, write_json
 
 COMMAND = (sys.executable, "-m", "ia_lib.runs")
-# What Snakemake says of every failure.
-_EMPTY = ("Shutting down", "Exiting because", "Complete log", "At least one job", "Removing output", "WorkflowError:")
+# What Snakemake says of every failure, and where in a file it was.
+_EMPTY = (
+    'File "',
+    'in "',
+    "Shutting down",
+    "Exiting because",
+    "Complete log",
+    "At least one job",
+    "Removing output",
+    "WorkflowError:",
+)
 
 
 def execute(table: Table, runs: list[str] | None = None, cores: int | None = None) -> list[str]:
