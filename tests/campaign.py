@@ -7,6 +7,7 @@ After it the same command is started again, with no step by hand.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -40,7 +41,10 @@ def start(table: Path, outputs: Path) -> psutil.Popen:
 def tree(runner: psutil.Popen) -> list[tuple[str, psutil.Process]]:
     """The processes of a run, each with who it is."""
     found = [("runner", runner)]
-    for process in runner.children(recursive=True):
+    children = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = runner.children(recursive=True)
+    for process in children:
         try:
             said = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
@@ -50,14 +54,12 @@ def tree(runner: psutil.Popen) -> list[tuple[str, psutil.Process]]:
 
 
 def strike(runner: psutil.Popen, who: str, number: int) -> list[psutil.Process]:
-    """Send a signal to those of a run that are called so, or else to its runner; returns all processes of the run."""
+    """Send a signal to those of a run that are called so; returns all processes of the run."""
     found = tree(runner)
-    for kind, process in [one for one in found if who in (one[0], "all")] or found[:1]:
-        if process.is_running():
-            try:
+    for kind, process in found:
+        if who in (kind, "all"):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)
-            except ProcessLookupError:
-                print(f"{kind} had ended")
     return [process for _, process in found]
 
 
@@ -116,7 +118,8 @@ def campaign(table: Path, outputs: Path, kills: int, seed: int, longest: float) 
         who, number = WHO[int(random.random() * len(WHO))], SIGNALS[int(random.random() * len(SIGNALS))]
         runner = start(table, outputs)
         end = time.monotonic() + random.random() * longest
-        while runner.poll() is None and time.monotonic() < end:
+        # who is to be hit may not be there yet, or be there no more
+        while runner.poll() is None and (time.monotonic() < end or who not in {"all", *dict(tree(runner))}):
             time.sleep(0.02)
         hit = strike(runner, who, number) if runner.poll() is None else []
         every += hit
