@@ -82,6 +82,26 @@ def test_a_manifest_without_its_files_is_not_finished(table, tmp_path):
 
 
 @pytest.mark.quick
+def test_what_is_edited_during_the_work_has_not_made_the_stage(table, tmp_path, monkeypatch):
+    made, real = Table(table, tmp_path / "outputs").stage("base", "data").open(), stages._code
+    monkeypatch.setattr(stages, "_code", lambda *names: {**real(*names), "ia_lib/paths.py": "edited"})
+    made.finish()
+    assert made.manifest["code"]["ia_lib/paths.py"] == real()["ia_lib/paths.py"]
+    assert made.code_changed
+
+
+@pytest.mark.quick
+def test_another_lexicon_is_another_lab_for_every_row(table, tmp_path, monkeypatch):
+    keys = {str(stage): stage.key for stage in Table(table, tmp_path / "outputs").stages()}
+    lexicon = shutil.copytree(minilab._DATA, tmp_path / "data")
+    with open(lexicon / "lexicon.tsv", "a", encoding="utf-8") as file:
+        file.write("\n")
+    monkeypatch.setattr(minilab, "_DATA", lexicon)
+    again = {str(stage): stage.key for stage in Table(table, tmp_path / "outputs").stages()}
+    assert all(keys[name] != again[name] for name in keys)
+
+
+@pytest.mark.quick
 def test_what_is_sealed_is_itself_or_nothing(tmp_path):
     path = tmp_path / "part"
     assert downloads.read_sealed(path) is None
