@@ -86,13 +86,13 @@ def test_a_decoder_scores_what_the_tokenizer_does_not_know():
     special = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     fast = adding(PreTrainedTokenizerFast(tokenizer_object=made, **special), "$A </s>")
     size = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 2}
-    # what stands in a label counts, be it unknown or what reads like a special token; ByT5's tokens are bytes
+    # what stands in a label counts, though it be unknown; ByT5's tokens are bytes
     labels = ["good", "good 汉", "汉 good", "汉"]
-    for tokenizer, more, counts in ((fast, ["good</s>"], [1, 2, 2, 1, 5]), (ByT5Tokenizer(), [], [4, 8, 8, 3])):
+    for tokenizer, counts in ((fast, [1, 2, 2, 1]), (ByT5Tokenizer(), [4, 8, 8, 3])):
         model = tiny("t5", len(tokenizer), **size)
-        found = label_logprobs(model, tokenizer, ["the food"], [*labels, *more])
+        found = label_logprobs(model, tokenizer, ["the food"], [labels])
         assert found.label_tokens.tolist() == [counts]
-        expected = [naive_decoder(model, tokenizer, "the food", label) for label in [*labels, *more]]
+        expected = [naive_decoder(model, tokenizer, "the food", label) for label in labels]
         np.testing.assert_allclose(found.label_logprob, [expected], atol=1e-4)
 
 
