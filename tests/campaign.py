@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,7 +30,8 @@ SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
 # Of a process, what stands in its command and who it is; the first that fits counts.
 KINDS = {"ia_lib.workflow.kernel": "kernel", "ia_lib.runs stage": "stage", "snakemake": "snakemake"}
 WHO = ["runner", *KINDS.values(), "all"]
-TIMES = {"start", "end", "seconds", "peak_memory_mb", "seal"}
+# Of the report's manifest, what tells of times, and of pages that do.
+TIMES = {"start", "end", "seconds", "peak_memory_mb", "seal", "files", "bytes"}
 
 
 def start(table: Path, outputs: Path) -> psutil.Popen:
@@ -79,6 +81,8 @@ def made(folder: Path) -> dict[str, str]:
     for path in sorted(folder.rglob("manifest.json")):
         manifest = json.loads(path.read_text(encoding="utf-8"))
         for name in manifest["files"]:
+            if name == "index.html" or name.startswith("notebooks/"):
+                continue  # pages that tell how fast it went
             data = (path.parent / name).read_bytes()
             if name == "log.jsonl":  # it tells how fast it went, too
                 records = [json.loads(line) for line in data.splitlines()]
@@ -110,39 +114,43 @@ def left(folder: Path) -> list[str]:
     return found
 
 
-def campaign(table: Path, outputs: Path, kills: int, seed: int, longest: float) -> list[str]:
+def campaign(table: Path, outputs: Path, peace: Path, kills: int, seed: int, longest: float) -> list[str]:
     """Kill the carrying out of a table so often, each time at most `longest` seconds after it was begun, then let it
-    end; returns what went wrong."""
-    random, wrong, told, every = generator(seed, "campaign"), [], Counter(), []
-    for kill in range(kills):
+    end; returns what went wrong. What is finished is compared with `peace`, a table's folder, and begun anew."""
+    random, wrong, told, every, whole = generator(seed, "campaign"), [], Counter(), [], 0
+    while sum(told.values()) < kills:
         who, number = WHO[int(random.random() * len(WHO))], SIGNALS[int(random.random() * len(SIGNALS))]
         runner = start(table, outputs)
         end = time.monotonic() + random.random() * longest
-        # who is to be hit may not be there yet, or be there no more
+        # who is to be hit may not be there yet
         while runner.poll() is None and (time.monotonic() < end or who not in {"all", *dict(tree(runner))}):
             time.sleep(0.02)
-        hit = strike(runner, who, number) if runner.poll() is None else []
-        every += hit
-        begun = time.monotonic()
-        if who in ("runner", "all") and not gone(hit, 40):
-            wrong.append(f"kill {kill}: {who} by {number.name}: not all had ended after 40 s")
-        if who not in ("runner", "all"):
-            # the rest goes on, and ends by itself
+        if runner.poll() is None:
+            hit = strike(runner, who, number)
+            every += hit
+            begun = time.monotonic()
+            if who in ("runner", "all") and not gone(hit, 40):
+                wrong.append(f"{who} by {number.name}: not all had ended after 40 s")
             try:
-                runner.wait(300)
+                runner.wait(300)  # if another was hit the rest goes on, and ends by itself
             except psutil.TimeoutExpired:
-                wrong.append(f"kill {kill}: {who} by {number.name}: the run had not ended after 300 s")
+                wrong.append(f"{who} by {number.name}: the run had not ended after 300 s")
                 runner.kill()
-        runner.wait()
-        told[f"{who} {number.name}"] += 1
-        print(f"kill {kill}: {who} by {number.name}, ended after {time.monotonic() - begun:.1f} s", flush=True)
-    runner = start(table, outputs)
-    if runner.wait():
-        wrong.append(f"the last run ended with {runner.returncode}: see {outputs.with_suffix('.log')}")
+            told[f"{who} {number.name}"] += 1
+            print(f"{who} by {number.name}: ended after {time.monotonic() - begun:.1f} s", flush=True)
+        elif runner.returncode:
+            wrong.append(f"a run failed that was not cut off: see {outputs.with_suffix('.log')}")
+            break
+        else:
+            wrong += left(outputs / table.stem) + compare(peace, outputs / table.stem)
+            shutil.rmtree(outputs)
+            whole += 1
+    if start(table, outputs).wait():
+        wrong.append(f"the last run failed: see {outputs.with_suffix('.log')}")
     if not gone(every, 10):
         wrong.append("a process of a killed run is still there")
-    print(dict(told))
-    return wrong + left(outputs / table.stem)
+    print(f"{whole + 1} tables; {dict(told)}")
+    return wrong + left(outputs / table.stem) + compare(peace, outputs / table.stem)
 
 
 def compare(peace: Path, fire: Path) -> list[str]:
@@ -163,7 +171,6 @@ if __name__ == "__main__":
     print(f"in {folder}", flush=True)
     if start(table, folder / "peace").wait():
         sys.exit("the undisturbed run failed")
-    wrong = campaign(table, folder / "fire", options.kills, options.seed, options.longest)
-    wrong += compare(folder / "peace" / "tiny", folder / "fire" / "tiny")
+    wrong = campaign(table, folder / "fire", folder / "peace" / "tiny", options.kills, options.seed, options.longest)
     print("\n".join(wrong) or f"{options.kills} kills: everything is as in the undisturbed run")
     sys.exit(bool(wrong))

@@ -57,7 +57,7 @@ def write(
     drawn, plotly = draw(every), None
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
-        figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory")
+        figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory", div_id=title)
         plotly = next(path.name for path in (folder / "figures").glob("plotly*.js"))
     shown = _named(of_rows(every))
     single = _single(shown)

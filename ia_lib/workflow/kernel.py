@@ -46,6 +46,11 @@ def last_words(folder: Path) -> Path:
 if __name__ == "__main__":
     ending.with_parent()
 
-    from ipykernel.kernelapp import launch_new_instance
+    from ipykernel import kernelapp
 
-    launch_new_instance()
+    # it would listen on a port of this machine to children that it forks; what those print goes to the job's log
+    listener = kernelapp.IOPubThread
+    kernelapp.IOPubThread = lambda socket, **more: listener(socket, **{**more, "pipe": False})
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: vars(sys).update(stdout=sys.__stdout__, stderr=sys.__stderr__))
+    kernelapp.launch_new_instance()

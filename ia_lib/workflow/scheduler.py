@@ -26,6 +26,8 @@ _EMPTY = (
     "At least one job",
     "Removing output",
     "WorkflowError:",
+    "Elapsed time",
+    "Will exit after",
 )
 
 

@@ -42,6 +42,8 @@ _PACKAGE = Path(__file__).parents[1]
 
 # How systems and libraries say that a file cannot be written: too large, disk full, read-only, over the quota.
 _FULL = re.compile(r"(?i)(?:errno|os error) (?:27|28|30|122)\b")
+# Files that tell how fast it went.
+_TOLD = re.compile(r"log\.jsonl$|index\.html$|notebooks/")
 # What lies in a stage's folder only while it is being made.
 _SCAFFOLDING = {"key", "progress.json", "checkpoints"}
 # Set while a stage's notebook is run as a job: what it needs is there or has failed, and it must not be made again.
@@ -253,8 +255,8 @@ class Stage:
                 "settings": self.run.model_dump(mode="json") if self.run else None,
                 "key": self.key,
                 "inputs": {str(needed): needed.manifest["digest"] for needed in self.needs},
-                # a log tells how fast it went, which is no part of what was made
-                "digest": digest({name: value for name, value in files.items() if name != "log.jsonl"}),
+                # logs and pages tell how fast it went, which is no part of what was made
+                "digest": digest({name: value for name, value in files.items() if not _TOLD.match(name)}),
                 "files": files,
                 "bytes": {name: (self.part / name).stat().st_size for name in files},
                 "sources": [*(drawn_from or []), *self.inputs.provenance()],
