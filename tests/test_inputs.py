@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,26 @@ def test_no_pair_of_a_file_that_is_translated_is_trained_on(table):
     inputs = Table(table.path, table.outputs).stage("tlm", "data").inputs
     assert not {pair[0], pair[1]} & {*inputs.usable()["ind"], *inputs.usable()["jav"]}
     assert inputs.dropped >= 2
+
+
+@pytest.mark.quick
+def test_dirt_in_any_file_is_told_before_work(table):
+    folder = table.path.parent
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table.check()
+    (folder / "own.csv").write_text("text,label\nkalimat &amp; satu,good\nkalimat dua,bad\n")
+    (folder / "pairs.tsv").write_text("ind\tjav\nsatu\tsiji\ndua\tlo\ufffdro\n")
+    (folder / "past.jsonl").write_text(
+        "\n".join(json.dumps({"prompt": f"{i} + 1 =</s>", "answer": str(i + 1)}) for i in range(20))
+    )
+    with pytest.warns(UserWarning, match="texts") as said:
+        Table(table.path, table.outputs).check()
+    found = sorted({str(warning.message).split(" (such")[0] for warning in said})
+    assert len(found) == len(said) == 3
+    assert found[0] == "1 of 2 texts of own in sun hold HTML entities"
+    assert found[1].startswith("1 of 2 texts of pairs in jav hold lost characters")
+    assert found[2].startswith("20 of 20 texts of past.jsonl (prompts) hold control tokens")
 
 
 def test_what_is_not_in_the_list_cannot_be_read(table):

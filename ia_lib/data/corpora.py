@@ -177,7 +177,7 @@ def _check_ids(path: Path, found: "Dataset", column: str) -> None:
     """Raises CorpusError if an id occurs twice."""
     import numpy as np
 
-    prints = np.frombuffer(b"".join(hashed(_column(found, "sentence_id"))), "<u8")
+    prints = np.frombuffer(b"".join(hashed(cells(found, "sentence_id"))), "<u8")
     order = np.argsort(prints, kind="stable")
     for i in np.flatnonzero(prints[order][1:] == prints[order][:-1]):
         first, second = (found[int(row)] for row in order[i : i + 2])
@@ -201,7 +201,7 @@ def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]"
     prints = fingerprints(parallel)
     found = np.isin(prints, fingerprints(tests.select_columns(names))).any(axis=1)
     if ids:
-        found |= np.fromiter((name in ids for name in _column(parallel, "sentence_id")), bool, len(parallel))
+        found |= np.fromiter((name in ids for name in cells(parallel, "sentence_id")), bool, len(parallel))
     kept = parallel if not found.any() else parallel.select(np.flatnonzero(~found))
     _PRINTS[kept] = prints[~found]
     return kept, int(found.sum())
@@ -230,7 +230,7 @@ def fingerprints(texts: "Dataset") -> "np.ndarray":
 
     if texts not in _PRINTS:
         names = [name for name in texts.column_names if name != "sentence_id"]
-        columns = [b"".join(hashed(map(normalised, _column(texts, name)))) for name in names]
+        columns = [b"".join(hashed(map(normalised, cells(texts, name)))) for name in names]
         _PRINTS[texts] = (
             np.stack([np.frombuffer(column, "<u8") for column in columns], axis=1)
             if columns
@@ -276,7 +276,7 @@ def hold_out(group: "np.ndarray", order: Iterable[int], count: int) -> "np.ndarr
     return taken[group]
 
 
-def _column(texts: "Dataset", name: str) -> "Iterator[str]":
+def cells(texts: "Dataset", name: str) -> Iterator[str]:
     """The cells of a column, a few of which are in memory at a time."""
     for batch in texts.select_columns([name]).with_format("arrow").iter(BATCH):
         yield from batch[name].to_pylist()

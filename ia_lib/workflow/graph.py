@@ -135,9 +135,10 @@ class Table:
 
     def check(self, runs: list[str] | None = None) -> None:
         """Look at all that the runs will read from local files, before any work. Raises SettingsError."""
+        seen: set = set()
         for stage in self.stages(runs):
             try:
-                stage.inputs.check()
+                stage.inputs.check(seen)
             except Exception as error:
                 raise self._said(stage.run, error) from None
 

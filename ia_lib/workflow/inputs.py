@@ -4,15 +4,18 @@ Every reader gets `find`, which knows the files of the list and no others: what 
 cannot be read either.
 """
 
+import json
 import os
 import re
+import warnings
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ia_lib.data import corpora, minilab
+from ia_lib.data import corpora, dirt, minilab
 from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
@@ -44,6 +47,7 @@ class Inputs:
     def __init__(self, chain: list[Settings], stage: str, outputs: Path):
         self.chain, self.stage, self.outputs = chain, stage, outputs
         self.run, self.begins = chain[0], chain[-1]
+        self._seen: set = set()  # see `check`
 
     @property
     def origin(self) -> str | New:
@@ -208,12 +212,15 @@ class Inputs:
                     known["files"] += said["files"]
         return list(found.values())
 
-    def check(self) -> None:
+    def check(self, seen: set | None = None) -> None:
         """Read what is here of all that the stage will read, so that what is wrong is said before any work.
+
+        `seen` remembers, from stage to stage, which texts were looked at. What looks wrong in texts is a warning.
 
         Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
         """
-        run = self.run
+        run, seen = self.run, self._seen if seen is None else seen
+        self._seen = seen
         if run.machine.data_dir and not self.data_folder.is_dir():
             raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {self.data_folder})")
         for source in self.sources.values():
@@ -228,7 +235,9 @@ class Inputs:
         templates.templates("mt", run.templates)
         for task in self._of_files if self.stage == "evaluate" else ():
             if not self.missing() or task.data.file:
-                self.pairs(task)
+                pairs = self.pairs(task)
+                for code in self._tested(task):
+                    self._look(corpora.cells(pairs, code), f"of {task.name} in {code}")
         for wording in run.wordings if self.stage == "evaluate" else ():
             templates.label_words([], wording)
         here = not self.missing()
@@ -236,18 +245,62 @@ class Inputs:
             # it is not written yet, and no sentence of it stands in two of its files
             self._check_sentences(run.lab.train, run.data.sentences or run.lab.train)
             if any(task.data.source != "minilab" for task in self.choices):
-                self.tests(lab=False)
+                self._look_at(self.tests(lab=False))
         elif here:
-            self.tests()
             if self.stage == "evaluate":
                 self.training_labels()
-            if run.measures_held_out if self.stage == "evaluate" else run.parallel_codes:
-                self._check_sentences(None, len(self.usable()))
+            paired = bool(run.measures_held_out if self.stage == "evaluate" else run.parallel_codes)
+            if not {(self._texts, True), (self._texts, paired)} & seen:
+                seen.add((self._texts, paired))
+                self._check_texts(paired)
         if here and self.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
+            pool = self.pool()[0]
             try:
-                replay.draw(self.pool()[0], seed=run.seed, **drawn(run))
+                replay.draw(pool, seed=run.seed, **drawn(run))
             except ValueError as error:
                 raise CorpusError(str(error)) from None
+            if (run.data.past.file, "past") not in seen:
+                seen.add((run.data.past.file, "past"))
+                for field in ("prompt", "answer"):
+                    self._look(corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
+
+    @property
+    def _texts(self) -> str:
+        """What settles which texts of tests and of parallel sentences are read, and how they are split."""
+        run, data = self.run, {"parallel", "sentences", "drop_test_overlap", "validation_sentences", "hold_out"}
+        shared = {"seed", "corpus", "known", "taught", "unseen", "pivots"}
+        asked = {**dict.fromkeys(shared, True), "data": data, "evaluate": {"tasks", "tests", "test_split", "held_out"}}
+        place = [str(self.data_folder), str(run.home), run.paired_codes]
+        return json.dumps([run.model_dump(mode="json", include=asked), place], sort_keys=True)
+
+    def _check_texts(self, paired: bool) -> None:
+        """Read the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong in them."""
+        run = self.run
+        self._look_at(self.tests())
+        if not paired:
+            return
+        self._check_sentences(None, len(self.usable()))
+        if getattr(run.data, "hold_out", "sentence") == "sentence" and run.data.validation_sentences:
+            try:
+                self.held_out()
+            except ValueError as error:
+                raise CorpusError(str(error)) from None
+        for code in run.paired_codes:
+            self._look(corpora.cells(self.usable(), code), f"of the parallel text in {code}")
+
+    def _look_at(self, tests: "Dataset") -> None:
+        texts: dict[tuple[str, str], list[str]] = {}
+        for task, code, text in zip(tests["task"], tests["language"], tests["text"], strict=True):
+            texts.setdefault((task, code), []).append(text)
+        for (task, code), some in texts.items():
+            self._look(some, f"of {task} in {code}")
+
+    def _look(self, texts: Iterable[str], what: str) -> None:
+        """Warn of dirt in texts."""
+        for said in dirt.Found().add(texts).warnings(what, self.run.machine.share_text):
+            if said not in self._seen:
+                self._seen.add(said)
+                warnings.warn(said, stacklevel=2)
 
     def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
         """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
