@@ -4,6 +4,7 @@ import platform
 import re
 import tarfile
 
+import pandas as pd
 import pytest
 from datasets import Dataset
 
@@ -267,3 +268,19 @@ def test_a_large_corpus_is_mapped_and_not_held(tmp_path, monkeypatch):
     write(tmp_path, "own.tsv", "nr\tind\tmad\n" + "\n".join([*lines, "7\tx\ty"]) + "\n")
     with pytest.raises(CorpusError, match="line 45002: the nr '7' was used before, in line 9; every row needs"):
         corpora.parallel_file(path, {"ind": "ind"}, "nr")
+
+
+def test_past_data_is_text(tmp_path):
+    path = tmp_path / "past.parquet"
+    pd.DataFrame({"prompt": [b"satu ", b"dua "], "answer": ["1", "2"], "topic": [1, 2]}).to_parquet(path)
+    assert corpora.past(path, column="topic").to_dict() == {
+        "prompt": ["satu ", "dua "],
+        "answer": ["1", "2"],
+        "topic": ["1", "2"],
+    }
+    pd.DataFrame({"prompt": ["satu", "dua"], "answer": [1.5, 2.5]}).to_parquet(path)
+    with pytest.raises(CorpusError, match=r"past.parquet, row 1: the column 'answer' holds '1.5' \(a number\)"):
+        corpora.past(path)
+    path = write(tmp_path, "past.jsonl", '{"prompt": "a", "answer": "b", "language": ["x"]}')
+    with pytest.raises(CorpusError, match=r"line 1: the column 'language' holds .*list"):
+        corpora.past(path)

@@ -315,23 +315,27 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
 
         try:
             rows = pd.read_parquet(path).to_dict("records")
-        except (pa.ArrowInvalid, OSError) as error:
-            raise CorpusError(f"{path}: this is no parquet file ({error})") from None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise CorpusError(f"{path}: this is no parquet file ({' '.join(str(error).split())[:80]})") from None
         # only a file of the kit's own has rows that were not trained on
         own = bool(rows) and {"split", "pool_row"} <= set(rows[0])
-        records = [(i, row) for i, row in enumerate(rows, 1) if not own or row["split"] == "train"]
+        records = [(f"row {i}", row) for i, row in enumerate(rows, 1) if not own or row["split"] == "train"]
     else:
-        records = list(files.records(path))
-    for number, record in records:
+        records = [(f"line {i}", row) for i, row in files.records(path)]
+    for place, record in records:
         for field in (prompt, answer):
-            if not isinstance(record.get(field), str) or not record[field]:
-                raise CorpusError(f"{path}, line {number}: the field {field!r} is missing or empty; it must be text")
+            record[field] = files.text(record.get(field), f"{path}, {place}", field)
+            if not record[field]:
+                raise CorpusError(f"{path}, {place}: the field {field!r} is missing or empty; it must be text")
     rows = [row for _, row in records]
     further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}
     if column and rows and column not in further:
         raise CorpusError(
             f"{path}: there is no column {column!r} to stratify by; found: {', '.join(map(str, rows[0]))[:200]}"
         )
+    for place, record in records:
+        for name in further:
+            record[name] = files.text(record[name], f"{path}, {place}", name, whole=True)
     fields = {"prompt": prompt, "answer": answer, **further}
     return Dataset.from_dict({name: [row[field] for row in rows] for name, field in fields.items()})
 

@@ -106,7 +106,16 @@ def rows(
 
 
 def _cell(value: Any, where: str, name: str, whole: bool, gaps: bool, ending: str) -> str:
-    """A cell as text. Raises CorpusError for one that is none."""
+    """A cell as text, without blanks around it. Raises CorpusError for one that is none."""
+    found = text(value, where, name, whole, _REMEDY.get(ending, "write it as text")).strip()
+    if not gaps and INVISIBLE.fullmatch(found):
+        raise CorpusError(f"{where}: the column {name!r} is empty; fill the cell or remove the row")
+    return found
+
+
+def text(value: Any, where: str, name: str, whole: bool = False, remedy: str = "write it as text") -> str:
+    """A cell of a column as text: bytes as UTF-8, nothing as no text, and with `whole` a whole number as its digits.
+    Raises CorpusError for all else, for half a character and for a NUL."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8")
@@ -121,15 +130,12 @@ def _cell(value: Any, where: str, name: str, whole: bool, gaps: bool, ending: st
         kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else ""
         kind = kind or ("a date or time" if isinstance(value, datetime.date | datetime.time) else type(value).__name__)
         said = f"the column {name!r} holds {str(value)[:40]!r} ({kind}); it must be text"
-        raise CorpusError(f"{where}: {said}: {_REMEDY.get(ending, 'write it as text')}")
-    text = value.strip()
-    if HALF.search(text):
+        raise CorpusError(f"{where}: {said}: {remedy}")
+    if HALF.search(value):
         raise CorpusError(f"{where}: the column {name!r} holds half a character; write it whole")
-    if "\0" in text:
+    if "\0" in value:
         raise CorpusError(f"{where}: the column {name!r} holds a NUL character; the file is damaged or no UTF-8 text")
-    if not gaps and INVISIBLE.fullmatch(text):
-        raise CorpusError(f"{where}: the column {name!r} is empty; fill the cell or remove the row")
-    return text
+    return value
 
 
 def own_csv(path: Path):
