@@ -19,11 +19,13 @@ from test_pools import Server
 
 from ia_lib.data.addresses import redacted, shown
 from ia_lib.data.files import CorpusError, own_csv
+from ia_lib.data.patience import LOG
 from ia_lib.models import load
 from ia_lib.paths import root
 from ia_lib.recipes.fields import Data
 from ia_lib.report import figures, page
 from ia_lib.report.page import find_chromium
+from ia_lib.workflow import progress
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -351,3 +353,60 @@ def test_nothing_that_a_model_brings_along_is_run(tmp_path, model, tokenizer, wh
         with pytest.raises((ValueError, OSError, pickle.UnpicklingError)):
             load.load_model(str(folder))
     assert not marker.exists()
+
+
+HUB = """
+import socket, sys
+from pathlib import Path
+from huggingface_hub import get_session
+from ia_lib.data.downloads import SourceError
+from ia_lib.workflow import sources
+sources.SECONDS = 0.4
+model = sources.HubModel("owner/name", None, Path(sys.argv[1]) / "revisions.json")
+try:
+    model.settle()
+except SourceError as error:
+    print(error)
+with socket.create_server(("127.0.0.1", 0)) as silent:
+    try:
+        get_session().get(f"http://127.0.0.1:{silent.getsockname()[1]}/", timeout=None)
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+@pytest.mark.quick
+def test_a_hub_that_does_not_answer_is_told_without_its_password(tmp_path):
+    more = {"HF_ENDPOINT": "http://bergeend:wintertaling66@127.0.0.1:9", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+    environment = {**os.environ, **more, "HF_HOME": str(tmp_path / "hub")}
+    command = [sys.executable, "-c", HUB, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    said = "(no connection (Connection refused); asked 2 times in 1 s)"
+    assert done.stdout.splitlines() == [
+        f"the model owner/name: the Hub does not tell its commit {said}",
+        "ReadTimeout",  # a request without a time-out has one
+    ]
+    search(tmp_path, done)
+
+
+@pytest.mark.quick
+def test_what_a_stage_waits_for_stands_in_the_progress_line(table, tmp_path, capsys):
+    stage = Table(table, tmp_path / "outputs").stage("base", "data").open()
+    stage.notebook("running").touch()
+    watch = progress.Watch([stage])
+    LOG.info("reads parts of %s", "http://u:p@h/x?a=1")
+    watch.look()
+    assert "base: data 0% (reads parts of http://h/x?...)" in capsys.readouterr().out
+    LOG.warning("http://h/x: no connection; asked again in 1 s")
+    assert capsys.readouterr().out == "http://h/x: no connection; asked again in 1 s\n"  # in the notebook
+    watch.next_line = 0
+    watch.look()
+    assert "base: data 0% (http://h/x: no connection; asked again in 1 s)" in capsys.readouterr().out
+    stage.progress(1, 2)
+    watch.next_line = 0
+    watch.look()
+    line = capsys.readouterr().out
+    assert "base: data 50%" in line
+    assert "(" not in line
+    LOG.handlers = []
+    stage._lock.release(force=True)
