@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -176,7 +177,8 @@ class HubModel(Source):
 
         asks, hooks = get_session(), get_session().event_hooks
         if _bounded not in hooks["request"]:
-            asks.event_hooks = {**hooks, "request": [*hooks["request"], _bounded]}
+            more = {"request": _bounded, "response": lambda _: _unanswered.clear()}
+            asks.event_hooks = {name: [*hooks[name], hook] for name, hook in more.items()}
         found = self.commit
         if found is None or (self.missing() and not constants.HF_HUB_OFFLINE):
             found = self._ask(constants.ENDPOINT)
@@ -217,8 +219,19 @@ class HubModel(Source):
         return {"model": self.name, "revision": self.revision, "commit": self.commit}
 
 
+_unanswered: list[float] = []  # when the Hub's client asked, since it was answered last
+
+
 def _bounded(request) -> None:
-    """Give a request of the Hub's client a time-out; some have none and would wait for ever."""
+    """Give a request of the Hub's client a time-out (some have none and would wait for ever), and make none of those
+    that it would go on to make once it has waited for `SECONDS`. Raises SourceError instead."""
+    now = time.monotonic()
+    if len(_unanswered) > 1 and now - _unanswered[0] > SECONDS:
+        waited, times = now - _unanswered.pop(0), len(_unanswered) + 1
+        _unanswered.clear()
+        said = f"the Hub does not answer (asked {times} times in {waited:.0f} s)"
+        raise SourceError(f"{request.url.scheme}://{request.url.host}: {said}; try again later")
+    _unanswered.append(now)
     waits = request.extensions.get("timeout") or {}
     parts = ("connect", "read", "write", "pool")
     request.extensions["timeout"] = {part: waits.get(part) or SECONDS / 2 for part in parts}
