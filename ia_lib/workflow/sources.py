@@ -226,10 +226,10 @@ def _bounded(request) -> None:
     """Give a request of the Hub's client a time-out (some have none and would wait for ever), and make none of those
     that it would go on to make once it has waited for `SECONDS`. Raises SourceError instead."""
     now = time.monotonic()
+    if _unanswered and now - _unanswered[-1] > SECONDS:
+        _unanswered.clear()  # somebody tries again later
     if len(_unanswered) > 1 and now - _unanswered[0] > SECONDS:
-        waited, times = now - _unanswered.pop(0), len(_unanswered) + 1
-        _unanswered.clear()
-        said = f"the Hub does not answer (asked {times} times in {waited:.0f} s)"
+        said = f"the Hub does not answer (asked {len(_unanswered)} times in {now - _unanswered[0]:.0f} s)"
         raise SourceError(f"{request.url.scheme}://{request.url.host}: {said}; try again later")
     _unanswered.append(now)
     waits = request.extensions.get("timeout") or {}
