@@ -27,7 +27,7 @@ def test_verify_finds_a_single_bit(finished, tmp_path, capsys):
     outputs = copied(finished, tmp_path / "outputs")
     command = ["verify", str(finished.path), "--outputs", str(outputs)]
     assert main(command) == 0
-    assert "0 are not what was made" in capsys.readouterr().out
+    assert "0 of them are not what was made" in capsys.readouterr().out
     files = sorted(p for m in outputs.rglob("manifest.json") for p in m.parent.rglob("*") if p.is_file())
     draw = random.Random(1)
     for path in draw.sample(files, 12) + [path for path in files if path.name == "manifest.json"]:

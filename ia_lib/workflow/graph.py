@@ -14,7 +14,7 @@ from ia_lib.evaluation.tasks import TaskError
 from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
 from ia_lib.recipes.fields import Shared
-from ia_lib.workflow import tables
+from ia_lib.workflow import preflight, tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.sources import Address, HubModel
@@ -138,7 +138,7 @@ class Table:
         seen: set = set()
         for stage in self.stages(runs):
             try:
-                stage.inputs.check(seen)
+                preflight.check(stage.inputs, seen)
             except Exception as error:
                 raise self._said(stage.run, error) from None
 

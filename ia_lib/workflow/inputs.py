@@ -4,32 +4,28 @@ Every reader gets `find`, which knows the files of the list and no others: what 
 cannot be read either.
 """
 
-import json
 import os
 import re
-import warnings
-from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ia_lib.data import corpora, dirt, minilab
+from ia_lib.data import corpora, minilab
 from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
 from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
-from ia_lib.instructions import replay, templates
+from ia_lib.instructions import templates
 from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
 from ia_lib.recipes.fields import New
-from ia_lib.workflow import fit, past
+from ia_lib.workflow import past
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, Asked, File, Folder, HubModel, MiniLab, Published, Source
-from ia_lib.workflow.tables import drawn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +43,6 @@ class Inputs:
     def __init__(self, chain: list[Settings], stage: str, outputs: Path):
         self.chain, self.stage, self.outputs = chain, stage, outputs
         self.run, self.begins = chain[0], chain[-1]
-        self._seen: set = set()  # see `check`
 
     @property
     def origin(self) -> str | New:
@@ -104,14 +99,14 @@ class Inputs:
         evaluates = self.stage == "evaluate"
         found, wanted = self._prompts(), self._parallel_places() if self.reads_parallel else []
         # the data stage takes the texts of tasks, whose pairs it may leave out, and the labels' tokens
-        others = self._of_files if wanted and run.data.drop_test_overlap else []
+        others = self.of_files if wanted and run.data.drop_test_overlap else []
         for number, task in enumerate(self.tasks if evaluates else [*self.choices, *others]):
             parts = None if evaluates else {"name", "labels", "data"}
             said = {"split": run.evaluate.test_split, **task.model_dump(mode="json", include=parts)}
             found.append(Asked(f"task {number}", said, task.file))
             others = [path for path in task.files(run.wordings if evaluates else ()) if path != task.file]
             found += [self._kits(path) for path in others]
-            wanted += task.places(self._tested(task), self._split(task))
+            wanted += task.places(self.tested(task), self._split(task))
         if self.stage == "data":
             wanted += past.places(self)
         else:
@@ -212,97 +207,7 @@ class Inputs:
                     known["files"] += said["files"]
         return list(found.values())
 
-    def check(self, seen: set | None = None) -> None:
-        """Read what is here of all that the stage will read, so that what is wrong is said before any work.
-
-        `seen` remembers, from stage to stage, which texts were looked at. What looks wrong in texts is a warning.
-
-        Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
-        """
-        run, seen = self.run, self._seen if seen is None else seen
-        self._seen = seen
-        if run.machine.data_dir and not self.data_folder.is_dir():
-            raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {self.data_folder})")
-        for source in self.sources.values():
-            source.check()
-        if self.stage == "data" and run.data.past and run.data.past.xp3:
-            corpora.check_xp3(run.data.past.xp3)
-        if self.stage == "tune":
-            return
-        if self.stage == "evaluate":
-            fit.check(self)
-        # reads the files, and so finds what is wrong in them
-        templates.templates("mt", run.templates)
-        for task in self._of_files if self.stage == "evaluate" else ():
-            if not self.missing() or task.data.file:
-                pairs = self.pairs(task)
-                for code in self._tested(task):
-                    self._look(corpora.cells(pairs, code), f"of {task.name} in {code}")
-        for wording in run.wordings if self.stage == "evaluate" else ():
-            templates.label_words([], wording)
-        here = not self.missing()
-        if run.corpus == "minilab":
-            # it is not written yet, and no sentence of it stands in two of its files
-            self._check_sentences(run.lab.train, run.data.sentences or run.lab.train)
-            if any(task.data.source != "minilab" for task in self.choices):
-                self._look_at(self.tests(lab=False))
-        elif here:
-            if self.stage == "evaluate":
-                self.training_labels()
-            paired = bool(run.measures_held_out if self.stage == "evaluate" else run.parallel_codes)
-            if not {(self._texts, True), (self._texts, paired)} & seen:
-                seen.add((self._texts, paired))
-                self._check_texts(paired)
-        if here and self.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
-            pool = self.pool()[0]
-            try:
-                replay.draw(pool, seed=run.seed, **drawn(run))
-            except ValueError as error:
-                raise CorpusError(str(error)) from None
-            if (run.data.past.file, "past") not in seen:
-                seen.add((run.data.past.file, "past"))
-                for field in ("prompt", "answer"):
-                    self._look(corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
-
-    @property
-    def _texts(self) -> str:
-        """What settles which texts of tests and of parallel sentences are read, and how they are split."""
-        run, data = self.run, {"parallel", "sentences", "drop_test_overlap", "validation_sentences", "hold_out"}
-        shared = {"seed", "corpus", "known", "taught", "unseen", "pivots"}
-        asked = {**dict.fromkeys(shared, True), "data": data, "evaluate": {"tasks", "tests", "test_split", "held_out"}}
-        place = [str(self.data_folder), str(run.home), run.paired_codes]
-        return json.dumps([run.model_dump(mode="json", include=asked), place], sort_keys=True)
-
-    def _check_texts(self, paired: bool) -> None:
-        """Read the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong in them."""
-        run = self.run
-        self._look_at(self.tests())
-        if not paired:
-            return
-        self._check_sentences(None, len(self.usable()))
-        if getattr(run.data, "hold_out", "sentence") == "sentence" and run.data.validation_sentences:
-            try:
-                self.held_out()
-            except ValueError as error:
-                raise CorpusError(str(error)) from None
-        for code in run.paired_codes:
-            self._look(corpora.cells(self.usable(), code), f"of the parallel text in {code}")
-
-    def _look_at(self, tests: "Dataset") -> None:
-        texts: dict[tuple[str, str], list[str]] = {}
-        for task, code, text in zip(tests["task"], tests["language"], tests["text"], strict=True):
-            texts.setdefault((task, code), []).append(text)
-        for (task, code), some in texts.items():
-            self._look(some, f"of {task} in {code}")
-
-    def _look(self, texts: Iterable[str], what: str) -> None:
-        """Warn of dirt in texts."""
-        for said in dirt.Found().add(texts).warnings(what, self.run.machine.share_text):
-            if said not in self._seen:
-                self._seen.add(said)
-                warnings.warn(said, stacklevel=2)
-
-    def _check_sentences(self, parallel: int | None, left: int | None = None) -> None:
+    def check_sentences(self, parallel: int | None, left: int | None = None) -> None:
         """Refuse to draw more than all parallel sentences, or to hold out all that are left of them."""
         data = self.run.data
         if parallel and data.sentences and data.sentences > parallel:
@@ -331,7 +236,7 @@ class Inputs:
                     raise
                 raise Refusal("tasks", called, f"<task> or <corpus>/<task> ({error})") from None
             found.append(task.model_copy(update={"name": called}) if "." not in called else task)
-            if not self._tested(task):
+            if not self.tested(task):
                 allowed = f"a task with one of the run's languages; {name} has none of them"
                 raise Refusal("tasks", called, allowed)
         labels: dict[str, list[str]] = {}
@@ -375,18 +280,18 @@ class Inputs:
         return [task for task in self.tasks if isinstance(task, Translate)]
 
     @property
-    def _of_files(self) -> list[Translate]:
+    def of_files(self) -> list[Translate]:
         """Those of them whose text is not the run's own, held out."""
         return [task for task in self.translations if not task.data.held_out]
 
-    def _tested(self, task: Task) -> list[str]:
+    def tested(self, task: Task) -> list[str]:
         return task.has(self.run.codes if isinstance(task, Choose) else self.run.paired_codes)
 
     def pairs(self, task: Translate) -> "Dataset":
         """The parallel text of a task: `sentence_id` and a column per language."""
         if task.data.held_out:
             return self.held_out()
-        return task.read(self.find, self._tested(task), self._split(task))
+        return task.read(self.find, self.tested(task), self._split(task))
 
     def tests(self, every: bool = True, lab: bool = True) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
@@ -398,7 +303,7 @@ class Inputs:
         parts = [
             task.read(self.find, [code], self._split(task))
             for task in self.choices
-            for code in self._tested(task)
+            for code in self.tested(task)
             if lab or task.data.source != "minilab"
         ]
         if not parts:
@@ -428,7 +333,7 @@ class Inputs:
         found: dict[str, tuple[str, str, tuple[str, str]]] = {}
         for task in self.choices if self.run.evaluate.majority_of == "train" else ():
             for split in ("train", "valid"):
-                for code in self._tested(task):
+                for code in self.tested(task):
                     for place in task.places([code], split) if split in task.splits else ():
                         source = self._source(*place)
                         if isinstance(source, MiniLab):
@@ -481,7 +386,7 @@ class Inputs:
 
         from ia_lib.randomness import permuted
 
-        self._check_sentences(len(found))
+        self.check_sentences(len(found))
         drawn = permuted((self.run.seed, "sentences"), np.arange(sentences), len(found))
         return found.select(sorted(drawn.tolist()))
 
@@ -489,7 +394,7 @@ class Inputs:
     def _usable(self) -> "tuple[Dataset, int]":
         found, dropped = self.parallel(), 0
         if self.run.data.drop_test_overlap:
-            for tests in (self.tests(), *map(self.pairs, self._of_files)):
+            for tests in (self.tests(), *map(self.pairs, self.of_files)):
                 found, more = corpora.drop_overlap(found, tests)
                 dropped += more
         return found, dropped

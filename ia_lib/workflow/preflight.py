@@ -1,0 +1,108 @@
+"""What a stage will read, looked at before any work: files, settings that hang on them, texts, the model."""
+
+import json
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ia_lib.data import corpora, dirt
+from ia_lib.data.files import CorpusError, CorpusWarning
+from ia_lib.data.yaml_files import Refusal
+from ia_lib.instructions import replay, templates
+from ia_lib.workflow import fit
+from ia_lib.workflow.tables import drawn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def check(inputs, seen: set) -> None:
+    """Read what is here of all that a stage will read, so that what is wrong is said before any work. `inputs` are the
+    stage's; `seen` remembers, from stage to stage, which texts were looked at. What looks wrong in texts is a warning.
+
+    Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
+    """
+    run = inputs.run
+    if run.machine.data_dir and not inputs.data_folder.is_dir():
+        raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {inputs.data_folder})")
+    for source in inputs.sources.values():
+        source.check()
+    if inputs.stage == "data" and run.data.past and run.data.past.xp3:
+        corpora.check_xp3(run.data.past.xp3)
+    if inputs.stage == "tune":
+        return
+    if inputs.stage == "evaluate":
+        fit.check(inputs)
+    # reads the files, and so finds what is wrong in them
+    templates.templates("mt", run.templates)
+    for task in inputs.of_files if inputs.stage == "evaluate" else ():
+        if not inputs.missing() or task.data.file:
+            pairs = inputs.pairs(task)
+            for code in inputs.tested(task):
+                _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
+    for wording in run.wordings if inputs.stage == "evaluate" else ():
+        templates.label_words([], wording)
+    here = not inputs.missing()
+    if run.corpus == "minilab":
+        # it is not written yet, and no sentence of it stands in two of its files
+        inputs.check_sentences(run.lab.train, run.data.sentences or run.lab.train)
+        if any(task.data.source != "minilab" for task in inputs.choices):
+            _look_at(inputs, seen, inputs.tests(lab=False))
+    elif here:
+        if inputs.stage == "evaluate":
+            inputs.training_labels()
+        paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
+        if not {(_texts(inputs), True), (_texts(inputs), paired)} & seen:
+            seen.add((_texts(inputs), paired))
+            _check_texts(inputs, seen, paired)
+    if here and inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
+        pool = inputs.pool()[0]
+        try:
+            replay.draw(pool, seed=run.seed, **drawn(run))
+        except ValueError as error:
+            raise CorpusError(str(error)) from None
+        if (run.data.past.file, "past") not in seen:
+            seen.add((run.data.past.file, "past"))
+            for field in ("prompt", "answer"):
+                _look(inputs, seen, corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
+
+
+def _texts(inputs) -> str:
+    """What settles which texts of tests and of parallel sentences are read, and how they are split."""
+    run, data = inputs.run, {"parallel", "sentences", "drop_test_overlap", "validation_sentences", "hold_out"}
+    shared = {"seed", "corpus", "known", "taught", "unseen", "pivots"}
+    asked = {**dict.fromkeys(shared, True), "data": data, "evaluate": {"tasks", "tests", "test_split", "held_out"}}
+    place = [str(inputs.data_folder), str(run.home), run.paired_codes]
+    return json.dumps([run.model_dump(mode="json", include=asked), place], sort_keys=True)
+
+
+def _check_texts(inputs, seen: set, paired: bool) -> None:
+    """Read the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong in them."""
+    run = inputs.run
+    _look_at(inputs, seen, inputs.tests())
+    if not paired:
+        return
+    inputs.check_sentences(None, len(inputs.usable()))
+    if getattr(run.data, "hold_out", "sentence") == "sentence" and run.data.validation_sentences:
+        try:
+            inputs.held_out()
+        except ValueError as error:
+            raise CorpusError(str(error)) from None
+    for code in run.paired_codes:
+        _look(inputs, seen, corpora.cells(inputs.usable(), code), f"of the parallel text in {code}")
+
+
+def _look_at(inputs, seen: set, tests: "Dataset") -> None:
+    texts: dict[tuple[str, str], list[str]] = {}
+    for task, code, text in zip(tests["task"], tests["language"], tests["text"], strict=True):
+        texts.setdefault((task, code), []).append(text)
+    for (task, code), some in texts.items():
+        _look(inputs, seen, some, f"of {task} in {code}")
+
+
+def _look(inputs, seen: set, texts: Iterable[str], what: str) -> None:
+    """Warn of dirt in texts."""
+    for said in dirt.Found().add(texts).warnings(what, inputs.run.machine.share_text):
+        if said not in seen:
+            seen.add(said)
+            warnings.warn(said, CorpusWarning, stacklevel=2)
