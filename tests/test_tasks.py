@@ -289,6 +289,11 @@ def test_parallel_text_to_translate(tmp_path):
             "prompts: {classifcation: []}\nkind",
             "'prompts.classifcation': found an unknown field; did you mean 'clas",
         ),
+        (
+            "kind",
+            "prompts: {classification: ['[INPUT] [LABELS_CHOICE]'], labels: {biak: x}}\nkind",
+            "'prompts.labels.biak': found 'biak'; did you mean 'baik'? allowed: one of buruk, baik",
+        ),
         ("kind", "prompts: {classification: ['[X]']}\nkind", "field 'prompts.classification.0': found '[X]'; allowed"),
         (
             "kind",

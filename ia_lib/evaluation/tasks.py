@@ -172,6 +172,11 @@ class Choose(Task):
             if ours not in self.labels:
                 raise Refusal(f"data.labels.{theirs}", ours, f"one of labels ({', '.join(self.labels)})")
         _has_templates(self.prompts, "classification")
+        for field, names in (("labels", self.labels), ("tasks", [self.question])):
+            for name in getattr(self.prompts, field, ()) if isinstance(self.prompts, Prompts) else ():
+                if name not in names:
+                    allowed = f"one of {', '.join(names)}, which the task's prompts name"
+                    raise Refusal(f"prompts.{field}.{name}", name, allowed, names)
         return self
 
     @property
