@@ -313,11 +313,9 @@ def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
         found = {one.title: one for one in book.worksheets}
         if sheet and sheet not in found:
             raise CorpusError(f"{path}: there is no sheet {sheet!r}; found: {', '.join(found)}")
-        first, *others = [found[sheet]] if sheet else found.values()
-        further = [one.title for one in others if any(any(row) for row in one.iter_rows(values_only=True))]
-        if further:
-            said = f"read was the sheet {first.title!r}, and not {', '.join(map(repr, further))}"
-            warnings.warn(f"{path}: {said}; name the one that is meant in the field sheet", CorpusWarning, stacklevel=2)
+        if said := unread(path, sheet):
+            warnings.warn(said, CorpusWarning, stacklevel=2)
+        first = found[sheet or next(iter(found))]
         first.reset_dimensions()  # some programs write wrong ones
         cells = first.iter_rows()
         header = [cell.value for cell in next(cells, ())]
@@ -334,6 +332,18 @@ def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
         raise
     except Exception as error:  # openpyxl and zipfile raise what they like for a file that is no workbook
         raise CorpusError(f"{path}: this is no XLSX workbook ({' '.join(str(error).split())[:80]})") from None
+
+
+def unread(path: Path, sheet: str | None = None) -> str | None:
+    """What is said of a workbook whose further sheets have rows too, if none was chosen."""
+    import openpyxl
+
+    if sheet:
+        return None
+    first, *others = openpyxl.load_workbook(path, read_only=True).worksheets
+    further = [one.title for one in others if any(any(row) for row in one.iter_rows(values_only=True))]
+    said = f"{path}: read was the sheet {first.title!r}, and not {', '.join(map(repr, further))}"
+    return f"{said}; name the one that is meant in the field sheet" if further else None
 
 
 def _xml(path: Path, columns: Sequence[str]):

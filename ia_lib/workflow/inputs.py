@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from ia_lib.data import corpora, minilab
+from ia_lib.data import corpora, files, minilab
 from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
@@ -365,6 +365,19 @@ class Inputs:
             columns = {code: part.columns.get(code, code) for code in run.paired_codes}
             return corpora.parallel_file(paths["file", part.file], columns, part.id, part.sheet)
         return corpora.parallel(self.find, run.paired_codes, "train", run.corpus)
+
+    def remarks(self) -> list[str]:
+        """What is said of workbooks of the user's of which only one sheet is read."""
+        run, part, read = self.run, self.run.data.parallel, []
+        if run.corpus == "own" and part.file:
+            read.append((part.file, part.sheet))
+        for task in self.tasks:
+            sheet = task.data.columns.sheet if isinstance(task, Choose) else task.data.sheet
+            places = task.places(self.tested(task), self._split(task))
+            read += [(file, sheet) for source, file in places if source == "file"]
+        books = [(run.locate(file, self.data_folder), sheet) for file, sheet in dict.fromkeys(read)]
+        said = (files.unread(Path(book), sheet) for book, sheet in books if book.lower().endswith(".xlsx"))
+        return list(filter(None, said))
 
     def _parallel_places(self) -> list[tuple[str, str]]:
         run, part = self.run, self.run.data.parallel

@@ -5,13 +5,11 @@ imported where it is used, so that a stage is made by no more of the kit than it
 """
 
 import json
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia_lib.data.files import CorpusWarning
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -34,16 +32,13 @@ def make_data(stage: Stage) -> MadeData:
     import pandas as pd
 
     if not stage.done:
-        with warnings.catch_warnings(record=True, action="always", category=CorpusWarning) as found:
-            _make_data(stage, found)
-        for warning in found:
-            warnings.warn_explicit(**{n: getattr(warning, n) for n in ("message", "category", "filename", "lineno")})
+        _make_data(stage)
     folder = stage.folder
     examples = pd.read_parquet(folder / "examples.parquet")
     return MadeData(folder, examples, json.loads((folder / "report.json").read_text(encoding="utf-8")))
 
 
-def _make_data(stage: Stage, found: list[warnings.WarningMessage]) -> None:
+def _make_data(stage: Stage) -> None:
     from datasets import Dataset
 
     from ia_lib.data import minilab
@@ -79,7 +74,7 @@ def _make_data(stage: Stage, found: list[warnings.WarningMessage]) -> None:
     )
     if run.corpus == "minilab":
         report["untranslated_share"] = minilab.untranslated_shares(run.seed)
-    report["warnings"] += dict.fromkeys(str(one.message) for one in found if one.category is CorpusWarning)
+    report["warnings"] += inputs.remarks()
     report["estimated"] = asdict(estimate(run, inputs.origin, report, texts=len(inputs.tests(every=False))))
     examples.to_parquet(stage.part / "examples.parquet", index=False)
     (stage.part / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
