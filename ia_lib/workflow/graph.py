@@ -134,25 +134,26 @@ class Table:
         return changed
 
     def check(self, runs: list[str] | None = None) -> None:
-        """Look at all that the runs will read from local files, before any work. Raises SettingsError."""
+        """Look at all that the runs will read from local files, before any work, and refuse what would have to be
+        fetched where a row is offline. Raises SettingsError."""
         seen: set = set()
         for stage in self.stages(runs):
             try:
                 preflight.check(stage.inputs, seen)
             except Exception as error:
                 raise self._said(stage.run, error) from None
-
-    def settle(self, runs: list[str] | None = None) -> None:
-        """Fix what is not pinned (the commits of models on the Hub) for all of the table's rows, ask once whether the
-        addresses of past data answer, and refuse what would have to be fetched where a row is offline. Raises
-        SettingsError."""
-        self._check_folder()
         for what, run in self.to_download(runs).items():
             if run.machine.offline:
                 raise SettingsError(
                     f"{run.place}, run {run.name!r}: {what} is not on this machine, and offline is set; "
                     "run once with internet and without offline"
                 )
+
+    def settle(self, runs: list[str] | None = None) -> None:
+        """What `check` does; then fix what is not pinned (the commits of models on the Hub) for all of the table's
+        rows, and ask once whether the addresses of past data answer. Raises SettingsError."""
+        self.check(runs)
+        self._check_folder()
         asked = set()
         for stage in self.stages(runs):
             for source in stage.inputs.sources.values():

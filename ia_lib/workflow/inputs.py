@@ -6,6 +6,7 @@ cannot be read either.
 
 import os
 import re
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ class Inputs:
         if self.stage == "tune":
             return outside
         evaluates = self.stage == "evaluate"
-        found, wanted = self._prompts(), self._parallel_places() if self.reads_parallel else []
+        found, wanted = self._prompts(), self.parallel_places() if self.reads_parallel else []
         # the data stage takes the texts of tasks, whose pairs it may leave out, and the labels' tokens
         others = self.of_files if wanted and run.data.drop_test_overlap else []
         for number, task in enumerate(self.tasks if evaluates else [*self.choices, *others]):
@@ -106,7 +107,7 @@ class Inputs:
             found.append(Asked(f"task {number}", said, task.file))
             others = [path for path in task.files(run.wordings if evaluates else ()) if path != task.file]
             found += [self._kits(path) for path in others]
-            wanted += task.places(self.tested(task), self._split(task))
+            wanted += self.places(task)
         if self.stage == "data":
             wanted += past.places(self)
         else:
@@ -196,6 +197,11 @@ class Inputs:
     def missing(self) -> list[str]:
         """What would have to be downloaded, in words."""
         return list(filter(None, (source.missing() for source in self.sources.values())))
+
+    def here(self, places: Iterable[tuple[str, str]]) -> bool:
+        """Whether these (source, file) can be read at once: nothing to be downloaded, and no mini lab to be written."""
+        found = [self._source(*place) for place in places]
+        return not any(isinstance(source, MiniLab) or source.missing() for source in found)
 
     def provenance(self) -> list[dict[str, Any]]:
         """For the manifest: licence, citation and checksums; the files of one published source together."""
@@ -293,10 +299,14 @@ class Inputs:
             return self.held_out()
         return task.read(self.find, self.tested(task), self._split(task))
 
-    def tests(self, every: bool = True, lab: bool = True) -> "Dataset":
+    def places(self, task: Task) -> list[tuple[str, str]]:
+        """What the run's texts of a task are read from, as (source, file)."""
+        return task.places(self.tested(task), self._split(task))
+
+    def tests(self, every: bool = True, here: bool = False) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
-        stand. Without `every` the first `examples` of each language, which are those that the run is tested on; without
-        `lab` not the mini lab's."""
+        stand. Without `every` the first `examples` of each language, which are those that the run is tested on; with
+        `here` only those that can be read at once."""
         from datasets import Dataset, concatenate_datasets
 
         few = None if every else self.run.evaluate.examples
@@ -304,7 +314,7 @@ class Inputs:
             task.read(self.find, [code], self._split(task))
             for task in self.choices
             for code in self.tested(task)
-            if lab or task.data.source != "minilab"
+            if not here or self.here(task.places([code], self._split(task)))
         ]
         if not parts:
             return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})
@@ -344,14 +354,15 @@ class Inputs:
                             found.setdefault(task.name, (split, code, place))
         return found
 
-    def training_labels(self) -> dict[str, tuple[list[str], str]]:
-        """For every task the labels that the majority baseline counts, and of what they are."""
+    def training_labels(self, here: bool = False) -> dict[str, tuple[list[str], str]]:
+        """For every task the labels that the majority baseline counts, and of what they are; with `here` only of what
+        can be read at once."""
         found: dict[str, tuple[list[str], str]] = {}
         for task in self.choices:
-            if task.name in self._majority_places:
-                split, code, _ = self._majority_places[task.name]
+            split, code, place = self._majority_places.get(task.name, ("", "", None))
+            if place and (not here or self.here([place])):
                 found[task.name] = task.read(self.find, [code], split)["label"][:], f"{split} texts in {code}"
-        for name, rows in self.tests(every=False).to_pandas().groupby("task", sort=False):
+        for name, rows in self.tests(every=False, here=here).to_pandas().groupby("task", sort=False):
             found.setdefault(name, (list(rows["label"]), "the test texts"))
         return found
 
@@ -359,7 +370,7 @@ class Inputs:
     def _whole(self) -> "Dataset":
         run, part = self.run, self.run.data.parallel
         if run.corpus == "own":
-            paths = {place: self.find(*place) for place in self._parallel_places()}
+            paths = {place: self.find(*place) for place in self.parallel_places()}
             if part.lines:
                 return corpora.parallel_lines({code: paths["file", part.lines[code]] for code in run.paired_codes})
             columns = {code: part.columns.get(code, code) for code in run.paired_codes}
@@ -373,13 +384,13 @@ class Inputs:
             read.append((part.file, part.sheet))
         for task in self.tasks:
             sheet = task.data.columns.sheet if isinstance(task, Choose) else task.data.sheet
-            places = task.places(self.tested(task), self._split(task))
-            read += [(file, sheet) for source, file in places if source == "file"]
+            read += [(file, sheet) for source, file in self.places(task) if source == "file"]
         books = [(run.locate(file, self.data_folder), sheet) for file, sheet in dict.fromkeys(read)]
         said = (files.unread(Path(book), sheet) for book, sheet in books if book.lower().endswith(".xlsx"))
         return list(filter(None, said))
 
-    def _parallel_places(self) -> list[tuple[str, str]]:
+    def parallel_places(self) -> list[tuple[str, str]]:
+        """What the parallel text is read from, as (source, file)."""
         run, part = self.run, self.run.data.parallel
         if run.corpus != "own":
             return corpora.places(run.corpus, run.paired_codes, "train")

@@ -43,9 +43,10 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
 def _estimated(table: "Table", run) -> str:
     data, stage = table.folder / run.name / "data" / "report.json", table.stage(run.name, "evaluate")
     report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
-    lab = any(name.startswith("minilab/") for name in run.named_tasks.values())  # which is not written yet
-    known = None if lab or stage.inputs.missing() else len(stage.inputs.tests(every=False))
-    found = estimate(run, stage.inputs.origin, report, known)
+    inputs = stage.inputs
+    here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
+    known = len(inputs.tests(every=False)) if here else None
+    found = estimate(run, inputs.origin, report, known)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"

@@ -36,26 +36,19 @@ def check(inputs, seen: set) -> None:
     # reads the files, and so finds what is wrong in them
     templates.templates("mt", run.templates)
     for task in inputs.of_files if inputs.stage == "evaluate" else ():
-        if not inputs.missing() or task.data.file:
+        if inputs.here(inputs.places(task)):
             pairs = inputs.pairs(task)
             for code in inputs.tested(task):
                 _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
-    here = not inputs.missing()
-    if run.corpus == "minilab":
-        # it is not written yet, and no sentence of it stands in two of its files
-        inputs.check_sentences(run.lab.train, run.data.sentences or run.lab.train)
-        if any(task.data.source != "minilab" for task in inputs.choices):
-            _look_at(inputs, seen, inputs.tests(lab=False))
-    elif here:
-        if inputs.stage == "evaluate":
-            inputs.training_labels()
-        paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
-        if not {(_texts(inputs), True), (_texts(inputs), paired)} & seen:
-            seen.add((_texts(inputs), paired))
-            _check_texts(inputs, seen, paired)
-    if here and inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
+    if inputs.stage == "evaluate":
+        inputs.training_labels(here=True)
+    paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
+    if not {(_texts(inputs), True), (_texts(inputs), paired)} & seen:
+        seen.add((_texts(inputs), paired))
+        _check_texts(inputs, seen, paired)
+    if inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
         pool = inputs.pool()[0]
         try:
             replay.draw(pool, seed=run.seed, **drawn(run))
@@ -77,19 +70,28 @@ def _texts(inputs) -> str:
 
 
 def _check_texts(inputs, seen: set, paired: bool) -> None:
-    """Read the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong in them."""
+    """Read what is here of the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong
+    in them."""
     run = inputs.run
-    _look_at(inputs, seen, inputs.tests())
-    if not paired:
+    _look_at(inputs, seen, inputs.tests(here=True))
+    if run.corpus == "minilab":
+        # it is not written yet, and no sentence of it stands in two of its files
+        inputs.check_sentences(run.lab.train, run.data.sentences or run.lab.train)
         return
-    inputs.check_sentences(None, len(inputs.usable()))
-    if getattr(run.data, "hold_out", "sentence") == "sentence" and run.data.validation_sentences:
+    if not paired or not inputs.here(inputs.parallel_places()):
+        return
+    tested = (inputs.places(task) for task in [*inputs.choices, *inputs.of_files])
+    whole = not run.data.drop_test_overlap or all(map(inputs.here, tested))
+    pairs = inputs.usable() if whole else inputs.parallel()
+    inputs.check_sentences(None, len(pairs))
+    by_sentence = getattr(run.data, "hold_out", "sentence") == "sentence"
+    if whole and by_sentence and run.data.validation_sentences:
         try:
             inputs.held_out()
         except ValueError as error:
             raise CorpusError(str(error)) from None
     for code in run.paired_codes:
-        _look(inputs, seen, corpora.cells(inputs.usable(), code), f"of the parallel text in {code}")
+        _look(inputs, seen, corpora.cells(pairs, code), f"of the parallel text in {code}")
 
 
 def _look_at(inputs, seen: set, tests: "Dataset") -> None:

@@ -38,7 +38,6 @@ def execute(table: Table, runs: list[str] | None = None, cores: int | None = Non
     """
     for name in runs or []:
         table.run(name)
-    table.check(runs)
     table.settle(runs)
     report = table.report(finished_only=True)
     stages = [*table.stages(runs), *([report] if report.needs else [])]
