@@ -68,6 +68,20 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("replay: 10", "replay: -1", 9, ["'replay'", "-1", "at least 0"]),
         ("replay: 10", "replay: 1.5", 9, ["'replay'", "1.5"]),
         ("objective: tlm", "objective: tml", 6, ["'one'", "'objective'", "'tml'", "tlm"]),
+        ("objective: tlm", "objective: TLM", 6, ["found 'TLM'; did you mean 'tlm'?"]),
+        ("objective: mt+xss", "objective: mt+xxs", 8, ["found 'mt+xxs'; did you mean 'mt+xss'?"]),
+        ("    replay: 10", "    replay: 10.000", 9, ["found 10.0; allowed: a whole number, written without a point"]),
+        ("{file: past.jsonl}", "past.jsonl", 3, ["as {file: 'past.jsonl'}"]),
+        ("{file: past.jsonl}", "{file: past.jsonl, answers}", 3, ["'past.answers'", "a comma begins a new field"]),
+        ("{file: past.jsonl}", '{file: "C:\\past.jsonl"}', 3, ["not valid YAML", "in single quotes, or /"]),
+        ("    objective: tlm", "    taught: [mda]\n    objective: tlm", 6, ["did you mean 'mad'?"]),
+        ("    objective: tlm", "    taught: [madurese]\n    objective: tlm", 6, ["did you mean 'mad'?"]),
+        (
+            "    objective: tlm",
+            "    taught: [xdm]\n    languages: {xmd: Madura}\n    objective: tlm",
+            6,
+            ["did you mean 'xmd'?"],
+        ),
         ("objective: tlm", "objective: tlm+tlm", 6, ["'objective'", "tlm+tlm"]),
         ("{name: some/model}", "{nam: some/model}", 2, ["'model.nam'", "name"]),
         ("{name: some/model}", "{name: a, run: b}", 2, ["'model'", "exactly one"]),
@@ -134,7 +148,10 @@ def test_a_key_given_twice_is_refused(tmp_path):
 
 
 def test_a_missing_table(tmp_path):
-    with pytest.raises(tables.SettingsError, match="cannot be read"):
+    with pytest.raises(tables.SettingsError, match="there is no such file; allowed"):
+        tables.load(tmp_path / "none.yaml")
+    (tmp_path / "nine.yaml").write_text(GOOD)
+    with pytest.raises(tables.SettingsError, match=r"did you mean '.*nine\.yaml'"):
         tables.load(tmp_path / "none.yaml")
     with pytest.raises(tables.SettingsError, match="not valid YAML"):
         load(tmp_path, GOOD + "\x07")

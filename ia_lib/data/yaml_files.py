@@ -55,9 +55,16 @@ def _yaml(value: Any) -> str:
 
 
 def meant(found: Any, among: Iterable[str]) -> str:
-    """`did you mean ...? ` for the nearest of some names; nothing where none is near."""
-    close = difflib.get_close_matches(found[:100], [*among], n=1) if isinstance(found, str) else []
-    return f"did you mean {close[0]!r}? " if close else ""
+    """`did you mean ...? ` for the nearest of some names, in any case; nothing where none is near. Of a mapping, what
+    the nearest key stands for."""
+    if not isinstance(found, str):
+        return ""
+    asked, stands = found[:100].casefold(), among if isinstance(among, dict) else {name: name for name in among}
+    names = {name.casefold(): name for name in stands}
+    close = difflib.get_close_matches(asked, names, n=5)
+    # letters in another order before letters of another word
+    close.sort(key=lambda name: (name != asked, sorted(name) != sorted(asked)))
+    return f"did you mean {stands[names[close[0]]]!r}? " if close else ""
 
 
 def listed(names: Iterable[str], found: Any = "") -> str:
@@ -84,6 +91,10 @@ def read(path: Path, what: str, error: type[Exception]) -> dict:
         raise error(f"{path}: found no file, but a folder or the like; allowed: a {what}, which is a YAML file")
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = [str(path.with_name(file.name)) for file in path.parent.glob("*.y*ml")]
+        said = f"there is no such file; {meant(str(path), near)}"
+        raise error(f"{path}: {said}allowed: a {what}, which is a YAML file") from None
     except OSError as problem:
         raise error(f"{path}: the {what} cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError as problem:
@@ -103,6 +114,7 @@ def read(path: Path, what: str, error: type[Exception]) -> dict:
     except YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         said = " ".join(str(getattr(problem, "problem", None) or problem).split()).partition(" with value")[0][:120]
+        said += ": write \\ in single quotes, or / instead" if "escape" in said else ""
         raise error(f"{path}, line {mark.line + 1 if mark else 1}: this is not valid YAML ({said})") from None
     except error:
         raise
@@ -133,7 +145,9 @@ def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tup
     if cause := problem.get("ctx", {}).get("error"):
         return location + [part for part in getattr(cause, "field", "").split(".") if part], str(cause)
     if problem["type"] == "extra_forbidden":
-        return location, unknown(location[-1], _names(model, location[:-1]))
+        bare = problem["input"] is None  # as in {objective: tlm, xss}
+        more = ", which has no value: a comma begins a new field" if bare else ""
+        return location, unknown(location[-1], _names(model, location[:-1]), more)
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
     if problem["type"] == "literal_error":
@@ -144,10 +158,10 @@ def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tup
     return location, f"found {told(problem['input'])}; allowed: {allowed}"
 
 
-def unknown(key: Any, known: Iterable[str]) -> str:
+def unknown(key: Any, known: Iterable[str], more: str = "") -> str:
     """What is said of a name that nobody knows."""
     known = list(known)
-    return f"found an unknown field; {meant(key, known)}allowed: {listed(known, key)}"
+    return f"found an unknown field{more}; {meant(key, known)}allowed: {listed(known, key)}"
 
 
 def place(holder: Any, location: Iterable[str]) -> tuple[Any, Any]:
@@ -234,12 +248,17 @@ def _names(model: type[BaseModel] | None, location: Iterable[str]) -> list[str]:
 def _allowed(problem: dict, model: type[BaseModel], location: list[str]) -> str:
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         names = _names(model, location)
-        return f"some of {', '.join(names)} with their values" if names else "fields with their values"
+        # what is most often written without its field
+        bare = next((name for name in ("name", "file") if name in names and isinstance(problem["input"], str)), None)
+        example = f", as {{{bare}: {told(problem['input'])}}}" if bare else ""
+        return f"some of {', '.join(names)} with their values{example}" if names else "fields with their values"
     if problem["type"] == "too_short":
         least = problem["ctx"]["min_length"]
         return "at least one entry" if least == 1 else f"at least {least} entries"
     if problem["type"] == "string_pattern_mismatch":
         return "text in one line, without control characters"
+    if problem["type"] == "int_type" and isinstance(problem["input"], float):
+        return "a whole number, written without a point"
     text = problem["msg"]
     for theirs, ours in _WORDS.items():
         text = text.replace(theirs, ours)

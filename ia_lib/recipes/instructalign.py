@@ -1,5 +1,6 @@
 """InstructAlign (arXiv 2305.13627; first version (IA)^1): cross-lingual instructions, beside replay of old ones."""
 
+from itertools import permutations
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -74,7 +75,8 @@ def check(run) -> None:
     parts = data.objective.split("+")
     if new and (set(parts) - set(OBJECTIVES) or len(set(parts)) < len(parts)):
         allowed = f"none, or some of {', '.join(OBJECTIVES)} joined by +"
-        raise Refusal("objective", data.objective, allowed, OBJECTIVES)
+        among = ["+".join(some) for number in (1, 2, 3) for some in permutations(OBJECTIVES, number)]
+        raise Refusal("objective", data.objective, allowed, ["none", *among])
     if not new and data.replay == "all":
         raise Refusal("replay", "all", "an objective beside it; with recipe: instructions the past is all")
     if not new:

@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("run")
             command.add_argument("stage", choices=NOTEBOOKS)
         else:
-            command.add_argument("runs", nargs="?" if name == "show" else "*", metavar="run", help="default: all")
+            many = "?" if name == "show" else "*"
+            command.add_argument("runs", nargs=many, default=None, metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")

@@ -27,7 +27,8 @@ class Table:
     """A table of settings with its folder of outputs."""
 
     def __init__(self, path: str | Path, outputs_dir: str | Path = "outputs"):
-        self.path = locate(path)
+        # what is nowhere is told as it was asked for
+        self.path = found if (found := locate(path)).exists() else Path(path)
         self.runs = tables.load(self.path)
         # runs that `add` made: their name -> the run they came from and what was changed
         self.changed: dict[str, tuple[str, dict[str, Any]]] = {}

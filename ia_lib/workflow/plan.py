@@ -36,7 +36,8 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
             print(line)
         damaged += [stage] if said else []
         read += stage.manifest is not None
-    print(f"{table.path}: {read} stages were read again; {len(damaged)} of them are not what was made")
+    said = f"{read} stages were read again; {len(damaged)} of them are not what was made"
+    print(f"{table.path}: {said if read else 'nothing has been made yet'}")
     return damaged
 
 

@@ -196,9 +196,11 @@ class Settings(fields.Shared):
                     allowed = f"letters, digits, _ and -, and none of the words {', '.join(_WORDS)}"
                     raise Refusal(field, code, allowed)
                 if code not in languages.NAMES and code not in self.languages:
-                    known = listed(languages.NAMES, code)
+                    known = listed(languages.NAMES)
                     allowed = f"a known language code ({known}), or one with a name in languages"
-                    raise Refusal(field, code, allowed, languages.NAMES)
+                    names = {**languages.NAMES, **self.languages}
+                    called = {name: known for known, name in names.items()}
+                    raise Refusal(field, code, allowed, {**called, **{known: known for known in names}})
                 if code in seen:
                     raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field

@@ -55,8 +55,12 @@ class File(Source):
 
     def check(self) -> None:
         if not self.file.is_file():
-            where = "beside the table, in the data folder or in the kit's folder"
-            raise SourceError(f"{self.file}: there is no such file, nor one {where}")
+            asked = self.name.removeprefix("file/")
+            if self.file.exists():
+                raise SourceError(f"{asked}: found no file, but a folder or the like ({self.file})")
+            where = "beside the table, in the data folder, from here and in the kit's folder"
+            places = "" if Path(asked).is_absolute() else f" (looked for {where})"
+            raise SourceError(f"{asked}: there is no such file{places}")
 
     def provenance(self) -> dict[str, Any] | None:
         known = {"bytes": self.file.stat().st_size, "sha256": downloads.checksum(self.file)}
