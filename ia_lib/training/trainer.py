@@ -16,6 +16,7 @@ from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from ia_lib.data.downloads import checksum, read_sealed, write_sealed
 from ia_lib.models.load import fuse_gelu
+from ia_lib.training import pieces
 from ia_lib.training.batches import Collator, weigh
 
 # What the files of a checkpoint were when it was written.
@@ -44,9 +45,12 @@ class AnswerTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *given, log: "_Log", **named):
-        super().__init__(*given, callbacks=[log], **named)
+    def __init__(self, model, *given, log: "_Log", **named):
+        super().__init__(model, *given, callbacks=[log], **named)
         self.log_file = log
+        some = {"input_ids": torch.arange(4, device=model.device)[None]}
+        more = {"decoder_input_ids": some["input_ids"]} if model.config.is_encoder_decoder else {}
+        self.head = pieces.output_layer(model, **some, **more)
 
     def training_step(self, *given, **named):
         loss = super().training_step(*given, **named)
@@ -60,11 +64,11 @@ class AnswerTrainer(Trainer):
         keep = counted.shape[1] - int(counted.any(0).int().argmax())
         accepted = inspect.signature(self.model.forward).parameters
         given = {**inputs, "logits_to_keep": keep, "use_cache": False}
-        logits = model(**{name: value for name, value in given.items() if name in accepted}).logits
+        with pieces.without_head(self.head):
+            hidden = model(**{name: value for name, value in given.items() if name in accepted}).logits
         counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
-        chosen = logits[:, -keep:][counted].float()
-        losses = torch.nn.functional.cross_entropy(chosen, targets[counted], reduction="none")
-        loss = (losses * weights[counted]).sum()
+        head = self.head or torch.nn.Identity()
+        loss = pieces.weighted_cross_entropy(hidden[:, -keep:][counted], head, targets[counted], weights[counted])
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
