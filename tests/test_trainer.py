@@ -320,3 +320,113 @@ def test_rows_with_nothing_left_that_counts_cost_nothing(model, tokenizer, tmp_p
     before = weights(model).clone()
     tuned = trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **{**OPTIONS, "steps": 1, "batch_size": 4})
     torch.testing.assert_close(weights(tuned), before)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ({}, lambda share: 1 - share),
+        ({"schedule": "constant"}, lambda share: 1),
+        ({"schedule": "cosine"}, lambda share: 0.5 * (1 + np.cos(np.pi * share))),
+        ({"schedule": "cosine", "floor": 0.1}, lambda share: 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * share))),
+    ],
+)
+def test_the_learning_rate_is_the_formula(model, tokenizer, rows, tmp_path, options, rate):
+    trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, warmup=1 / 3, **options)
+    expected = [0, 0.5, *(rate(step / 4) for step in range(4))]
+    np.testing.assert_allclose(np.array(logged(tmp_path, "learning_rate")) / 1e-3, expected, atol=1e-9)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("options", [{"optimiser": "adafactor"}, {"gradient_checkpointing": True}])
+def test_other_ways_to_save_memory(model, tokenizer, rows, tmp_path, options):
+    plain = weights(trainer.tune(copy(model), tokenizer, rows, [], tmp_path / "plain", **OPTIONS))
+    other = weights(trainer.tune(copy(model), tokenizer, rows, [], tmp_path / "other", **OPTIONS, **options))
+    losses = [logged(tmp_path / name, "loss") for name in ("plain", "other")]
+    assert losses[1][0] == pytest.approx(losses[0][0], abs=1e-5)
+    if "optimiser" in options:
+        assert not torch.allclose(plain, other)
+        assert losses[1][-1] < losses[1][0]
+    else:
+        torch.testing.assert_close(other, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.quick
+def test_what_cannot_be_done_is_refused(model, tokenizer, rows, tmp_path):
+    with pytest.raises(ValueError, match="keep: found 'best'; allowed: last, since there are no validation rows"):
+        trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, keep="best")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="allowed: adamw or adafactor, where there is no GPU"):
+            trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, optimiser="paged_adamw_8bit")
+
+
+@pytest.fixture(scope="module")
+def worsening(rows):
+    """Options and validation rows with which the second validation is the best one: the answers to be learnt later are
+    others, and the learning rate is high."""
+    held_out = [row for row in rows if row["role"] == "new"][:6]
+    later = [{**row, "input_ids": row["input_ids"][: row["answer_start"]] + [9] * 5} for row in rows]
+    mixed = [*rows[: 2 * (NEW + OLD)], *later[2 * (NEW + OLD) :]]
+    return {**OPTIONS, "learning_rate": 0.1, "validate_steps": 1, "schedule": "constant"}, mixed, held_out
+
+
+@pytest.mark.quick
+def test_the_best_weights_are_kept_and_training_ends_early(model, tokenizer, worsening, tmp_path):
+    options, mixed, held_out = worsening
+    trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "last", **options)
+    losses = logged(tmp_path / "last", "validation_loss")
+    best = int(np.argmin(losses)) + 1
+    assert 1 <= best < STEPS
+    only = {**options, "steps": best}
+    expected = trainer.tune(copy(model), tokenizer, mixed[: best * (NEW + OLD)], [], tmp_path / "only", **only)
+    kept = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "best", **options, keep="best")
+    assert torch.equal(weights(kept), weights(expected))
+    early = trainer.tune(
+        copy(model), tokenizer, mixed, held_out, tmp_path / "early", **options, keep="best", patience=1
+    )
+    assert torch.equal(weights(early), weights(expected))
+    assert len(logged(tmp_path / "early", "validation_loss")) == best + 1
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("damage", ["none", "last", "best"])
+def test_the_best_is_found_again_after_a_kill(model, tokenizer, worsening, tmp_path, damage):
+    options, mixed, held_out = worsening
+    options = {**options, "keep": "best"}
+    whole = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "whole", **options)
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, of):
+        if step == STEPS - 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options, on_progress=kill)
+    state = json.loads((tmp_path / f"part/checkpoints/checkpoint-{STEPS - 2}/trainer_state.json").read_text())
+    spoilt = {"last": f"checkpoint-{STEPS - 2}", "best": state["best_model_checkpoint"].rpartition("/")[2]}
+    if damage != "none":
+        file = tmp_path / "part/checkpoints" / spoilt[damage] / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    again = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options)
+    assert torch.equal(weights(again), weights(whole))
+    assert logged(tmp_path / "part", "loss") == logged(tmp_path / "whole", "loss")
+
+
+@pytest.mark.quick
+def test_a_window_of_lengths_leaves_little_padding():
+    from ia_lib.training.streams import interleave
+
+    draw = np.random.default_rng(1)
+    lengths = {name: draw.integers(30, 150, 1600).tolist() for name in ("new", "old")}
+    streams = [Stream("new", "new", 8), Stream("old", "old", 8)]
+
+    def padding(window):
+        order = interleave(streams, {"new": 1600, "old": 1600}, 200, 1, lengths, window)
+        sizes = np.array([lengths[name][index] for name, index in order]).reshape(200, 16)
+        return 1 - sizes.sum() / (16 * sizes.max(1)).sum()
+
+    assert padding(1) > 0.3
+    assert padding(16) < 0.1

@@ -1,9 +1,13 @@
 """Models by their name or folder: on which device, in how many bits, and of which kind."""
 
+from collections.abc import Sequence
+
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.bloom.modeling_bloom import BloomGelu
+
+from ia_lib.models.adapters import applied
 
 # Code that a model brings along is never run, and nobody is asked whether it may.
 _SAFE = {"trust_remote_code": False}
@@ -18,13 +22,15 @@ def computing_device(threads: int = 1) -> str:
 def load_model(
     source: str,
     revision: str | None = None,
+    adapters: Sequence[str] = (),
     device: str = "cpu",
     quantisation: str = "none",
     precision: str = "float32",
 ) -> PreTrainedModel:
     """A causal or encoder-decoder model, as its config says, from a folder or the Hub, in `precision` (float32,
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
-    both on CPU and GPU) and the rest in `precision`."""
+    both on CPU and GPU) and the rest in `precision`. With the folders of `adapters`, each trained on top of the ones
+    before it, merged (see `adapters.applied`)."""
     dtype = getattr(torch, precision)
     options = {"dtype": dtype, **_SAFE, **({"revision": revision} if revision else {})}
     if quantisation != "none":
@@ -34,7 +40,8 @@ def load_model(
     two_parts = is_encoder_decoder(source, revision)
     kind = transformers.AutoModelForSeq2SeqLM if two_parts else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(source, **options)
-    return fuse_gelu(model.to(device) if quantisation == "none" else model)
+    model = model.to(device) if quantisation == "none" else model
+    return fuse_gelu(applied(model, adapters) if adapters else model)
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

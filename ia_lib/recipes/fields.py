@@ -207,6 +207,19 @@ class Data(Part):
     cut: Literal["prompt", "end"] = "prompt"
 
 
+class Adapter(Part):
+    """Small layers to train beside the model's own, which stay as they are (LoRA and its kin, by peft)."""
+
+    rank: Annotated[Count, Field(le=4096)] = 16
+    alpha: Annotated[Number, Field(gt=0, le=10**4)] = 32
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[list[Text], Field(min_length=1)] | None = None  # ends of layers' names; default: all linear ones
+    dora: bool = False
+    rslora: bool = False
+    embeddings: bool = False  # train the embedding and output layer, too
+    quantisation: Literal["none", "int8", "nf4"] = "none"  # of the frozen layers (QLoRA)
+
+
 class Train(Part):
     """What tuning reads beside its data."""
 
@@ -220,6 +233,21 @@ class Train(Part):
     length_window: Count = 1
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     validate_steps: Count = 500
+    optimiser: Literal["adamw", "paged_adamw_8bit", "adafactor"] = "adamw"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    floor: Share = 0.0  # what a cosine schedule ends with, as a share of the learning rate
+    gradient_checkpointing: bool = False
+    keep: Literal["last", "best"] = "last"  # the weights that the run ends with: of its last step, or validated best
+    patience: Count | None = None  # validations without a better one, after which training ends
+    adapter: Adapter | None = None
+
+    @model_validator(mode="after")
+    def _goes_together(self):
+        if self.floor and self.schedule != "cosine":
+            raise Refusal("floor", self.floor, f"0, where the schedule is {self.schedule}")
+        if self.patience and self.keep != "best":
+            raise Refusal("patience", self.patience, "nothing, where keep is last")
+        return self
 
 
 class Evaluate(Part):

@@ -9,23 +9,35 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
 from ia_lib.data.downloads import checksum, read_sealed, write_sealed
+from ia_lib.models.adapters import plain
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training import pieces
 from ia_lib.training.batches import Collator, weigh
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 # What the files of a checkpoint were when it was written.
 _SUMS = "files.sums"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
-    """Write weights (safetensors), tokenizer and `card`, the text of the model card (README.md)."""
+def save(model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
+    """Write weights (safetensors; of a PeftModel its adapter's), tokenizer and `card`, the model card (README.md)."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -62,7 +74,7 @@ class AnswerTrainer(Trainer):
         counted = inputs["weights"] > 0
         # the vocabulary's logits are needed from the first position that counts (of rows cut at their ends maybe none)
         keep = counted.shape[1] - int(counted.any(0).int().argmax())
-        accepted = inspect.signature(self.model.forward).parameters
+        accepted = inspect.signature(plain(self.model).forward).parameters
         given = {**inputs, "logits_to_keep": keep, "use_cache": False}
         with pieces.without_head(self.head):
             hidden = model(**{name: value for name, value in given.items() if name in accepted}).logits
@@ -150,7 +162,7 @@ class _Stop(TrainerCallback):
 
 
 def tune(
-    model: PreTrainedModel,
+    model: "PreTrainedModel | PeftModel",
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict],
     validation: list[dict],
@@ -165,15 +177,24 @@ def tune(
     loss: str = "answer",
     loss_average: str = "example",
     precision: str = "float32",
+    optimiser: str = "adamw",
+    schedule: str = "linear",
+    floor: float = 0.0,
+    gradient_checkpointing: bool = False,
+    keep: str = "last",
+    patience: int | None = None,
     log_steps: int = 50,
     validate_steps: int = 500,
     save_steps: int = 500,
     seed: int = 1,
     on_log: Callable[[dict], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel | PeftModel":
     """Train `model` on `rows` (from `lay_out`), batch after batch in the order given; resume if `folder` has a
-    checkpoint. AdamW, gradient norm cut at 1, learning rate linear to 0 after a linear warm-up of that share of steps.
+    checkpoint. The gradient's norm is cut at 1. After a linear warm-up over that share of steps the learning rate falls
+    to 0 (`schedule`: "linear"), along a cosine to `floor` times itself, or stays ("constant"). With `keep="best"` the
+    model of the lowest validation loss is returned, and training ends after `patience` validations without a lower one.
+    `model` may be a peft.PeftModel, of which the adapter alone is trained and saved.
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
@@ -181,7 +202,8 @@ def tune(
 
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
-    Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts.
+    Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts, for an optimiser
+    that needs a GPU where there is none, and for `keep="best"` without validation rows.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
@@ -189,6 +211,10 @@ def tune(
             allowed = "'answer' for an encoder-decoder model, which predicts no prompt"
             raise ValueError(f"loss: found 'all'; allowed: {allowed}")
         decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
+    if optimiser == "paged_adamw_8bit" and not torch.cuda.is_available():
+        raise ValueError(f"optimiser: found {optimiser!r}; allowed: adamw or adafactor, where there is no GPU")
+    if keep == "best" and not validation:
+        raise ValueError("keep: found 'best'; allowed: last, since there are no validation rows")
     folder.mkdir(parents=True, exist_ok=True)
     weighed = weigh(rows, batch_size, loss, loss_average)
     lengths = [len(row["input_ids"]) for row in rows]
@@ -196,7 +222,12 @@ def tune(
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
     sizes = {"per_device_train_batch_size": batch_size // accumulation, "per_device_eval_batch_size": batch_size}
     rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
+    rates |= {"optim": {"adamw": "adamw_torch"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
     evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
+    if keep == "best":
+        # what is best is known where it is validated, so that is where it is saved
+        save_steps = validate_steps
+        evaluation |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
     reading = {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
@@ -205,6 +236,7 @@ def tune(
         **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "save_total_limit": 2, "seed": seed},
         **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
         **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
+        **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -215,10 +247,18 @@ def tune(
     trainer.remove_callback(PrinterCallback)
     with _Stop() as stop:
         trainer.add_callback(stop)
+        if patience:
+            trainer.add_callback(EarlyStoppingCallback(patience))
         trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
         if stop.asked and trainer.state.global_step < steps:
             raise KeyboardInterrupt(f"stopped behind step {trainer.state.global_step}, which is kept")
     return trainer.model
+
+
+def _scheduled(schedule: str, floor: float) -> dict:
+    if schedule == "cosine":
+        return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": floor}}
+    return {"lr_scheduler_type": {"constant": "constant_with_warmup"}.get(schedule, schedule)}
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -226,11 +266,20 @@ def _last_checkpoint(folder: Path) -> str | None:
     found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
     for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
         kept = read_sealed(path / _SUMS)
-        if kept is not None and json.loads(kept) == _sums(path):
+        if kept is not None and json.loads(kept) == _sums(path) and _has_best(path):
             return str(path)
         print(f"{path.name} is not whole: training goes on from the one before it")
         shutil.rmtree(path)
     return None
+
+
+def _has_best(checkpoint: Path) -> bool:
+    """Whether the best model so far, if a checkpoint names one, is there and what was written."""
+    best = json.loads((checkpoint / "trainer_state.json").read_text()).get("best_model_checkpoint")
+    if best is None or Path(best) == checkpoint:
+        return True
+    kept = read_sealed(Path(best) / _SUMS)
+    return kept is not None and json.loads(kept) == _sums(Path(best))
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ python -m ia_lib.runs plan TABLE            what each run would do, and what is 
 python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
 python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is what was made
+python -m ia_lib.runs export TABLE RUN FOLDER   a tuned model, for other tools
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from ia_lib.workflow import ending, plan, scheduler
 from ia_lib.workflow.execution import execute
+from ia_lib.workflow.export import export
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed, unwritable
@@ -33,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
+        ("export", "write a tuned model to a folder, for other tools"),
         ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
     ):
         command = commands.add_parser(name, help=text)
@@ -40,6 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "stage":
             command.add_argument("run")
             command.add_argument("stage", choices=NOTEBOOKS)
+        elif name == "export":
+            command.add_argument("run")
+            command.add_argument("folder", help="a new or empty folder")
+            command.add_argument("--merged", action="store_true", help="an adapter merged into whole weights")
+            command.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
         else:
             many = "?" if name == "show" else "*"
             command.add_argument("runs", nargs=many, default=None, metavar="run", help="default: all")
@@ -67,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
                 execute(stage)
             stage.marker.parent.mkdir(parents=True, exist_ok=True)
             stage.marker.touch()
+        elif options.command == "export":
+            print(export(table, options.run, options.folder, options.merged, options.precision))
         elif options.command == "verify":
             return 1 if plan.verify(table, options.runs) else 0
         elif options.command == "show" and options.runs:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusWarning
-from ia_lib.data.yaml_files import Refusal, told
+from ia_lib.data.yaml_files import Refusal, listed, told
 from ia_lib.instructions import templates
 from ia_lib.workflow.sources import Folder
 
@@ -27,6 +27,12 @@ def check(inputs) -> None:
     run = inputs.run
     model = inputs.outside if inputs.begins.model.name else None
     check_labels(inputs, None)
+    made, adapter = inputs.tuned_model.adapters, run.train.adapter
+    one = "none, since the model that it begins with has an adapter already, which a quantised model cannot take in"
+    if run.trains and adapter and adapter.quantisation != "none" and len(made) > 1:
+        raise Refusal("adapter.quantisation", adapter.quantisation, one)
+    if run.evaluate.quantisation != "none" and len(made) > 1:
+        raise Refusal("quantisation", run.evaluate.quantisation, one)
     if model is None or (not isinstance(model, Folder) and model.missing()):
         return
     config = _config(model, *inputs.tokenizer)
@@ -35,9 +41,29 @@ def check(inputs) -> None:
     if run.trains and positions and run.data.max_length > positions:
         allowed = f"{positions:,} at most, the positions that the model {told(model.name)} has"
         raise Refusal("max_length", run.data.max_length, allowed)
+    if run.trains and run.train.adapter:
+        _check_adapter(run.train.adapter, config)
     if run.chat:
         _check_chat(run, tokenizer, config)
     check_labels(inputs, tokenizer, config.is_encoder_decoder)
+
+
+def _check_adapter(asked, config) -> None:
+    """Refuse an adapter that the model has no place for."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.pytorch_utils import Conv1D
+
+    if asked.embeddings and config.is_encoder_decoder:
+        raise Refusal("adapter.embeddings", True, "false for an encoder-decoder model")
+    if asked.targets:
+        with torch.device("meta"):
+            model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+        linear = (name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear | Conv1D))
+        kinds = sorted({name.rpartition(".")[2] for name in linear})
+        for target in asked.targets:
+            if target not in kinds:
+                raise Refusal("adapter.targets", target, f"linear layers of the model ({listed(kinds, target)})", kinds)
 
 
 def _unfit(name: str, said: str, allowed: str) -> Refusal:

@@ -15,7 +15,7 @@ from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
 from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import preflight, tables
-from ia_lib.workflow.inputs import Inputs
+from ia_lib.workflow.inputs import Inputs, trained
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.sources import Address, HubModel
 from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest, write_json
@@ -187,15 +187,15 @@ class Table:
 
     def _needs(self, run: Settings, name: str) -> list[Stage]:
         """The stages whose artefacts a stage reads."""
-        needs, start = [], self.by_name[run.model.run] if run.model.run else None
+        needs = []
         if name == "data":
             if run.data.past and run.data.past.run and tables.drawn(run):
                 needs.append(self.stage(run.data.past.run, "data"))
         else:
-            if run.trains:
-                needs.append(self.stage(run.name, "data" if name == "tune" else "tune"))
-            if start and start.trains and (name == "tune" or not run.trains):
-                needs.append(self.stage(start.name, "tune"))
+            if run.trains and name == "tune":
+                needs.append(self.stage(run.name, "data"))
+            chain = self._chain(run)
+            needs += [self.stage(one.name, "tune") for one in trained(chain[1:] if name == "tune" else chain)]
         owner = self._chain(run)[-1]
         if owner.model.new and (name != "data" or owner is not run):
             needs.append(self.stage(owner.name, "data"))  # whose tokenizer it is

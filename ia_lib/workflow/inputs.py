@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -37,6 +37,26 @@ if TYPE_CHECKING:
 _HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
+class Weights(NamedTuple):
+    """Where a model's weights come from: a folder or Hub name, and the adapters on top of it, in order."""
+
+    source: str
+    revision: str | None = None
+    adapters: tuple[str, ...] = ()
+
+
+def trained(chain: list[Settings]) -> list[Settings]:
+    """The runs of a chain, latest first, whose weights make up the model that it ends with: the last one that trained,
+    and where that made an adapter those that it stands on."""
+    found: list[Settings] = []
+    for run in chain:
+        if run.trains:
+            found.append(run)
+            if not run.train.adapter:
+                break
+    return found
+
+
 class Inputs:
     """The inputs of a stage of a run. `chain` is the run, the run whose model it begins with, and so on; `outputs` the
     table's folder, in which each run has its own."""
@@ -56,12 +76,12 @@ class Inputs:
         return (str(self.made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
 
     @property
-    def model(self) -> tuple[str, str | None]:
-        """Where the model that the run begins with comes from, as (folder or Hub name, revision); not for a new one."""
+    def model(self) -> Weights:
+        """Where the model that the run begins with comes from; not for a new one."""
         return self._tuned(self.chain[1:])
 
     @property
-    def tuned_model(self) -> tuple[str, str | None]:
+    def tuned_model(self) -> Weights:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
         return self._tuned(self.chain)
 
@@ -73,9 +93,12 @@ class Inputs:
     def made(self, run: Settings | str, stage: str) -> Path:
         return self.outputs / (run if isinstance(run, str) else run.name) / stage
 
-    def _tuned(self, chain: list[Settings]) -> tuple[str, str | None]:
-        trained = next((run for run in chain if run.trains), None)
-        return (str(self.made(trained, "tune") / "model"), None) if trained else self._outside
+    def _tuned(self, chain: list[Settings]) -> Weights:
+        made = [(run, str(self.made(run, "tune") / "model")) for run in trained(chain)]
+        adapters = tuple(folder for run, folder in reversed(made) if run.train.adapter)
+        # an adapter stands on what the run before it ended with
+        whole = next((folder for run, folder in made if not run.train.adapter), None)
+        return Weights(*((whole, None) if whole else self._outside), adapters)
 
     @property
     def _outside(self) -> tuple[str, str | None]:

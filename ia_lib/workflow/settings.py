@@ -229,6 +229,8 @@ class Settings(fields.Shared):
     def _check_batches(self) -> None:
         if self.trains and self.data.steps == 0:
             raise Refusal("steps", 0, "at least 1 for a run that trains")
+        if self.train.adapter and self.model.new:
+            raise Refusal("adapter", "an adapter", "nothing, for a new model, whose layers know nothing yet")
         if self.model.new and not self.trains:
             raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         unit = len(self.streams) or 1

@@ -15,6 +15,7 @@ from ia_lib.workflow.stages import Stage
 if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -88,7 +89,7 @@ class Tuning:
     """What tuning begins with."""
 
     device: str
-    model: "PreTrainedModel"
+    model: "PreTrainedModel | PeftModel"
     tokenizer: "PreTrainedTokenizerBase"
     rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
     validation: list[dict]
@@ -109,7 +110,7 @@ def begin_tuning(stage: Stage) -> Tuning:
         sizes = run.model.new.model_dump(exclude={"vocabulary"})
         model = new.new_model(len(tokenizer), run.seed, **sizes)
     else:
-        model = load.load_model(*inputs.model)
+        model = _to_tune(inputs, run)
     examples = pd.read_parquet(inputs.examples)
     rows, validation = batches.lay_out(
         examples,
@@ -122,6 +123,21 @@ def begin_tuning(stage: Stage) -> Tuning:
         run.data.steps,
     )
     return Tuning(device, model, tokenizer, rows, validation, run.per_step)
+
+
+def _to_tune(inputs, run) -> "PreTrainedModel | PeftModel":
+    """The model that a run begins with, with a fresh adapter if it trains one."""
+    from ia_lib.models import adapters, load
+
+    asked = run.train.adapter
+    if not asked:
+        return load.load_model(*inputs.model)
+    # frozen layers need no more digits than they are computed with
+    kept = {"quantisation": asked.quantisation, "precision": run.train.precision}
+    device = "cpu" if asked.quantisation == "none" else load.computing_device(run.threads)
+    model = load.load_model(*inputs.model, device, **kept)
+    chosen = asked.model_dump(exclude={"quantisation"})
+    return adapters.attach(model, **chosen, checkpointing=run.train.gradient_checkpointing, seed=run.seed)
 
 
 @dataclass
@@ -144,7 +160,7 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
 
     run = stage.run
     if not stage.done:
-        chosen = run.train.model_dump(exclude={"alternation", "length_window"})
+        chosen = run.train.model_dump(exclude={"alternation", "length_window", "adapter"})
         model = trainer.tune(
             begun.model,
             begun.tokenizer,

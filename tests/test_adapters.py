@@ -1,0 +1,208 @@
+"""Adapters: trained beside a frozen model, merged without a difference, taken by every later stage, exported."""
+
+import json
+
+import pytest
+import torch
+from test_own_language import OWN, data  # noqa: F401 (a fixture)
+from test_trainer import NEW, OLD, OPTIONS, copy, rows, weights  # noqa: F401 (a fixture)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ia_lib.models import adapters, load
+from ia_lib.training import trainer
+from ia_lib.workflow import work
+from ia_lib.workflow.command_line import main
+from ia_lib.workflow.graph import Table
+from ia_lib.workflow.settings import SettingsError
+
+KINDS = {"plain": {}, "dora": {"dora": True}, "rslora": {"rslora": True}, "embeddings": {"embeddings": True}}
+ASKED = {"input_ids": torch.arange(5, 17)[None]}
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model.eval()(**ASKED).logits
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", KINDS)
+def test_merged_is_unmerged(any_model, kind, tmp_path):
+    if any_model.config.is_encoder_decoder:
+        pytest.skip("what is asked here is a causal model's")
+    any_model.save_pretrained(tmp_path / "model")
+    adapted = adapters.attach(copy(any_model), rank=4, alpha=8, **KINDS[kind])
+    torch.testing.assert_close(logits(adapted), logits(any_model), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        for parameter in (p for p in adapted.parameters() if p.requires_grad):
+            parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    assert (logits(adapted) - logits(any_model)).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    if kind == "embeddings" and any_model.config.tie_word_embeddings:
+        inner = adapters.plain(adapted)
+        copies = [end.modules_to_save["default"].weight for end in (inner.get_input_embeddings(), inner.lm_head)]
+        assert copies[0] is copies[1]
+    merged = load.load_model(str(tmp_path / "model"), adapters=[str(tmp_path / "adapter")])
+    assert type(merged) is type(any_model)
+    ends = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    assert (ends[0] is ends[1]) == any_model.config.tie_word_embeddings
+    torch.testing.assert_close(logits(merged), logits(adapted), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.quick
+def test_a_quantised_model_keeps_it_beside(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    base = load.load_model(str(tmp_path / "model"), quantisation="int8")
+    adapted = adapters.attach(base, rank=4, alpha=8)
+    assert {p.dtype for p in adapted.parameters() if p.requires_grad} == {torch.float32}
+    with torch.no_grad():
+        for parameter in (p for p in adapted.parameters() if p.requires_grad):
+            parameter += 0.05
+    adapted.save_pretrained(tmp_path / "adapter")
+    folder = [str(tmp_path / "adapter")]
+    beside = load.load_model(str(tmp_path / "model"), adapters=folder, quantisation="int8")
+    torch.testing.assert_close(logits(beside), logits(adapted))
+    assert type(beside) is type(model)
+
+
+@pytest.mark.quick
+def test_its_first_weights_hang_on_the_seed_alone(model):
+    torch.manual_seed(5)
+    one = adapters.attach(copy(model), rank=4, alpha=8, seed=3)
+    torch.manual_seed(6)
+    second = copy(model)
+    before = torch.random.get_rng_state()
+    two = adapters.attach(second, rank=4, alpha=8, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(weights(one), weights(two))
+    assert not torch.equal(weights(one), weights(adapters.attach(copy(model), rank=4, alpha=8, seed=4)))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["plain", "embeddings"])
+def test_training_changes_the_adapter_alone_and_goes_on_exactly(model, tokenizer, rows, tmp_path, kind):  # noqa: F811
+    def adapted():
+        return adapters.attach(copy(model), rank=4, alpha=8, dropout=0.1, **KINDS[kind])
+
+    frozen = {name: p.clone() for name, p in adapted().named_parameters() if not p.requires_grad}
+    options = {**OPTIONS, "save_steps": 2}
+    whole = trainer.tune(adapted(), tokenizer, rows, rows[:6], tmp_path / "whole", **options)
+    for name, parameter in whole.named_parameters():
+        assert parameter.requires_grad != (name in frozen)
+        assert parameter.requires_grad or torch.equal(parameter, frozen[name])
+    assert not torch.equal(weights(whole), weights(adapted()))
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, of):
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trainer.tune(adapted(), tokenizer, rows, rows[:6], tmp_path / "part", **options, on_progress=kill)
+    again = trainer.tune(adapted(), tokenizer, rows, rows[:6], tmp_path / "part", **options)
+    assert torch.equal(weights(again), weights(whole))
+    names = {path.name for path in (tmp_path / "part/checkpoints/checkpoint-6").iterdir()}
+    assert "adapter_model.safetensors" in names
+    assert "model.safetensors" not in names
+    trainer.save(again, tokenizer, tmp_path / "saved", "card")
+    model.save_pretrained(tmp_path / "model")
+    loaded = load.load_model(str(tmp_path / "model"), adapters=[str(tmp_path / "saved")])
+    torch.testing.assert_close(logits(loaded), logits(again), rtol=1e-5, atol=1e-5)
+
+
+def carried_out(table):
+    for stage in table.stages():
+        stage.open()
+        if stage.name == "data":
+            work.make_data(stage)
+        elif stage.name == "tune":
+            work.tune(stage, work.begin_tuning(stage))
+        else:
+            work.evaluate(stage, work.begin_evaluation(stage))
+
+
+def test_rows_with_adapters_from_tuning_to_export(data, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "own.yaml"
+    more = "\n  - {name: second, model: {run: taught}, objective: mt, replay: 0, past: null, new_epochs: 0.05, "
+    more += "new_per_step: 4, adapter: {rank: 4, dora: true}}\n"
+    more += "  - {name: eighth, model: {run: base}, objective: mt, replay: 0, past: null, new_epochs: 0.05, "
+    more += "new_per_step: 4, adapter: {rank: 4, quantisation: int8}, quantisation: int8}\n"
+    lora = "    adapter: {rank: 4, targets: [query_key_value]}\n    learning_rate: 0.01\n    validation_rows"
+    path.write_text((OWN % {"data": data}).rstrip().replace("    validation_rows", lora) + more)
+    table = Table(path, tmp_path / "outputs")
+    table.check()
+    carried_out(table)
+    refused = path.with_name("refused.yaml")
+    refused.write_text(path.read_text().replace("dora: true", "quantisation: nf4"))
+    with pytest.raises(SettingsError, match=r"field 'adapter.quantisation': found 'nf4'; allowed: none, since"):
+        Table(refused, tmp_path / "other").check()
+    assert all(stage.done for stage in table.stages())
+    made = table.stage("taught", "tune")
+    assert not (made.folder / "model" / "model.safetensors").exists()
+    assert str(tmp_path) not in (made.folder / "model" / "adapter_config.json").read_text()
+    used = table.stage("second", "evaluate").inputs.tuned_model
+    assert used.adapters == tuple(str(table.folder / run / "tune" / "model") for run in ("taught", "second"))
+    names = {f"{stage.run.name} {stage.name}" for stage in table.stage("second", "evaluate").needs}
+    assert names >= {"taught tune", "second tune"}
+
+    scores = [(table.folder / run / "evaluate" / "scores.parquet").read_bytes() for run in ("base", "taught")]
+    assert scores[0] != scores[1]
+    command = ["export", str(path), "taught", str(tmp_path / "plain"), "--outputs", str(tmp_path / "outputs")]
+    assert main(command) == 1
+    assert "not on the Hub; allowed: the whole model (--merged)" in capsys.readouterr().err
+    assert main([*command, "--merged"]) == 0
+    folder = tmp_path / "plain"
+    assert {"model.safetensors", "tokenizer.json", "README.md", "config.json"} <= {p.name for p in folder.iterdir()}
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder)
+    torch.testing.assert_close(logits(whole), logits(load.load_model(*made.inputs.tuned_model)))
+    assert main([*command, "--merged"]) == 1
+    assert "allowed: a folder that is new or empty" in capsys.readouterr().err
+    assert main(["export", str(path), "base", str(tmp_path / "x"), "--outputs", str(tmp_path / "outputs")]) == 1
+    assert "trains on nothing" in capsys.readouterr().err
+
+
+@pytest.mark.quick
+def test_an_adapter_without_a_place_is_refused_before_work(data, tmp_path):  # noqa: F811
+    path = tmp_path / "own.yaml"
+    for adapter, said in {
+        "{targets: [query_key]}": r"field 'adapter.targets': found 'query_key'; did you mean 'query_key_value'\?",
+        "{rank: 0}": r"field 'adapter.rank': found 0; allowed: at least 1",
+        "{quantisation: int4}": r"field 'adapter.quantisation': found 'int4'; did you mean 'int8'\?",
+    }.items():
+        path.write_text((OWN % {"data": data}).rstrip() + f"\n    adapter: {adapter}\n")
+        with pytest.raises(SettingsError, match=said):
+            Table(path, tmp_path / "outputs").check()
+
+
+@pytest.mark.quick
+def test_an_adapter_alone_names_its_model(model, tokenizer, tmp_path, monkeypatch):
+    """What export writes for a model on the Hub, which here lies in the Hub's cache under a name."""
+    from ia_lib.workflow.export import export
+
+    adapted = adapters.attach(copy(model), rank=4, alpha=8)
+    folder = tmp_path / "tune"
+    trainer.save(adapted, tokenizer, folder / "model", "card")
+
+    class Stage:
+        done, status = True, "done"
+
+        class inputs:
+            tuned_model = ("some/model", "abc", (str(folder / "model"),))
+
+    Stage.folder = folder
+    from ia_lib.workflow.inputs import Weights
+
+    Stage.inputs.tuned_model = Weights(*Stage.inputs.tuned_model)
+
+    path = tmp_path / "t.yaml"
+    path.write_text("runs:\n  - {name: a, objective: tlm, model: {name: some/model}, adapter: {rank: 4}}\n")
+    table = Table(path, tmp_path / "outputs")
+    Stage.inputs.begins = table.run("a")
+    monkeypatch.setattr(table, "stage", lambda *_: Stage)
+    made = export(table, "a", tmp_path / "out")
+    config = json.loads((made / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", "abc")
+    assert (made / "tokenizer.json").is_file()
+    assert (made / "README.md").read_text() == "card"
