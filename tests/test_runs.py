@@ -343,9 +343,9 @@ def test_a_key_knows_the_model_that_the_chain_began_with(table, tmp_path):
         made = Table(table, tmp_path)
         keys |= {made.stage(run, stage).key for run, stage in (("base", "evaluate"), ("tlm", "data"), ("tlm", "tune"))}
         first, then = (made.stage(run, "evaluate").inputs for run in ("base", "tlm"))
-        assert then.tokenizer == then.model == first.tuned_model
+        assert then.tokenizer == then.model[:2] == first.tuned_model[:2]
     assert len(keys) == 9
-    assert then.model == ("a/b", "x")
+    assert then.model[:2] == ("a/b", "x")
 
 
 @pytest.mark.quick
@@ -473,8 +473,10 @@ def test_what_would_be_downloaded_is_said_and_offline_refused(tmp_path, monkeypa
     path = tmp_path / "far.yaml"
     defaults = f"corpus: nusax, data_dir: {tmp_path}, model: {{name: some/model}}, past: {{xp3: [en]}}, offline: true"
     path.write_text(f"defaults: {{{defaults}}}\nruns:\n  - {{name: a, objective: tlm, replay: 10}}\n")
-    assert main(["plan", str(path), "--outputs", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
+    assert main(["plan", str(path), "--outputs", str(tmp_path)]) == 1
+    said, message = capsys.readouterr()
+    assert "nusax/mt/train.csv" in message
+    assert "offline is set" in message
     for what in (
         "nusax/mt/train.csv from http",
         "nusax/sentiment/english/test.csv from",

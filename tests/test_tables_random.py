@@ -133,7 +133,7 @@ def test_what_is_no_file_or_no_utf_8_is_refused(tmp_path):
         ("model: {run: bsae}", "found 'bsae'; did you mean 'base'? allowed: a run above it (base)"),
         ("fidelity: papr", "found 'papr'; did you mean 'paper'? allowed: paper, released, corrected"),
         ("recipe: instructalig", "did you mean 'instructalign'?"),
-        ("taught: [snu]", "found 'snu'; did you mean 'sun'? allowed: a known language code (sun, "),
+        ("taught: [snu]", "found 'snu'; did you mean 'sun'? allowed: a known language code ("),
         ("stepz: 5", "found an unknown field; did you mean 'steps'? allowed: steps, "),
         ("wordings: [englis]", "found 'englis'; did you mean 'english'?"),
         ("templates: instructaling", "did you mean 'instructalign'?"),

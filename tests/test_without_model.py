@@ -95,5 +95,6 @@ def test_good_files_pass_and_dirt_is_told(tmp_path):
 
 
 def test_offline_without_the_model_is_refused_by_plan(tmp_path):
+    table = Table(made(tmp_path, "offline: true"), tmp_path / "outputs")
     with pytest.raises(SettingsError, match="nobody/no-such-model is not on this machine, and offline is set"):
-        Table(made(tmp_path, "offline: true"), tmp_path / "outputs").check()
+        table.check_offline()

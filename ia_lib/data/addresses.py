@@ -6,6 +6,10 @@ from typing import Any
 
 # An address in a text; a path or a query alone, as libraries name what they asked a server for.
 _ADDRESS = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*://\S+|(?<=url: )/\S+|(?<=[\w/])\?[\w.%~+-]+=\S+""")
+# A user with a password before a host, with or without a scheme.
+_USER = re.compile(r"""(?<!\w)[^\s/:@'"(]+:[^\s@'"]+@(?=[\w.-]+[:/])""")
+# What begins a list of names and values where no question mark does.
+_QUERY = re.compile(r"(?:%3[fF]|[;&])(?=[\w.-]+=)")
 # What stands behind an address in a text and is no part of it.
 _BEHIND = re.compile(r"""(?:\\n|['"`)\]}>,;.:])*$""")
 
@@ -18,7 +22,7 @@ def shown(value: Any, query: bool = False) -> Any:
 
 def redacted(value: Any) -> Any:
     """A text with every address in it as it may be shown. Of lists and dictionaries all texts."""
-    return _each(value, lambda text: _ADDRESS.sub(_replaced, text))
+    return _each(value, lambda text: _USER.sub("", _ADDRESS.sub(_replaced, text)))
 
 
 class Told(Exception):
@@ -39,7 +43,13 @@ def _each(value: Any, how: Callable[[str], str]) -> Any:
 def _shown(address: str, keep: bool) -> str:
     scheme, mark, rest = address.partition("://")
     if not mark:
-        return address
+        # as rsync and git write addresses
+        return _USER.sub("", address)
+    if ":" in rest.partition("/")[0] and "@" in rest.partition("?")[0]:
+        # a password may have a slash in it; of an address with a port and @ in its path too much is lost then
+        rest = rest.partition("?")[0].rpartition("@")[2] + "".join(rest.partition("?")[1:])
+    if hidden := _QUERY.search(rest.partition("?")[0]):
+        rest = f"{rest[: hidden.start()]}?{rest[hidden.end() :]}"
     end = min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
     host, path = rest[:end].rpartition("@")[2], rest[end:]
     name, _, port = host.rpartition(":")

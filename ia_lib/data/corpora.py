@@ -45,8 +45,10 @@ XP3 = (
     *("lg", "ln", "ml", "mr", "ne", "nso", "ny", "or", "pa", "pt", "rn", "rw", "sn", "st", "sw", "ta", "te", "tn"),
     *("ts", "tum", "tw", "ur", "vi", "wo", "xh", "yo", "zh", "zu"),
 )
-# An id that is only the place of a row in its file.
-_PLACE = regex.compile(r"(?:line|row|unit) \d+")
+# An id that is only the place of a row in its file: two files that both number their rows have none in common.
+_PLACE = regex.compile(r"(?:(?:line|row|unit) )?\d+(?:\.0)?(?: in line \d+)?")
+# Signs that are letters to Unicode and stand for an apostrophe, which is none.
+_APOSTROPHES = str.maketrans("", "", "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\ua78b\ua78c")
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+")
 # Rows of a corpus that are in memory at a time while it is read; a smaller one stays there.
 _PART = 20_000
@@ -195,7 +197,7 @@ def drop_overlap(parallel: "Dataset", tests: "Dataset") -> "tuple[Dataset, int]"
     ids, names = set(), []
     for name in tests.column_names:
         if name in ("sentence_id", "example"):
-            ids.update(found for found in tests[name] if not _PLACE.match(found))
+            ids.update(found for found in tests[name] if not _PLACE.fullmatch(found))
         elif name not in ("task", "language", "label"):
             names.append(name)
     prints = fingerprints(parallel)
@@ -284,13 +286,16 @@ def cells(texts: "Dataset", name: str) -> Iterator[str]:
 
 def normalised(text: str) -> str:
     """A text for comparison: its letters and digits, in lower case and without anything between them (all that can be
-    seen of it, if it has none of them)."""
+    seen of it, if it has no letters)."""
     if text.isascii():
         folded = text.lower()
-        return folded.encode().translate(None, _BETWEEN).decode() or files.INVISIBLE.sub("", folded)
-    # folding can take letters apart that the form puts together
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(_WORD.findall(folded)) or files.INVISIBLE.sub("", folded)
+        words = folded.encode().translate(None, _BETWEEN).decode()
+    else:
+        # folding can take letters apart that the form puts together
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+        words = "".join(_WORD.findall(folded)).translate(_APOSTROPHES)
+    # of numbers alone the signs count: -5 is not 5
+    return files.INVISIBLE.sub("", folded) if not words or words.isdecimal() else words
 
 
 def check_xp3(codes: Iterable[str]) -> None:
@@ -325,7 +330,7 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
     for place, record in records:
         for field in (prompt, answer):
             record[field] = files.text(record.get(field), f"{path}, {place}", field)
-            if not record[field]:
+            if files.INVISIBLE.fullmatch(record[field]):
                 raise CorpusError(f"{path}, {place}: the field {field!r} is missing or empty; it must be text")
     rows = [row for _, row in records]
     further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}

@@ -20,12 +20,21 @@ KINDS = {
     "HTML entities": "turn them into the characters that they stand for",
     "lost characters (U+FFFD)": "the file was read in a wrong encoding once; get it again",
     "invisible characters": "take them out: a model reads them as letters",
+    "control or private characters": "take them out: no reader sees them, or everyone sees something else",
+    "HTML tags": "take them out, or turn them into what they stand for",
     "control tokens": "take them out: the model reads them as plain text here, and they are no sentence's own",
     "letters of a wrong encoding": "the text is UTF-8 that was read as Windows-1252; get it again",
 }
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 # Joiners are letters of some scripts, and hold emoji together.
-_INVISIBLE = regex.compile(r"[\u00ad\u180e\u200b\u2060\ufeff]|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\s])[\u200c\u200d]")
+_INVISIBLE = regex.compile(
+    r"[\u00ad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\u2800\u3164\ufeff\ufff9-\ufffb]"
+    r"|[\U000e0000-\U000e007f]|(?<=[\p{Latin}\p{Greek}\p{Cyrillic}\s])[\u200c\u200d]"
+)
+_UNPRINTED = regex.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]|\p{Co}")
+# One that ends, breaks a line or says more than its name; a letter between angle brackets alone may be a letter.
+_TAG = re.compile(r"<br\s*/?>|</(?:a|b|div|em|font|h[1-6]|i|li|ol|p|small|span|strong|su[bp]|t[dhr]|table|u|ul)>"
+                  r"|<(?:a|div|font|img|p|span|t[dhr]|table)\s[^<>]*=[^<>]*>", re.IGNORECASE)  # fmt: skip
 _CONTROL = re.compile(
     r"<\|[\w-]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</?s>|\[/?INST\]|<</?SYS>>|</?think>"
     r"|<(?:start|end)_of_turn>|<(?:pad|unk|bos|eos|mask|sep|cls)>|\[(?:PAD|UNK|MASK|SEP|CLS)\]|<extra_id_\d+>"
@@ -89,12 +98,18 @@ class Found:
 def kinds(text: str, tokens: re.Pattern | None = None) -> dict[str, int]:
     """Those of `KINDS` that a text holds, and where each begins."""
     found: dict[str, int] = {}
-    entity, lost, invisible, control, encoding = KINDS
+    entity, lost, invisible, unprinted, tag, control, encoding = KINDS
     if "&" in text and (match := next((m for m in _ENTITY.finditer(text) if html.unescape(m[0]) != m[0]), None)):
         found[entity] = match.start()
     if match := (tokens and tokens.search(text)) or (("<" in text or "[" in text) and _CONTROL.search(text)):
         found[control] = match.start()
+    if match := "<" in text and _TAG.search(text):
+        found[tag] = match.start()
+    if not text.isprintable() and (match := _UNPRINTED.search(text)):
+        found[unprinted] = match.start()
     if not text.isascii():
+        if (place := text.find("\u00ef\u00bb\u00bf")) >= 0:
+            found[encoding] = place
         if (place := text.find("\ufffd")) >= 0:
             found[lost] = place
         if match := _INVISIBLE.search(text):

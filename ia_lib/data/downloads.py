@@ -21,9 +21,10 @@ from urllib.parse import quote, urlsplit
 
 from filelock import FileLock
 from ruamel.yaml import YAML
+from urllib3.exceptions import HTTPError
 
 from ia_lib.data.addresses import Told, shown
-from ia_lib.data.patience import LOG, Patience, busy
+from ia_lib.data.patience import LOG, SECONDS, SLOW, Patience, busy, pieces
 
 
 class SourceError(Told, RuntimeError):
@@ -190,16 +191,22 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
                     version_path.unlink(missing_ok=True)
                     if version:
                         version_path.write_text(version, encoding="utf-8")
-                elif not said.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise _Odd("the server gives other bytes than it was asked for")
+                elif not (asks := "Range" in headers) or not said.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    raise _Odd("the server gives other bytes than it was asked for" if asks else "the server gives a part")
                 total = have + int(said["Content-Length"]) if "Content-Length" in said else None
+                if "html" in said.get("Content-Type", "") and not url.endswith((".html", ".htm")):
+                    raise _Odd("the server gives a web page, as where one has to log in")
                 with open(part, "ab" if have else "wb") as out:
-                    for chunk in answer.iter_content(1 << 14):
+                    for chunk in pieces(answer):
                         out.write(chunk)
                         have += len(chunk)
-                        if have > most:
+                        if have >= most + SLOW or have == total:
                             most = have
                             patience.new_byte()
+                        elif patience.spent > SECONDS:
+                            raise _Odd(f"fewer than {SLOW:,} bytes came in {SECONDS} s")
+            if not part.stat().st_size:
+                raise _Odd("the server gives an empty file")
             if total is None or part.stat().st_size == total:
                 version_path.unlink(missing_ok=True)
                 steps = [*answer.history, answer]  # the Hub names the commit before it sends us on
@@ -209,7 +216,7 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
             failed = f"{part.stat().st_size:,} of {total:,} bytes came"
         except _Odd as odd:
             (failed,) = odd.args
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError, ValueError) as error:  # of lengths and addresses that are none
             failed = error
         if not patience.again(failed):
             break
@@ -228,8 +235,13 @@ def _record_path(path: Path) -> Path:
 def _record(path: Path) -> dict[str, Any]:
     record = _record_path(path)
     try:
-        return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
-    except (ValueError, TypeError):
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+        if found is None and not record.is_file():
+            return {}
+        if not isinstance(found["sha256"], str):
+            raise TypeError
+        return found
+    except (ValueError, TypeError, KeyError):
         raise SourceError(f"{record}: the record is damaged; delete it and {path.name} to get the file again") from None
 
 

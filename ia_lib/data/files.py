@@ -14,6 +14,7 @@ import unicodedata
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,9 @@ def text(value: Any, where: str, name: str, whole: bool = False, remedy: str = "
             raise CorpusError(f"{where}: {said}; save them as text") from None
     elif value is None or (isinstance(value, float) and math.isnan(value)):
         value = ""
-    elif whole and (type(value) is int or (isinstance(value, float) and value.is_integer())):
+    elif whole and (
+        type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
+    ):
         value = str(int(value))
     elif not isinstance(value, str):
         kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else ""
@@ -162,6 +165,9 @@ def text_lines(raw: Iterator[bytes], name: str) -> Iterator[str]:
             raise CorpusError(f"{name}, line {number}: the line is empty; every line needs a text, in all languages")
         if "\0" in text:
             raise CorpusError(f"{name}, line {number}: found a NUL character; the file is damaged or no UTF-8 text")
+        if "\r" in text:
+            said = "found a carriage return in a line, as old Macs end theirs"
+            raise CorpusError(f"{name}, line {number}: {said}; save the file with line feeds")
         yield text
     if not number:
         raise CorpusError(f"{name}, line 1: the line is empty; every line needs a text, in all languages")
@@ -283,8 +289,8 @@ def _separated(path: Path, columns: Sequence[str], **dialect):
 
 def _jsonl(path: Path, columns: Sequence[str]):
     for number, record in records(path):
-        _places(f"{path}, line {number}", columns, list(record), "")
-        yield f"line {number}", [record[name] for name in columns]
+        cells = list(record.values())
+        yield f"line {number}", [cells[i] for i in _places(f"{path}, line {number}", columns, list(record), "")]
 
 
 def _parquet(path: Path, columns: Sequence[str]):
@@ -306,6 +312,7 @@ def _parquet(path: Path, columns: Sequence[str]):
 def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
     try:
         import openpyxl
+        from openpyxl.utils.escape import unescape
     except ImportError:
         raise CorpusError(f"{path}: reading XLSX needs the package openpyxl; install it or save as CSV") from None
     try:
@@ -317,21 +324,40 @@ def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
             warnings.warn(said, CorpusWarning, stacklevel=2)
         first = found[sheet or next(iter(found))]
         first.reset_dimensions()  # some programs write wrong ones
+        formulas = _formulas(path, first.title)
         cells = first.iter_rows()
         header = [cell.value for cell in next(cells, ())]
         indices = _places(path, columns, ["" if name is None else name for name in header], "row 1")
         for number, row in enumerate(cells, 2):
+            for i, name in zip(indices, columns, strict=True):
+                if (i >= len(row) or row[i].value is None) and (number, i) in formulas():
+                    said = f"the column {name!r} holds a formula whose result was not saved"
+                    raise CorpusError(f"{path}, row {number}: {said}; save the file in a spreadsheet, or write the text")
             if any(cell.value is not None and str(cell.value).strip() for cell in row):
                 asked = [row[i] if i < len(row) else None for i in indices]
                 for cell, name in zip(asked, columns, strict=True):
                     if cell is not None and cell.data_type == "e":
                         said = f"the column {name!r} holds the error {cell.value}; mend the formula or write the text"
                         raise CorpusError(f"{path}, row {number}: {said}")
-                yield f"row {number}", [cell.value if cell is not None else None for cell in asked]
+                values = [cell.value if cell is not None else None for cell in asked]
+                # as _x000D_ for what XML cannot hold
+                yield f"row {number}", [unescape(value) if isinstance(value, str) else value for value in values]
     except CorpusError:
         raise
     except Exception as error:  # openpyxl and zipfile raise what they like for a file that is no workbook
         raise CorpusError(f"{path}: this is no XLSX workbook ({' '.join(str(error).split())[:80]})") from None
+
+
+def _formulas(path: Path, title: str):
+    """A function that gives the (row, index of the column) of a sheet's formulas; the file is read at its first call."""
+    import openpyxl
+
+    @cache
+    def found() -> set[tuple[int, int]]:
+        rows = openpyxl.load_workbook(path, read_only=True)[title].iter_rows()
+        return {(n, i) for n, row in enumerate(rows, 1) for i, cell in enumerate(row) if cell.data_type == "f"}
+
+    return found
 
 
 def unread(path: Path, sheet: str | None = None) -> str | None:

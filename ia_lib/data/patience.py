@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ia_lib.data.addresses import redacted, shown
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import requests
 
 LOG = logging.getLogger("ia_lib")
+SLOW = 1024  # bytes that must come within `SECONDS`, or the server counts as hanging
 CONNECT = 10  # seconds
 SECONDS = 60  # in a row without a new byte
 TRIES = 6  # in a row without a new byte
@@ -32,6 +34,11 @@ class Patience:
         # to connect, and between two pieces of an answer; a server that hangs is asked twice
         self.timeouts = (min(CONNECT, seconds / 2), seconds / 2)
         self._since, self._tries = time.monotonic(), 0
+
+    @property
+    def spent(self) -> float:
+        """Seconds since more came than ever before."""
+        return time.monotonic() - self._since
 
     def new_byte(self) -> None:
         """More has come than ever before: what has failed until now is forgiven."""
@@ -54,6 +61,11 @@ class Patience:
         return True
 
 
+def pieces(answer: "requests.Response") -> Iterator[bytes]:
+    """The bytes of a streamed answer as they come; a piece is not waited for until it has some size."""
+    return iter(lambda: answer.raw.read1(1 << 14), b"")
+
+
 def busy(answer: "requests.Response") -> bool:
     """Whether a server says that it may answer later."""
     return answer.status_code in _BUSY
@@ -67,7 +79,7 @@ def _said(failed, timeouts: tuple[float, float]) -> tuple[str, int, float]:
         return failed, TRIES, 0
     if isinstance(failed, requests.Response):
         wait = failed.headers.get("Retry-After", "")
-        wait = float(wait) if wait.isdecimal() else 0
+        wait = float(wait) if wait.isdecimal() and len(wait) < 10 else 0
         asks = f" and asks to wait {wait:,.0f} s" if wait else ""
         return f"the server answers {failed.status_code} {failed.reason}{asks}", TRIES, wait
     causes, cause = [], failed

@@ -13,12 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
+
+from urllib3.exceptions import HTTPError
 
 from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import read_sealed, write_sealed
 from ia_lib.data.files import HALF, CorpusError, must_exist, parsed
-from ia_lib.data.patience import LOG, SECONDS, Patience, busy
+from ia_lib.data.patience import LOG, SECONDS, SLOW, Patience, busy, pieces
 from ia_lib.randomness import generator, shuffled
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 # line end is called no JSONL.
 _TAIL = 2**13
 _LONGEST_LINE = 2**26
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
 
 
 class Jsonl:
@@ -189,7 +192,22 @@ class Jsonl:
 
 def ask(url: str, seconds: float = 20) -> None:
     """Raise CorpusError if the server does not answer byte ranges of a file, within about so many seconds."""
-    _Remote(url, 1, seconds)
+    found: list[Exception] = []
+
+    def asked() -> None:
+        try:
+            _Remote(url, 1, seconds)
+        except CorpusError as error:
+            found.append(error)
+
+    # a server that sends its answer byte by byte has no other end
+    asking = Thread(target=asked, daemon=True)
+    asking.start()
+    asking.join(2 * seconds)
+    if asking.is_alive():
+        raise CorpusError(f"{shown(url)}: the server has not finished its answer within {2 * seconds:g} s")
+    if found:
+        raise found[0]
 
 
 class _Local:
@@ -243,17 +261,26 @@ class _Remote:
                     if not busy(response):
                         # before the body is read: it may be the whole file
                         self._check(response, at, end)
-                        for chunk in response.iter_content(2**12):
-                            patience.new_byte()
+                        known = len(body)
+                        for chunk in pieces(response):
                             body += chunk
+                            if len(body) >= known + SLOW:
+                                known = len(body)
+                                patience.new_byte()
+                            elif len(body) < end - begin and patience.spent > 2 * self._seconds:
+                                break
+                            if len(body) > end - begin:
+                                raise CorpusError(f"{self._shown}: the server gives more bytes than it was asked for")
                         if len(body) == end - begin:
                             return body
+                        if len(body) > known:  # less than that, and the end
+                            patience.new_byte()
                         failed = "the connection was cut"
-            except requests.RequestException as error:
-                failed = error
             except CorpusError as error:
                 self.stopped = error
                 raise
+            except (requests.RequestException, HTTPError, ValueError) as error:  # of addresses and lengths that are none
+                failed = error
             if not patience.again(failed):
                 place = f", within bytes {begin:,} to {end - 1:,}" if self.size else ""
                 self.stopped = CorpusError(f"{self._shown}: {patience.problem}{place}")
@@ -280,6 +307,6 @@ class _Remote:
             said = f"the server answers {status} {response.reason}"
         else:
             said = f"asked for bytes {begin}-{end - 1}, found status {status}"
-            said = f"{said}, Content-Range {response.headers.get('Content-Range')}"
+            said = f"{said}, Content-Range {str(response.headers.get('Content-Range'))[:60]}"
             said = f"the server does not answer byte ranges ({said}); download the file and give its path"
         raise CorpusError(f"{self._shown}: {said}")

@@ -23,11 +23,12 @@ _ALONE = {"it", "ph", "ut", "x"}
 # Words by which programs mark what only formats, and what breaks a line or a paragraph.
 _FORMAT = re.compile(r"(?:x-|fmt|xlf:)*(?:b|bold|i|italic|u|ulined|underlined?|color|font|link|hlink|scap|fmt)")
 _FORMAT_TAG = re.compile(r"</?(?:a|b|big|code|em|font|i|mark|s|small|span|strong|su[bp]|tt|u)\b[^>]*/?>", re.IGNORECASE)
-_BREAK = re.compile(r"(?:x-|xlf:)*(?:lb|pb|br|newline|linebreak)")
+_BREAK = re.compile(r"(?:x-|xlf:)*(?:lb|pb|br|newline|linebreak|tab|div|h[1-6]|hr|li|ol|p|seg|t[dhr]|ul)")
 _BREAK_TAG = re.compile(r"</?(?:br|div|h[1-6]|hr|li|[ou]l|p|t[dhr]|w:br|w:tab)\b", re.IGNORECASE)
 # A blank that nothing has to keep: at an end, beside another one, or before what closes a sentence.
-_GAP = "\ue000"
+_GAP = "\ufdd0"  # which no text has
 _CLOSING = re.compile(rf"{_GAP}+(?=[.,;:!?…)\]}}»”])")
+_DELETED = re.compile(r"x-\w+-deleted")  # what a program that tracks changes keeps of old text
 _UNTRANSLATED = {"new", "needs-translation", "initial"}
 
 
@@ -46,6 +47,7 @@ def translations(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list
     matches = []
     for name in columns:
         own = ["tuid"] if name == "tuid" else [tag for tag in tags if name.lower() in (tag, tag.split("-")[0])]
+        own.sort(key=lambda tag: tag != name.lower())  # the language itself before its variants
         if not own:
             raise XmlError(f"{path}: there is no language {name!r}; found: {', '.join(tags) or 'none'}")
         matches.append(own)
@@ -119,9 +121,9 @@ class _Reader:
     def end(self, name: str) -> None:
         name = name.rpartition(":")[2]
         self.above.pop()
-        if self.depth > 1 and name in _CODES:
+        if self.depth > 1 and self.codes:
             self.codes -= 1
-            if not self.codes:
+            if not self.codes and name in _CODES:
                 self._stands(name, self.code)
         elif self.depth == 1:
             # a target that is marked as not yet translated is often the source again
@@ -139,13 +141,13 @@ class _Reader:
 
     def _inline(self, name: str, attributes: dict[str, str]) -> None:
         if self.codes:
-            self.codes += name in _CODES
+            self.codes += 1
             return
-        kinds = ("type", "ctype", "subType", "equiv-text", "equiv", "disp")
+        kinds = ("type", "ctype", "mtype", "subType", "equiv-text", "equiv", "disp")
         said = " ".join(attributes[kind] for kind in kinds if kind in attributes)
         if name == "cp":  # a character that XML cannot hold
             self.refuse(f"the character {attributes.get('hex', '')} is no text")
-        elif name in _CODES:
+        elif name in _CODES or (name == "mrk" and _DELETED.fullmatch(attributes.get("mtype", ""))):
             self.codes, self.code = 1, said + " "
         else:
             self._stands(name, said)
@@ -153,7 +155,7 @@ class _Reader:
     def _stands(self, name: str, said: str) -> None:
         """What an inline element leaves in the text."""
         words = said.lower().split()
-        breaks = any(map(_BREAK.fullmatch, words)) or _BREAK_TAG.search(said) or "\n" in said
+        breaks = any(map(_BREAK.fullmatch, words)) or _BREAK_TAG.search(said) or "\n" in said or "\t" in said
         formats = any(map(_FORMAT.fullmatch, words)) or _FORMAT_TAG.search(said)
         if breaks or (name in _ALONE and not formats):
             self.text.append(_GAP)

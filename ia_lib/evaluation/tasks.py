@@ -318,7 +318,7 @@ def _loaded(path: Path, time: int, name: str) -> Choose | Translate:
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:
         where = yaml_files.where(path, fields, "kind")
-        raise TaskError(f"{where}, field 'kind': found {told(kind)}; {meant(kind, _KINDS)}allowed: {', '.join(_KINDS)}")
+        raise TaskError(f"{where}, field 'kind': found {told(kind)}; {meant(kind, list(_KINDS))}allowed: {', '.join(_KINDS)}")
     task = yaml_files.validated(_KINDS[kind], path, fields, TaskError)
     if not task.name:
         try:

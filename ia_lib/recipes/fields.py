@@ -6,7 +6,7 @@ work is carried out and not what it makes, so it is in no key. A recipe's own bl
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_serializer, model_validator
 
 from ia_lib.data.addresses import shown
 from ia_lib.data.yaml_files import Refusal, Text
@@ -54,13 +54,16 @@ class Lab(Part):
     test: _Sentences = 400
 
 
+_Percent = Annotated[Number, Field(ge=0, le=10**6)]
+
+
 class Mixture(Part):
     """Past data for a model trained from scratch: shares in percent (see `instructions.mixture`)."""
 
-    sentiment: Number = Field(0, ge=0)
-    mt: Number = Field(0, ge=0)
-    xss: Number = Field(0, ge=0)
-    mlm: Number = Field(0, ge=0)
+    sentiment: _Percent = 0
+    mt: _Percent = 0
+    xss: _Percent = 0
+    mlm: _Percent = 0
     rows: Count = 60000
     split: str = "base"
     xss_negatives: Literal["random", "hard", "mixed"] = "random"
@@ -86,7 +89,7 @@ class Past(Part):
     xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
     prompt: str | None = None
     answer: str | None = None
-    stream: bool = False  # read a large local file line by line, holding only the rows that are drawn
+    stream: StrictBool = False  # read a large local file line by line, holding only the rows that are drawn
     blocks: Count = 2000
     mixture: Mixture | None = None
 
@@ -178,7 +181,7 @@ class Shared(Part):
     taught: list[str] = ["sun", "jav", "ban", "min", "bug", "ace", "bjn"]
     unseen: list[str] = ["bbc", "mad", "nij"]
     pivots: list[str] = ["eng", "ind"]
-    chat: bool = False
+    chat: StrictBool = False
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -197,13 +200,13 @@ class Data(Part):
     parallel: Parallel | None = None
     sentences: Count | None = None
     templates: str = "instructalign"
-    drop_test_overlap: bool = True
+    drop_test_overlap: StrictBool = True
     validation_sentences: Count = 50
-    validation_rows: Count = 256
+    validation_rows: Annotated[Count, Field(le=10**6)] = 256
     past: Past | None = None
     steps: Annotated[int, Field(ge=0, le=10**9, strict=True)] | None = None
     max_length: Annotated[int, Field(ge=16, le=10**7, strict=True)] = 256
-    end_of_sequence: bool = True
+    end_of_sequence: StrictBool = True
     cut: Literal["prompt", "end"] = "prompt"
 
 
@@ -214,9 +217,9 @@ class Adapter(Part):
     alpha: Annotated[Number, Field(gt=0, le=10**4)] = 32
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     targets: Annotated[list[Text], Field(min_length=1)] | None = None  # ends of layers' names; default: all linear ones
-    dora: bool = False
-    rslora: bool = False
-    embeddings: bool = False  # train the embedding and output layer, too
+    dora: StrictBool = False
+    rslora: StrictBool = False
+    embeddings: StrictBool = False  # train the embedding and output layer, too
     quantisation: Literal["none", "int8", "nf4"] = "none"  # of the frozen layers (QLoRA)
 
 
@@ -236,7 +239,7 @@ class Train(Part):
     optimiser: Literal["adamw", "paged_adamw_8bit", "adafactor"] = "adamw"
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     floor: Share = 0.0  # what a cosine schedule ends with, as a share of the learning rate
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: StrictBool = False
     keep: Literal["last", "best"] = "last"  # the weights that the run ends with: of its last step, or validated best
     patience: Count | None = None  # validations without a better one, after which training ends
     adapter: Adapter | None = None
@@ -255,17 +258,17 @@ class Evaluate(Part):
 
     tasks: Annotated[list[str], Field(min_length=1)] | None = None
     tests: list[Test] = []
-    held_out: bool | None = None
+    held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
     scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char", "calibrated"] = "label_sum"
-    prompt_logprob: bool = False
+    prompt_logprob: StrictBool = False
     majority_of: Literal["train", "test"] = "train"
     quantisation: Literal["none", "int8", "nf4"] = "none"
     score_precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    score_max_length: Count = 1024
+    score_max_length: Annotated[Count, Field(ge=32)] = 1024
 
     @property
     def scores_prompts(self) -> bool:
@@ -278,9 +281,9 @@ class Machine(Part):
 
     data_dir: str | None = None
     mirror: str | None = None
-    offline: bool = False
+    offline: StrictBool = False
     batch_tokens: Count | None = None
-    share_text: bool = True
+    share_text: StrictBool = True
     log_steps: Count = 50
     save_steps: Count = 500
 

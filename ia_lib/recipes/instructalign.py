@@ -3,7 +3,7 @@
 from itertools import permutations
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.recipes import fields
@@ -39,7 +39,7 @@ READINGS = {
 class Data(fields.Data):
     """InstructAlign's own fields."""
 
-    teach_known: bool = False
+    teach_known: StrictBool = False
     objective: str = "none"
     noise: Literal["mixture", "infilling", "deletion", "permutation"] = "mixture"
     noise_tokens: Literal["words", "nltk"] = "words"
@@ -51,7 +51,7 @@ class Data(fields.Data):
     replay: Annotated[int, Field(ge=0, le=10**9, strict=True)] | Literal["all"] = 0
     replay_sampling: Literal["uniform", "released"] = "uniform"
     replay_stratify: str | None = None
-    new_epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
+    new_epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
 

@@ -23,7 +23,7 @@ class Data(fields.Data):
     rows: Count | Literal["all"] = "all"
     stratify: str | None = None
     per_step: Count = 32
-    epochs: Annotated[Number, Field(gt=0, le=10**6)] | None = None
+    epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
 
 
 def streams(run) -> list[Stream]:

@@ -107,7 +107,7 @@ class _Log(TrainerCallback, ExportableState):
         self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
         # what a killed run logged after its last checkpoint will be logged again
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        lines = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= state.global_step]
+        lines = [line for line in lines if (_step(line) or state.global_step + 1) <= state.global_step]
         self.path.write_text("".join(line + "\n" for line in lines))
 
     def on_save(self, args, state, control, **kwargs):
@@ -135,6 +135,14 @@ class _Log(TrainerCallback, ExportableState):
             file.write(json.dumps(record) + "\n")
         if self.report:
             self.report({**record, "of": state.max_steps})
+
+
+def _step(line: str) -> int | None:
+    """The step of a record; None of a line that is damaged."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 class _Stop(TrainerCallback):

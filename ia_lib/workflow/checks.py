@@ -35,7 +35,7 @@ def report(
     steps: int,
     rows_of_epoch: int = 0,
     dropped: int = 0,
-    held_out: tuple[int, int] = (0, 0),
+    held_out: "tuple[Dataset | None, int]" = (None, 0),
     share_text: bool = True,
     identify: bool = True,
 ) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def report(
 
     `examples` are the rows of all `streams`; only those of the split "train" are counted as training. `encoding` holds
     the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of
-    pairs left out because they occur in test data, `held_out` the number of sentences that are held out and of those
-    that were asked for. Without `share_text` no warning shows an example; without `identify` nothing is said about the
+    pairs left out because they occur in test data, `held_out` the sentences that are held out and how many were
+    asked for. Without `share_text` no warning shows an example; without `identify` nothing is said about the
     languages that texts are in. Shares are from 0 to 1.
     """
     train = examples[examples["split"] == "train"]
@@ -60,6 +60,7 @@ def report(
     some = parallel[:_LOOKED_AT]
     new_per_step, old_per_step = (sum(s.per_step for s in streams if s.role == role) for role in ("new", "old"))
     validation = examples[examples["split"] == "validation"]
+    kept = [text for code in codes for text in held_out[0][code]] if held_out[0] else []
     found: dict[str, Any] = {
         "new_rows": {name: int(count) for name, count in new["kind"].value_counts(sort=False).items()},
         "new_rows_validation": int((validation["role"] == "new").sum()),
@@ -85,7 +86,8 @@ def report(
         "pairs_still_in_tests": len(parallel) - len(corpora.drop_overlap(parallel, tests)[0]) if len(tests) else 0,
         "old_rows_with_test_texts": corpora.holding(old["prompt"], tests["text"]) if len(tests) else 0,
         "validation_rows_trained_on": _trained_on(train, validation),
-        "held_out_sentences": held_out[0],
+        "old_rows_with_held_out_texts": corpora.holding(old["prompt"] + " " + old["answer"], kept) if kept else 0,
+        "held_out_sentences": len(held_out[0] or ()),
         "doubled_pairs": text.doubled,
         "pairs_in_groups": text.grouped,
         "equal_sides": text.equal,
@@ -270,6 +272,11 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict, asked: int) 
         )
     if holding := found["old_rows_with_test_texts"]:
         said.append(f"{holding:,} of {found['old_rows']:,} old rows hold a test text: scores will flatter")
+    if holding := found["old_rows_with_held_out_texts"]:
+        said.append(
+            f"{holding:,} of {found['old_rows']:,} old rows hold a sentence that is held out: what is measured on those "
+            "will flatter"
+        )
     for code, other in found["other_languages"].items():
         said.append(f"most texts in {code} seem to be in the language {other!r}: look whether columns are mixed up")
     for pair, count in found["out_of_proportion"].items():

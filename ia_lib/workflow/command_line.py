@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "plan":
             table.check(options.runs)
             plan.print_plan(table, options.runs)
+            table.check_offline(options.runs)
         elif options.command == "stage":
             ending.with_parent()
             stage = (

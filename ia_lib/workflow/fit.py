@@ -27,6 +27,8 @@ def check(inputs) -> None:
     run = inputs.run
     model = inputs.outside if inputs.begins.model.name else None
     check_labels(inputs, None)
+    if run.chat and inputs.begins.model.new:
+        raise Refusal("chat", True, "false, for a new model, whose tokenizer has no chat template")
     made, adapter = inputs.tuned_model.adapters, run.train.adapter
     one = "none, since the model that it begins with has an adapter already, which a quantised model cannot take in"
     if run.trains and adapter and adapter.quantisation != "none" and len(made) > 1:

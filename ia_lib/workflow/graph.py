@@ -50,12 +50,22 @@ class Table:
         for folder in (self.folder, *self.folder.parents):
             if folder.exists() and not folder.is_dir():
                 raise SettingsError(f"{self.path}: found {folder} for its outputs, a file; allowed: a folder")
+        theirs = [name for name in (run.name for run in self.runs) if (self.folder / name / self._stamp.name).exists()]
+        if theirs:
+            said = f"found the run {theirs[0]!r}, whose folder {self.folder / theirs[0]} is that of another table"
+            raise SettingsError(f"{self.path}: {said}; allowed: another name")
+        if not self._stamp.exists():
+            if any((self.folder / stage).is_dir() for stage in STAGES):
+                said = f"found {self.folder} for its outputs, which has those of another table's run"
+                raise SettingsError(f"{self.path}: {said}; allowed: another folder (outputs), or another file name")
+            return
         try:
             stamp = json.loads(self._stamp.read_text(encoding="utf-8"))
             # a folder that was moved or copied with its table is still the table's
             others = {Path(stamp["table"]).resolve(), (self.folder / stamp["beside"]).resolve()}
-        except (OSError, ValueError, TypeError, KeyError):
-            return
+        except (ValueError, TypeError, KeyError):
+            said = f"{self._stamp} does not say whose outputs these are: it is damaged"
+            raise SettingsError(f"{self.path}: {said}; delete it if they are this table's") from None
         if self.path.resolve() not in others and Path(stamp["table"]).is_file():
             said = f"found {self.folder} for its outputs, which are those of {stamp['table']}"
             raise SettingsError(f"{self.path}: {said}; allowed: another folder (outputs), or another file name")
@@ -135,14 +145,16 @@ class Table:
         return changed
 
     def check(self, runs: list[str] | None = None) -> None:
-        """Look at all that the runs will read from local files, before any work, and refuse what would have to be
-        fetched where a row is offline. Raises SettingsError."""
+        """Look at all that the runs will read from local files, before any work. Raises SettingsError."""
         seen: set = set()
         for stage in self.stages(runs):
             try:
                 preflight.check(stage.inputs, seen)
             except Exception as error:
                 raise self._said(stage.run, error) from None
+
+    def check_offline(self, runs: list[str] | None = None) -> None:
+        """Raise SettingsError for what would have to be fetched where a row is offline."""
         for what, run in self.to_download(runs).items():
             if run.machine.offline:
                 raise SettingsError(
@@ -151,9 +163,10 @@ class Table:
                 )
 
     def settle(self, runs: list[str] | None = None) -> None:
-        """What `check` does; then fix what is not pinned (the commits of models on the Hub) for all of the table's
+        """What `check` and `check_offline` do; then fix what is not pinned (the commits of models on the Hub) for all of the table's
         rows, and ask once whether the addresses of past data answer. Raises SettingsError."""
         self.check(runs)
+        self.check_offline(runs)
         self._check_folder()
         asked = set()
         for stage in self.stages(runs):
@@ -228,5 +241,8 @@ class Table:
         if isinstance(error, Refusal):
             return tables.refused(self.path, run, error)
         if isinstance(error, CorpusError | SourceError | PromptError | TaskError):
-            return SettingsError(f"{run.place}, run {run.name!r}: {error}")
+            return SettingsError(f"{run.place}, run {told(run.name)}: {error}")
+        if isinstance(error, OSError) and error.filename:  # as a name that is too long for the system
+            return SettingsError(f"{run.place}, run {told(run.name)}: found {told(str(error.filename))}, which cannot be "
+                                 f"looked for ({error.strerror}); allowed: a file or folder")  # fmt: skip
         return error

@@ -326,6 +326,12 @@ class Inputs:
         """What the run's texts of a task are read from, as (source, file)."""
         return task.places(self.tested(task), self._split(task))
 
+    @property
+    def labels_here(self) -> bool:
+        """Whether any labelled texts can be read at once."""
+        places = [place for task in self.choices for place in self.places(task)]
+        return any(self.here([place]) for place in [*places, *(p for _, _, p in self._majority_places.values())])
+
     def tests(self, every: bool = True, here: bool = False) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results
         stand. Without `every` the first `examples` of each language, which are those that the run is tested on; with
@@ -462,6 +468,14 @@ class Inputs:
         run = self.run
         taught = [code for code in run.paired_codes if code not in run.pivots]
         return Plan("mt", run.pivots, taught, run.seed, templates=run.templates, names=run.languages)
+
+    def trained_on(self) -> "Dataset":
+        """The parallel sentences that instructions of the run are made from."""
+        from ia_lib.instructions.cross_lingual import split_off
+
+        if getattr(self.run.data, "hold_out", "sentence") == "row":
+            return self.usable()
+        return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[0]
 
     def held_out(self) -> "Dataset":
         """The parallel sentences that no instruction of the run is made from."""

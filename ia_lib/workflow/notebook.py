@@ -30,7 +30,7 @@ def check_parameters() -> None:
             if name not in values:
                 known = ", ".join(values)
                 further = "; fields of a row go into changes" if "changes" in values else ""
-                said = f"found {told(name)}; {meant(name, values)}allowed: {known}{further}"
+                said = f"found {told(name)}; {meant(name, list(values))}allowed: {known}{further}"
                 raise SettingsError(f"parameters: {said}")
     for name, default in values.items():
         found = shell.user_ns.get(name)

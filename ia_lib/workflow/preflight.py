@@ -10,6 +10,7 @@ from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.instructions import replay, templates
 from ia_lib.workflow import fit
+from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.tables import drawn
 
 if TYPE_CHECKING:
@@ -42,12 +43,14 @@ def check(inputs, seen: set) -> None:
                 _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
-    if inputs.stage == "evaluate":
+    if inputs.stage == "evaluate" and inputs.labels_here:
         inputs.training_labels(here=True)
     paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
     if not {(_texts(inputs), True), (_texts(inputs), paired)} & seen:
         seen.add((_texts(inputs), paired))
         _check_texts(inputs, seen, paired)
+    if inputs.stage == "evaluate":
+        check_earlier(inputs)
     if inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
         pool = inputs.pool()[0]
         try:
@@ -73,7 +76,8 @@ def _check_texts(inputs, seen: set, paired: bool) -> None:
     """Read what is here of the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong
     in them."""
     run = inputs.run
-    _look_at(inputs, seen, inputs.tests(here=True))
+    if inputs.labels_here:
+        _look_at(inputs, seen, inputs.tests(here=True))
     if run.corpus == "minilab":
         # it is not written yet, and no sentence of it stands in two of its files
         inputs.check_sentences(run.lab.train, run.data.sentences or run.lab.train)
@@ -92,6 +96,39 @@ def _check_texts(inputs, seen: set, paired: bool) -> None:
             raise CorpusError(str(error)) from None
     for code in run.paired_codes:
         _look(inputs, seen, corpora.cells(pairs, code), f"of the parallel text in {code}")
+
+
+def check_earlier(inputs) -> None:
+    """Refuse a model that was trained on sentences which this run holds out, or on those that it is tested on: a run
+    keeps its own ones apart, and so must those whose model it begins with. What is not here yet is passed over.
+
+    Raises Refusal.
+    """
+    import numpy as np
+
+    run = inputs.run
+    mine = Inputs(inputs.chain, "data", inputs.outputs) if run.parallel_codes else inputs
+    chain = [Inputs(inputs.chain[i:], "data", inputs.outputs) for i in range(1, len(inputs.chain))]
+    for earlier in (one for one in chain if one.run.trains and one.run.parallel_codes and _all_here(one)):
+        trained = earlier.trained_on()
+        splits = run.parallel_codes or run.measures_held_out
+        if splits and getattr(run.data, "hold_out", "sentence") == "sentence" and _all_here(mine):
+            held_out = mine.held_out()
+            shared = np.isin(corpora.fingerprints(held_out), corpora.fingerprints(trained)).any(axis=1)
+            if shared.any():
+                said = f"while {earlier.run.name!r} was trained on {int(shared.sum()):,} of the {len(held_out):,} "
+                allowed = "a run with the same seed, sentences, validation_sentences, languages and tests"
+                raise Refusal("model.run", run.model.run, allowed, said=f"{said}sentences that are held out here")
+        tested = corpora.drop_overlap(trained, inputs.tests(here=True))[1] if run.data.drop_test_overlap else 0
+        if tested:
+            said = f"while {earlier.run.name!r} was trained on {tested:,} pairs that occur in the test texts here"
+            allowed = "a run with the same tests, which then leaves them out, or drop_test_overlap: false"
+            raise Refusal("model.run", run.model.run, allowed, said=said)
+
+
+def _all_here(inputs) -> bool:
+    """Whether all texts of a run can be read at once."""
+    return all(map(inputs.here, [inputs.parallel_places(), *map(inputs.places, inputs.tasks)]))
 
 
 def _look_at(inputs, seen: set, tests: "Dataset") -> None:

@@ -28,6 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _TAKEN = re.compile(
     r"(report|lab|revisions|con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.(part|old|lock)|.*\.", re.IGNORECASE
 )
+_ROWS = 10**8  # rows that a run can be trained on; they are made before
 _CODE = re.compile(r"[\w-]+")
 # What tables of results and data sets call their own columns and averages.
 _WORDS = ("all", "sentence_id", "place", "example", "task", "language", "text", "label", "prompt", "answer", "model")
@@ -229,6 +230,8 @@ class Settings(fields.Shared):
     def _check_batches(self) -> None:
         if self.trains and self.data.steps == 0:
             raise Refusal("steps", 0, "at least 1 for a run that trains")
+        if (steps := self.data.steps or 0) * self.per_step > _ROWS:
+            raise Refusal("steps", steps, f"{_ROWS // self.per_step:,} at most, with {self.per_step:,} rows a step")
         if self.train.adapter and self.model.new:
             raise Refusal("adapter", "an adapter", "nothing, for a new model, whose layers know nothing yet")
         if self.model.new and not self.trains:

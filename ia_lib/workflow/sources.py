@@ -158,7 +158,15 @@ class HubModel(Source):
         return f"{self.name}@{self.revision or 'main'}"
 
     def _known(self) -> dict[str, str]:
-        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        if not self.record.is_file():
+            return {}
+        try:
+            found = json.loads(self.record.read_text(encoding="utf-8"))
+            if all(isinstance(commit, str) for commit in found.values()):
+                return found
+        except (ValueError, AttributeError):
+            pass
+        raise SourceError(f"{self.record}: the record of the models' commits is damaged; delete it to ask for them anew")
 
     @cached_property
     def commit(self) -> str | None:

@@ -57,7 +57,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
             raise SettingsError(
                 f"{place}, run {i + 1}, field 'name': found {told(found)}; allowed: a name, as text, in each row"
             )
-        for holder, whose in ((entry, f"run {entry['name']!r}"), (defaults, "defaults")):
+        for holder, whose in ((entry, f"run {told(entry['name'])}"), (defaults, "defaults")):
             for key in (*OURS, *BLOCKS):
                 if key in holder:
                     refuse(holder, key, unknown(key, _fields(None)), whose)
@@ -75,7 +75,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 known = settings.kind(values.get("recipe"))
                 raise SettingsError(_explain(error, known, path, defaults, entry, changed)) from None
             except SettingsError as error:
-                refuse(entry if "recipe" in entry else defaults, "recipe", str(error), f"run {entry['name']!r}")
+                refuse(entry if "recipe" in entry else defaults, "recipe", str(error), f"run {told(entry['name'])}")
             run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
             runs.append(run if seed is None else _at_seed(run, seed))
     _check_references(runs, path)
@@ -89,7 +89,7 @@ def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
     row = next(row for row in table["runs"] if row["name"] == run.row)
     top = refusal.field.split(".")[0]
     shared = top in defaults and top not in row
-    whose = f"defaults (in run {run.name!r})" if shared else f"run {run.name!r}"
+    whose = f"defaults (in run {told(run.name)})" if shared else f"run {told(run.name)}"
     return SettingsError(
         f"{where(path, defaults if shared else row, top)}, {whose}, field {refusal.field!r}: {refusal}"
     )
@@ -132,7 +132,7 @@ def _at_seed(run: Settings, seed: int) -> Settings:
 def _check_references(runs: list[Settings], path: Path) -> None:
     by_name: dict[str, Settings] = {}
     for run in runs:
-        where = f"{run.place}, run {run.row!r}"
+        where = f"{run.place}, run {told(run.row)}"
         # some machines do not tell folders apart by case
         if run.name.casefold() in map(str.casefold, by_name):
             raise SettingsError(
@@ -143,17 +143,24 @@ def _check_references(runs: list[Settings], path: Path) -> None:
                 field = "model" if needed == run.model.run else "past"
                 above = f"a run above it ({listed(by_name, needed) or 'none'})"
                 raise SettingsError(
-                    f"{where}, field '{field}.run': found {told(needed)}; {meant(needed, by_name)}allowed: {above}"
+                    f"{where}, field '{field}.run': found {told(needed)}; {meant(needed, list(by_name))}allowed: {above}"
                 )
             earlier = by_name[needed]
             if run.data.past and run.data.past.run == needed and not drawn(earlier):
                 raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
             for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
-                # another lab would test on sentences that the earlier run was trained on
+                # another lab would test on sentences that the earlier run was trained on, another split hold them out
                 if getattr(run, field) != getattr(earlier, field):
                     found, allowed = _short(getattr(run, field)), _short(getattr(earlier, field))
                     raise SettingsError(
                         f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {needed!r}"
+                    )
+            both = run.parallel_codes and earlier.parallel_codes and needed == run.model.run
+            for field in ("sentences", "validation_sentences") if run.corpus == "minilab" and both else ():
+                if getattr(run.data, field) != getattr(earlier.data, field):
+                    found, allowed = told(getattr(run.data, field)), told(getattr(earlier.data, field))
+                    raise SettingsError(
+                        f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {told(needed)}"
                     )
         by_name[run.name] = run
         try:
@@ -221,11 +228,11 @@ def _explain(
     top = location[0] if location else "name"
     field = ".".join(location)
     if top in changes:
-        return f"changes, run {row['name']!r}, field {field!r}: {text}"
+        return f"changes, run {told(row['name'])}, field {told(field)}: {text}"
     shared = top in defaults and top not in row
-    whose = f"run {row['name']!r}"
+    whose = f"run {told(row['name'])}"
     if shared:
         # a rule over several fields may hold in other runs
         whose = f"defaults (in {whose})" if "error" in error.errors()[0].get("ctx", {}) else "defaults"
     holder, key = place(defaults if shared else row, location)
-    return f"{where(path, holder, key)}, {whose}, field {field!r}: {text}"
+    return f"{where(path, holder, key)}, {whose}, field {told(field)}: {text}"

@@ -44,10 +44,11 @@ def _make_data(stage: Stage) -> None:
 
     from ia_lib.data import minilab
     from ia_lib.models import load, new
-    from ia_lib.workflow import checks
+    from ia_lib.workflow import checks, preflight
     from ia_lib.workflow.cost import estimate
 
     run, inputs = stage.run, stage.inputs
+    preflight.check_earlier(inputs)  # what had to be downloaded is here by now
     examples, facts = run.method.examples(run, inputs)
     parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
     if run.model.new:
@@ -68,7 +69,7 @@ def _make_data(stage: Stage) -> None:
         facts.get("steps", run.data.steps),
         facts.get("rows_of_epoch", 0),
         inputs.dropped if inputs.reads_parallel else 0,
-        (len(inputs.held_out()), run.data.validation_sentences) if splits else (0, 0),
+        (inputs.held_out(), run.data.validation_sentences) if splits else (None, 0),
         run.machine.share_text,
         # whose languages are made of another one's words
         run.corpus != "minilab",
