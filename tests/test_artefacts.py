@@ -58,6 +58,37 @@ def test_run_makes_damaged_stages_anew_when_it_verifies(finished, tmp_path, caps
     assert path.read_bytes() == content
 
 
+def test_nothing_is_made_from_what_is_damaged(finished, tmp_path):
+    table = Table(finished.path, copied(finished, tmp_path / "outputs"))
+    later = table.stage("tlm", "tune")
+    shutil.rmtree(later.folder)
+    flipped(table.stage("tlm", "data").folder / "examples.parquet", 801)
+    said = r"would read what is damaged: tlm: data: examples\.parquet is not what was made; `run --verify`"
+    with pytest.raises(RuntimeError, match=said):
+        later.open()
+
+
+@pytest.mark.parametrize("damage", ["a figure", "its header", "a byte", "emptied"])
+def test_a_damaged_report_is_not_printed_and_made_again(finished, tmp_path, capsys, damage):
+    outputs = copied(finished, tmp_path / "outputs")
+    path = Table(finished.path, outputs).report().folder / "results.csv"
+    content = path.read_bytes()
+    spoilt = {
+        "a figure": content.replace(b".", b"1", 1),
+        "its header": content.replace(b"run", b"rum", 1),
+        "a byte": content[:40] + bytes([content[40] ^ 128]) + content[41:],
+        "emptied": b"",
+    }
+    path.write_bytes(spoilt[damage])
+    arguments = [str(finished.path), "--outputs", str(outputs)]
+    assert main(["show", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert "results.csv is not what was made\n`run --verify` makes it anew" in said
+    assert "%" not in said
+    assert main(["run", *arguments]) == 0
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "null", "1", "", '{"key": 1}', "[" * 100_000])
 def test_a_manifest_that_is_not_ours_counts_for_nothing(finished, tmp_path, text):
     table = Table(finished.path, copied(finished, tmp_path / "outputs"))

@@ -225,7 +225,9 @@ def test_what_is_the_same_text():
 
 
 XML = '<tmx version="1.4"><body><tu><tuv xml:lang="ind"><seg>%s</seg></tuv>%s</tu></body></tmx>'
-OTHER = "".join(f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>' for code, text in (("mad-XX", "lain"), ("mad", "dua")))
+OTHER = "".join(
+    f'<tuv xml:lang="{code}"><seg>{text}</seg></tuv>' for code, text in (("mad-XX", "lain"), ("mad", "dua"))
+)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_what_is_no_file_or_no_utf_8_is_refused(tmp_path):
         ("stepz: 5", "found an unknown field; did you mean 'steps'? allowed: steps, "),
         ("wordings: [englis]", "found 'englis'; did you mean 'english'?"),
         ("templates: instructaling", "did you mean 'instructalign'?"),
-        ("tasks: [sentimnet]", "did you mean 'minilab/sentiment'?"),
+        ("tasks: [sentimnet]", "did you mean 'sentiment'?"),
         ("threads: 5000", "found 5000; allowed: less than or equal to 1024"),
         ("learning_rate: 1000", "found 1000; allowed: less than or equal to 1"),
         ("steps: 1000000000000", "allowed: less than or equal to 1000000000"),

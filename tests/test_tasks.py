@@ -310,7 +310,7 @@ def test_parallel_text_to_translate(tmp_path):
         (
             OWN,
             "kind: translate\ndata: {}",
-            "line 2, field 'data': found 'nothing'; allowed: exactly one of held_out, c",
+            "line 2, field 'data': found nothing; allowed: exactly one of held_out, c",
         ),
         (
             OWN,

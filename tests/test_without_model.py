@@ -14,7 +14,7 @@ TABLE = """
 defaults:
   corpus: own
   parallel: {file: pairs.csv, columns: {ind: ind, xmd: xmd}}
-  languages: {xmd: Madurese}
+  languages: {xmd: Madura}
   known: [ind]
   taught: [xmd]
   unseen: []
@@ -98,3 +98,35 @@ def test_offline_without_the_model_is_refused_by_plan(tmp_path):
     table = Table(made(tmp_path, "offline: true"), tmp_path / "outputs")
     with pytest.raises(SettingsError, match="nobody/no-such-model is not on this machine, and offline is set"):
         table.check_offline()
+
+
+def test_what_a_table_and_its_texts_tell_at_once(tmp_path):
+    path = made(tmp_path, "unseen: [jav]")
+    with pytest.warns(UserWarning, match="the run one reads no text in jav: neither a test nor parallel text"):
+        Table(path, tmp_path / "outputs").check()
+    for row, said in {
+        "parallel: {file: pairs.csv, columns: {ind: ind, xmd: ind}}": "field 'parallel.columns': found 'ind'; allowed: "
+        "one of its own for each language",
+        "languages: {xmd: indonesian}": "field 'languages': found 'indonesian'; allowed: a name of its own",
+        "past: {file: past.jsonl, prompt: a, answer: a}": "field 'past.answer': found 'a'; allowed: another field",
+    }.items():
+        with pytest.raises(SettingsError, match=said):
+            Table(made(tmp_path, row), tmp_path / "outputs")
+    path = made(tmp_path)
+    rows(tmp_path / "pairs.csv", ["ind", "xmd"], [*PAIRS, ["ind", "xmd"]])
+    with pytest.raises(SettingsError, match="line 82: this row is the header once more"):
+        Table(path, tmp_path / "outputs").check()
+    rows(
+        tmp_path / "pairs.csv",
+        ["ind", "xmd"],
+        [*PAIRS, *([f"sama {'abcdefghijklmnopqrstuv'[i]}"] * 2 for i in range(20))],
+    )
+    rows(tmp_path / "tests.csv", ["text", "label"], [*TESTS, ["pan ukara 0", "bad"]])
+    with pytest.warns(UserWarning) as said:
+        Table(path, tmp_path / "outputs").check()
+    said = [str(one.message) for one in said]
+    assert "20 of 100 sentences read the same in ind and xmd: not translated?" in said
+    assert "1 texts of sentiment in xmd are there with different labels: one of them is wrong" in said
+    (tmp_path / "pairs.csv").write_bytes(b"PK\x03\x04" + b"\xff" * 40)
+    with pytest.raises(SettingsError, match=r"pairs\.csv: this is no table of text but a workbook or ZIP"):
+        Table(path, tmp_path / "outputs").check()

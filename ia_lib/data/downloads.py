@@ -192,7 +192,9 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
                     if version:
                         version_path.write_text(version, encoding="utf-8")
                 elif not (asks := "Range" in headers) or not said.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise _Odd("the server gives other bytes than it was asked for" if asks else "the server gives a part")
+                    raise _Odd(
+                        "the server gives other bytes than it was asked for" if asks else "the server gives a part"
+                    )
                 total = have + int(said["Content-Length"]) if "Content-Length" in said else None
                 if "html" in said.get("Content-Type", "") and not url.endswith((".html", ".htm")):
                     raise _Odd("the server gives a web page, as where one has to log in")

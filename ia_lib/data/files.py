@@ -33,7 +33,11 @@ _QUOTED = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
 # How long a cell of a table may be; Python's own limit is 131,072 characters.
 csv.field_size_limit(2**31 - 1)
 # How text is written where a cell is none.
-_REMEDY = {".xlsx": "format the column as text", ".jsonl": "write it in quotes", ".parquet": "save the column as text"}
+_REMEDY = {
+    ".xlsx": "format the column as text and type it in again, or save it as CSV",
+    ".jsonl": "write it in quotes",
+    ".parquet": "save the column as text",
+}
 
 
 class CorpusError(Told, ValueError):
@@ -100,6 +104,9 @@ def rows(
     empty = True
     for place, cells in found:
         empty = False
+        if len(columns) > 1 and all(isinstance(cell, str) and cell.strip() == name for cell, name in
+                                    zip(cells, columns, strict=True)):  # fmt: skip
+            raise CorpusError(f"{path}, {place}: this row is the header once more; remove it")
         yield place, [_cell(cell, f"{path}, {place}", name, name in whole, gaps, ending) for cell, name in
                       zip(cells, columns, strict=True)]  # fmt: skip
     if empty:
@@ -125,9 +132,7 @@ def text(value: Any, where: str, name: str, whole: bool = False, remedy: str = "
             raise CorpusError(f"{where}: {said}; save them as text") from None
     elif value is None or (isinstance(value, float) and math.isnan(value)):
         value = ""
-    elif whole and (
-        type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
-    ):
+    elif whole and (type(value) is int or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)):
         value = str(int(value))
     elif not isinstance(value, str):
         kind = "true or false" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else ""
@@ -242,6 +247,10 @@ def _text(path: Path) -> Iterator[str]:
     """The lines of a text as the csv module wants them, with their ends."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(b"PK\x03\x04"):
+                raise CorpusError(
+                    f"{path}: this is no table of text but a workbook or ZIP; save it as CSV, or as .xlsx"
+                )
             # a file from an old Mac ends its lines by a carriage return alone
             yield from io.StringIO(_decoded(line, str(path), number), newline="")
 
@@ -332,7 +341,9 @@ def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
             for i, name in zip(indices, columns, strict=True):
                 if (i >= len(row) or row[i].value is None) and (number, i) in formulas():
                     said = f"the column {name!r} holds a formula whose result was not saved"
-                    raise CorpusError(f"{path}, row {number}: {said}; save the file in a spreadsheet, or write the text")
+                    raise CorpusError(
+                        f"{path}, row {number}: {said}; save the file in a spreadsheet, or write the text"
+                    )
             if any(cell.value is not None and str(cell.value).strip() for cell in row):
                 asked = [row[i] if i < len(row) else None for i in indices]
                 for cell, name in zip(asked, columns, strict=True):

@@ -279,7 +279,11 @@ class _Remote:
             except CorpusError as error:
                 self.stopped = error
                 raise
-            except (requests.RequestException, HTTPError, ValueError) as error:  # of addresses and lengths that are none
+            except (
+                requests.RequestException,
+                HTTPError,
+                ValueError,
+            ) as error:  # of addresses and lengths that are none
                 failed = error
             if not patience.again(failed):
                 place = f", within bytes {begin:,} to {end - 1:,}" if self.size else ""

@@ -95,7 +95,7 @@ class Pairs(_Part):
     def _consistent(self):
         given = [name for name in ("held_out", "corpus", "file") if getattr(self, name)]
         if len(given) != 1:
-            raise Refusal("", given or "nothing", "exactly one of held_out, corpus and file")
+            raise Refusal("", given or None, "exactly one of held_out, corpus and file")
         for field, owner in (("split", "corpus"), *((name, "file") for name in ("columns", "id", "sheet"))):
             if getattr(self, field) and owner not in given:
                 raise Refusal(field, getattr(self, field), f"nothing, unless there is a {owner}")
@@ -318,7 +318,9 @@ def _loaded(path: Path, time: int, name: str) -> Choose | Translate:
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:
         where = yaml_files.where(path, fields, "kind")
-        raise TaskError(f"{where}, field 'kind': found {told(kind)}; {meant(kind, list(_KINDS))}allowed: {', '.join(_KINDS)}")
+        raise TaskError(
+            f"{where}, field 'kind': found {told(kind)}; {meant(kind, list(_KINDS))}allowed: {', '.join(_KINDS)}"
+        )
     task = yaml_files.validated(_KINDS[kind], path, fields, TaskError)
     if not task.name:
         try:

@@ -82,7 +82,8 @@ def draw(
     if count + validation_rows > len(pool) or (r == "all" and count < 1):
         beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
         said = f"found {r}{beside}, but the pool of past data has {len(pool):,} rows"
-        raise ValueError(f"replay: {said}; allowed: what it has")
+        most = len(pool) - validation_rows
+        raise ValueError(f"replay: {said}; allowed: " + (f"{most:,} at most" if most > 0 else "a larger pool"))
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
         rows, held = rows[:count], rows[count:]

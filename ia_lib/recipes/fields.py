@@ -36,7 +36,7 @@ class Part(BaseModel):
         """Refuse a part that has none or several of `fields`."""
         given = [field for field in fields if getattr(self, field) is not None]
         if len(given) != 1:
-            raise Refusal("", given or "nothing", f"exactly one of {', '.join(fields)}")
+            raise Refusal("", given or None, f"exactly one of {', '.join(fields)}")
 
 
 # What the mini lab's grammar can say without saying anything twice.
@@ -104,6 +104,8 @@ class Past(Part):
         self.exactly_one("run", "file", "url", "xp3", "mixture")
         if self.url and not _WEB.fullmatch(self.url):
             raise Refusal("url", self.url, "an address that begins with http:// or https://")
+        if self.prompt and self.prompt == self.answer:
+            raise Refusal("answer", self.answer, "another field than the prompt's")
         if self.stream and not self.file:
             raise Refusal("stream", True, "nothing, unless there is a local file")
         return self
@@ -121,6 +123,10 @@ class Parallel(Part):
     @model_validator(mode="after")
     def _one_source(self):
         self.exactly_one("file", "lines")
+        for field in ("columns", "lines"):
+            given = list((getattr(self, field) or {}).values())
+            if double := next((one for i, one in enumerate(given) if one in given[:i]), None):
+                raise Refusal(field, double, "one of its own for each language")
         return self
 
 

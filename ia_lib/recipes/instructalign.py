@@ -85,7 +85,7 @@ def check(run) -> None:
         raise Refusal("taught", run.taught, f"at least one language, since the objective is {data.objective}")
     if data.replay and past is None:
         allowed = f"a source of past data (run, file, url, xp3 or mixture), since replay is {data.replay}"
-        raise Refusal("past", "nothing", allowed)
+        raise Refusal("past", None, allowed)
     if data.replay == "all" and (past.url or past.xp3):
         raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
     if data.replay_sampling == "released" and past and len(past.xp3 or []) > 1:
@@ -93,7 +93,7 @@ def check(run) -> None:
     if data.replay_sampling == "released" and data.replay_stratify:
         raise Refusal("replay_stratify", data.replay_stratify, "nothing, where replay_sampling is released")
     if (data.steps is None) == (data.new_epochs is None):
-        found = "nothing" if data.steps is None else "steps and new_epochs"
+        found = None if data.steps is None else "steps and new_epochs"
         raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
     if data.replay and data.new_per_step != data.old_per_step:
         raise Refusal("old_per_step", data.old_per_step, f"new_per_step ({data.new_per_step}): a batch alternates")

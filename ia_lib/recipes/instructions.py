@@ -35,9 +35,9 @@ def check(run) -> None:
     """Refuse what has no rows to train on, or no length."""
     data = run.data
     if data.past is None:
-        raise Refusal("past", "nothing", "a source of instruction data (run, file, url, xp3 or mixture)")
+        raise Refusal("past", None, "a source of instruction data (run, file, url, xp3 or mixture)")
     if (data.steps is None) == (data.epochs is None):
-        found = "nothing" if data.steps is None else "steps and epochs"
+        found = None if data.steps is None else "steps and epochs"
         raise Refusal("steps", found, "exactly one of steps and epochs")
     if data.rows == "all" and (data.past.url or data.past.xp3):
         raise Refusal("rows", "all", "a number: a pool that is not downloaded cannot be read whole")

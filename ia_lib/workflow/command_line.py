@@ -105,6 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt as stopped:
         kept = scheduler.kept(table, options.runs) if table and options.command == "run" else ""
-        print(f"stopped; {kept}{ending.GOES_ON}", file=sys.stderr)
+        print(f"stopped; {kept}{ending.GOES_ON}" if options.command == "run" else "stopped", file=sys.stderr)
         return getattr(stopped, "code", 130)
     return 0

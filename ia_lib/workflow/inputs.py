@@ -260,10 +260,12 @@ class Inputs:
         for called, name in run.named_tasks.items():
             try:
                 task = tasks.load(name, run.home)
-            except TaskError as error:
+            except TaskError:
                 if name.endswith((".yaml", ".yml")):
                     raise
-                raise Refusal("tasks", called, f"<task> or <corpus>/<task> ({error})") from None
+                known = [*tasks.known(), *(one.partition("/")[2] for one in tasks.known())]
+                allowed = f"<task> or <corpus>/<task> ({', '.join(tasks.known())}), or a YAML file"
+                raise Refusal("tasks", called, allowed, known) from None
             found.append(task.model_copy(update={"name": called}) if "." not in called else task)
             if not self.tested(task):
                 allowed = f"a task with one of the run's languages; {name} has none of them"

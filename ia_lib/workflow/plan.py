@@ -38,6 +38,8 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
         read += stage.manifest is not None
     said = f"{read} stages were read again; {len(damaged)} of them are not what was made"
     print(f"{table.path}: {said if read else 'nothing has been made yet'}")
+    if damaged:
+        print("`run --verify` makes those anew")
     return damaged
 
 
@@ -90,6 +92,10 @@ def print_results(table: "Table") -> None:
     """The group averages of every run and task, and what was measured on parallel text."""
     from ia_lib.report import results
 
+    report = table.report(finished_only=True)
+    if said := report.damage():
+        print("\n".join([*said, "`run --verify` makes it anew"]))
+        return
     found = results.read(table.folder / "report")
     if found.empty:
         print("no results yet")
@@ -103,7 +109,7 @@ def print_results(table: "Table") -> None:
         _print_task(part)
     if len(held_out):
         print("\nparallel text\n" + held_out.to_string(index=False))
-    if not table.report(finished_only=True).done:
+    if not report.done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
 

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ia_lib.data import corpora, dirt
@@ -43,6 +44,11 @@ def check(inputs, seen: set) -> None:
                 _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
+    if inputs.stage == "evaluate":
+        read = {code for task in inputs.choices for code in inputs.tested(task)}
+        read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
+        for code in (code for code in [*run.taught, *run.unseen] if code not in read):
+            _say(seen, f"the run {run.name} reads no text in {code}: neither a test nor parallel text")
     if inputs.stage == "evaluate" and inputs.labels_here:
         inputs.training_labels(here=True)
     paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
@@ -96,6 +102,11 @@ def _check_texts(inputs, seen: set, paired: bool) -> None:
             raise CorpusError(str(error)) from None
     for code in run.paired_codes:
         _look(inputs, seen, corpora.cells(pairs, code), f"of the parallel text in {code}")
+    prints = corpora.fingerprints(pairs)
+    for (i, a), (j, b) in combinations(enumerate(name for name in pairs.column_names if name != "sentence_id"), 2):
+        equal = int((prints[:, i] == prints[:, j]).sum())
+        if equal > 0.1 * len(pairs):
+            _say(seen, f"{equal:,} of {len(pairs):,} sentences read the same in {a} and {b}: not translated?")
 
 
 def check_earlier(inputs) -> None:
@@ -133,15 +144,23 @@ def _all_here(inputs) -> bool:
 
 def _look_at(inputs, seen: set, tests: "Dataset") -> None:
     texts: dict[tuple[str, str], list[str]] = {}
-    for task, code, text in zip(tests["task"], tests["language"], tests["text"], strict=True):
-        texts.setdefault((task, code), []).append(text)
+    labels: dict[tuple[str, str, str], set[str]] = {}
+    for row in zip(*(tests[name] for name in ("task", "language", "text", "label")), strict=True):
+        texts.setdefault(row[:2], []).append(row[2])
+        labels.setdefault(row[:3], set()).add(row[3])
     for (task, code), some in texts.items():
         _look(inputs, seen, some, f"of {task} in {code}")
+        if double := sum(len(labels[task, code, text]) > 1 for text in set(some)):
+            _say(seen, f"{double:,} texts of {task} in {code} are there with different labels: one of them is wrong")
 
 
 def _look(inputs, seen: set, texts: Iterable[str], what: str) -> None:
     """Warn of dirt in texts."""
     for said in dirt.Found().add(texts).warnings(what, inputs.run.machine.share_text):
-        if said not in seen:
-            seen.add(said)
-            warnings.warn(said, CorpusWarning, stacklevel=2)
+        _say(seen, said)
+
+
+def _say(seen: set, said: str) -> None:
+    if said not in seen:
+        seen.add(said)
+        warnings.warn(said, CorpusWarning, stacklevel=2)

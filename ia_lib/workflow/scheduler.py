@@ -40,6 +40,9 @@ def execute(table: Table, runs: list[str] | None = None, cores: int | None = Non
         table.run(name)
     table.settle(runs)
     report = table.report(finished_only=True)
+    if report.damage():
+        # it is what everyone reads, and soon made again
+        (report.folder / "manifest.json").unlink(missing_ok=True)
     stages = [*table.stages(runs), *([report] if report.needs else [])]
     if all(stage.complete for stage in stages):
         for stage in stages:

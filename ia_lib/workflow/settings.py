@@ -205,6 +205,10 @@ class Settings(fields.Shared):
                 if code in seen:
                     raise Refusal(field, code, f"each language in one group once; it is also in {seen[code]}")
                 seen[code] = field
+        names = {code: self.languages.get(code) or languages.NAMES[code] for code in seen}
+        for code, name in names.items():
+            if same := next((one for one in names if one != code and names[one].casefold() == name.casefold()), None):
+                raise Refusal("languages", name, f"a name of its own for each language; {same} is called so, too")
         for field, given in (
             ("pivots", self.pivots),
             ("wordings", self.evaluate.wordings),
@@ -224,7 +228,7 @@ class Settings(fields.Shared):
             if self.corpus == "minilab" and (other := [c for c in seen if c not in have]):
                 raise Refusal(seen[other[0]], other[0], allowed)
         if (self.data.parallel is None) != (self.corpus != "own"):
-            found = "nothing" if self.data.parallel is None else "a part parallel"
+            found = None if self.data.parallel is None else "a part parallel"
             raise Refusal("parallel", found, "parallel together with corpus: own; neither without the other")
 
     def _check_batches(self) -> None:

@@ -166,7 +166,9 @@ class HubModel(Source):
                 return found
         except (ValueError, AttributeError):
             pass
-        raise SourceError(f"{self.record}: the record of the models' commits is damaged; delete it to ask for them anew")
+        raise SourceError(
+            f"{self.record}: the record of the models' commits is damaged; delete it to ask for them anew"
+        )
 
     @cached_property
     def commit(self) -> str | None:

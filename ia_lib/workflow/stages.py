@@ -7,6 +7,7 @@ from (checkpoints) lies in `<stage>.part` and is used if the stage's key is stil
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import logging
@@ -170,11 +171,13 @@ class Stage:
     def open(self, seconds: float = 60) -> "Stage":
         """Make ready for work: inputs must be finished; leftovers of other settings are removed.
 
-        Raises RuntimeError if an input is missing, or another process is at work on the stage for more than `seconds`.
+        Raises RuntimeError if an input is missing or not what was made, or another process is at work on the stage for more than `seconds`.
         """
         for needed in self.needs:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
+        for line in [said for needed in self.needs if not self.done for said in needed.damage()]:
+            raise RuntimeError(f"{self} would read what is damaged: {line}; `run --verify` makes that anew")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         locks.acquire(self._lock, f"another process is at work on {self} in {self.folder.parent}", seconds)
         self._mend()
@@ -343,7 +346,11 @@ class StageFailed(Told, RuntimeError):
 def unwritable(error: OSError, folder: Path) -> str:
     """What is said of a file that cannot be written or read: where, why, and how many bytes are free there."""
     place = Path(error.filename) if error.filename else folder
-    return f"{place}: {error.strerror or error}; {_room(folder)}. What was finished before is kept"
+    if place.name.startswith(".") and place.suffix[1:].isdecimal():  # half a file (`write_json`)
+        place = place.parent
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+    room = f"; {_room(folder)}" if full else ""
+    return f"{place}: {error.strerror or error}{room}. What was finished before is kept"
 
 
 def _room(folder: Path) -> str:
