@@ -146,7 +146,7 @@ def test_a_table_in_a_folder_called_like_another_ones_run(tmp_path, monkeypatch)
     first, second = Table(outer), Table(inner)
     assert second.folder == first.folder / "x"
     second.claim()
-    with pytest.raises(SettingsError, match="found the run 'x', whose folder .* is that of another table"):
+    with pytest.raises(SettingsError, match=r"found the run 'x', whose folder .* is that of another table"):
         Table(outer)
     (second.folder / ".table.json").unlink()
     (first.folder / "x" / "data").mkdir()

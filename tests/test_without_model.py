@@ -6,6 +6,7 @@ import warnings
 import openpyxl
 import pytest
 
+from ia_lib.data.files import CorpusWarning
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -107,7 +108,7 @@ def test_what_a_table_and_its_texts_tell_at_once(tmp_path):
     for row, said in {
         "parallel: {file: pairs.csv, columns: {ind: ind, xmd: ind}}": "field 'parallel.columns': found 'ind'; allowed: "
         "one of its own for each language",
-        "languages: {xmd: indonesian}": "field 'languages': found 'indonesian'; allowed: a name of its own",
+        "languages: {xmd: indonesian}": "field 'languages': found 'Indonesian'; allowed: a name of its own",
         "past: {file: past.jsonl, prompt: a, answer: a}": "field 'past.answer': found 'a'; allowed: another field",
     }.items():
         with pytest.raises(SettingsError, match=said):
@@ -122,7 +123,7 @@ def test_what_a_table_and_its_texts_tell_at_once(tmp_path):
         [*PAIRS, *([f"sama {'abcdefghijklmnopqrstuv'[i]}"] * 2 for i in range(20))],
     )
     rows(tmp_path / "tests.csv", ["text", "label"], [*TESTS, ["pan ukara 0", "bad"]])
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(CorpusWarning, match="not translated|different labels") as said:
         Table(path, tmp_path / "outputs").check()
     said = [str(one.message) for one in said]
     assert "20 of 100 sentences read the same in ind and xmd: not translated?" in said

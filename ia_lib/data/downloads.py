@@ -191,10 +191,10 @@ def _download(url: str, part: Path, by_hand: str) -> dict[str, Any]:
                     version_path.unlink(missing_ok=True)
                     if version:
                         version_path.write_text(version, encoding="utf-8")
-                elif not (asks := "Range" in headers) or not said.get("Content-Range", "").startswith(f"bytes {have}-"):
-                    raise _Odd(
-                        "the server gives other bytes than it was asked for" if asks else "the server gives a part"
-                    )
+                elif "Range" not in headers:
+                    raise _Odd("the server gives a part of the file")
+                elif not said.get("Content-Range", "").startswith(f"bytes {have}-"):
+                    raise _Odd("the server gives other bytes than it was asked for")
                 total = have + int(said["Content-Length"]) if "Content-Length" in said else None
                 if "html" in said.get("Content-Type", "") and not url.endswith((".html", ".htm")):
                     raise _Odd("the server gives a web page, as where one has to log in")

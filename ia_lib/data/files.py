@@ -360,7 +360,7 @@ def _xlsx(path: Path, columns: Sequence[str], sheet: str | None = None):
 
 
 def _formulas(path: Path, title: str):
-    """A function that gives the (row, index of the column) of a sheet's formulas; the file is read at its first call."""
+    """A function that gives the (row, index of the column) of a sheet's formulas, for which it reads the file once."""
     import openpyxl
 
     @cache

@@ -274,8 +274,8 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict, asked: int) 
         said.append(f"{holding:,} of {found['old_rows']:,} old rows hold a test text: scores will flatter")
     if holding := found["old_rows_with_held_out_texts"]:
         said.append(
-            f"{holding:,} of {found['old_rows']:,} old rows hold a sentence that is held out: what is measured on those "
-            "will flatter"
+            f"{holding:,} of {found['old_rows']:,} old rows hold a sentence that is held out: what is measured "
+            "on those will flatter"
         )
     for code, other in found["other_languages"].items():
         said.append(f"most texts in {code} seem to be in the language {other!r}: look whether columns are mixed up")

@@ -163,8 +163,8 @@ class Table:
                 )
 
     def settle(self, runs: list[str] | None = None) -> None:
-        """What `check` and `check_offline` do; then fix what is not pinned (the commits of models on the Hub) for all of the table's
-        rows, and ask once whether the addresses of past data answer. Raises SettingsError."""
+        """What `check` and `check_offline` do; then fix what is not pinned (the commits of models on the Hub) for all
+        of the table's rows, and ask once whether the addresses of past data answer. Raises SettingsError."""
         self.check(runs)
         self.check_offline(runs)
         self._check_folder()
@@ -243,6 +243,6 @@ class Table:
         if isinstance(error, CorpusError | SourceError | PromptError | TaskError):
             return SettingsError(f"{run.place}, run {told(run.name)}: {error}")
         if isinstance(error, OSError) and error.filename:  # as a name that is too long for the system
-            return SettingsError(f"{run.place}, run {told(run.name)}: found {told(str(error.filename))}, which cannot be "
-                                 f"looked for ({error.strerror}); allowed: a file or folder")  # fmt: skip
+            said = f"found {told(str(error.filename))}, which cannot be looked for ({error.strerror})"
+            return SettingsError(f"{run.place}, run {told(run.name)}: {said}; allowed: a file or folder")
         return error

@@ -171,7 +171,8 @@ class Stage:
     def open(self, seconds: float = 60) -> "Stage":
         """Make ready for work: inputs must be finished; leftovers of other settings are removed.
 
-        Raises RuntimeError if an input is missing or not what was made, or another process is at work on the stage for more than `seconds`.
+        Raises RuntimeError if an input is missing or not what was made, or another process is at work on the stage for
+        more than `seconds`.
         """
         for needed in self.needs:
             if not needed.done:

@@ -142,9 +142,8 @@ def _check_references(runs: list[Settings], path: Path) -> None:
             if needed not in by_name:
                 field = "model" if needed == run.model.run else "past"
                 above = f"a run above it ({listed(by_name, needed) or 'none'})"
-                raise SettingsError(
-                    f"{where}, field '{field}.run': found {told(needed)}; {meant(needed, list(by_name))}allowed: {above}"
-                )
+                said = f"found {told(needed)}; {meant(needed, list(by_name))}allowed: {above}"
+                raise SettingsError(f"{where}, field '{field}.run': {said}")
             earlier = by_name[needed]
             if run.data.past and run.data.past.run == needed and not drawn(earlier):
                 raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
