@@ -67,8 +67,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     bytes_each = {"none": 4 if run.evaluate.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[
         run.evaluate.quantisation
     ]
-    # weights, gradients and two moments of AdamW in 32 bits; then what a batch leaves behind, roughly
-    training = 16 * parameters + 120 * per_step / run.train.accumulation * parameters**0.5 if run.trains else 0
+    training = _to_train(run, parameters, per_step) if run.trains else 0
     return Estimate(
         parameters,
         steps,
@@ -80,6 +79,19 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     )
 
 
+def _to_train(run: Settings, parameters: int, per_step: float) -> float:
+    """Bytes: weights, gradients and two moments of AdamW in 32 bits (of a frozen model its weights alone), and what a
+    batch of `per_step` tokens leaves behind, roughly."""
+    asked, adapter = run.train, run.train.adapter
+    left = 120 * per_step / asked.accumulation * parameters**0.5 / (4 if asked.gradient_checkpointing else 1)
+    if not adapter:
+        return 16 * parameters + left
+    whole = 4 if asked.precision == "float32" else 2
+    frozen = {"none": whole, "int8": 1, "nf4": 0.6}[adapter.quantisation] * parameters
+    # at rank 16 of models of 1 to 8 B some hundredth of the parameters; both ends of a small model a quarter
+    return frozen + 16 * parameters * (0.01 * adapter.rank / 16 + (0.25 if adapter.embeddings else 0)) + left
+
+
 def assumptions() -> str:
     """The formula and the assumed numbers, to be printed under the estimates."""
     gpus = "; ".join(
@@ -88,7 +100,8 @@ def assumptions() -> str:
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
-        "Memory: 16 bytes a parameter and a batch's activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to "
+        "Memory: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: 0.6) and a batch's "
+        "activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to "
         "score. Where no data stage has counted them: "
         f"{ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
