@@ -1,5 +1,7 @@
 """Free answers: prompts as tokens become what a model says, for every kind of task that reads what is said."""
 
+from collections.abc import Callable
+
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -8,11 +10,16 @@ from ia_lib.evaluation.prefix_cache import padded
 
 
 def answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], tokens: int = 40
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict],
+    tokens: int = 40,
+    progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
     """What the model answers (greedily, at most `tokens`) to rows from `encode`, beside the true answers.
 
     Columns `prompt, answer, model`. The model stops where the rows' answers do, at the end of the sequence or turn.
+    `progress` is told of every few rows, how many they are.
     """
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     ends = {tokenizer.eos_token_id} | {row["input_ids"][-1] for row in rows} & special
@@ -33,4 +40,6 @@ def answers(
             given = tokenizer.decode(said[1 if decodes else ids.shape[1] :], skip_special_tokens=True)
             true = tokenizer.decode(rows[i]["input_ids"][rows[i]["answer_start"] :], skip_special_tokens=True)
             lines[i] = {"prompt": tokenizer.decode(prompt), "answer": true.strip(), "model": given.strip()}
+        if progress:
+            progress(len(numbers))
     return pd.DataFrame([lines[i] for i in range(len(rows))], columns=["prompt", "answer", "model"])

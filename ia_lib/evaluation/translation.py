@@ -7,6 +7,7 @@ draw examples anew.
 
 import math
 import warnings
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -28,10 +29,29 @@ from ia_lib.models.encoding import encode
 COUNTS = ["dataset", "task", "source", "language", "metric", "example", "counts", "baseline", "baseline_is"]
 
 
+def directions(plan: Plan, languages: Collection[str]) -> list[tuple[str, str]]:
+    """(source, target): both ways between each pivot and each taught language of `plan`, as far as `languages` has
+    both."""
+    return [
+        pair
+        for code in plan.taught
+        for pivot in plan.pivots
+        if code != pivot and {code, pivot} <= set(languages)
+        for pair in ((pivot, code), (code, pivot))
+    ]
+
+
 def translate(
-    model, tokenizer, task: Translate, parallel: Dataset, plan: Plan, encoding: dict
+    model,
+    tokenizer,
+    task: Translate,
+    parallel: Dataset,
+    plan: Plan,
+    encoding: dict,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Translate `parallel`, both ways between each pivot and each taught language of `plan` that it has.
+    """Translate `parallel` in all `directions` that it has languages for; `progress` is told of every few sentences
+    that are translated, how many they are.
 
     `parallel` is what the task reads, or for held-out sentences the second part of `cross_lingual.split_off`; `plan`
     also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
@@ -45,25 +65,20 @@ def translate(
 
     Several prompts of a task's own are added up in an example's counts.
     """
-    pairs = [
-        pair
-        for code in plan.taught
-        for pivot in plan.pivots
-        if code != pivot and {code, pivot} <= set(parallel.column_names)
-        for pair in ((pivot, code), (code, pivot))
-    ]
     # how labels are scored here
     score = partial(label_logprobs, model, tokenizer, chat=encoding.get("chat", False), progress=False)
     said, counted = [], []
-    for source, target in pairs:
+    for source, target in directions(plan, parallel.column_names):
         place = {"dataset": task.dataset, "task": task.task, "source": source, "language": target}
-        predictions, counts = _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score)
+        predictions, counts = _translations(
+            model, tokenizer, task, parallel, plan, encoding, source, target, score, progress
+        )
         said += [{**place, "kind": task.kind, **line} for line in predictions]
         counted += [{**place, **line} for line in counts + _similarity(parallel, plan, source, target, score)]
     return pd.DataFrame(said, columns=PREDICTION_COLUMNS), pd.DataFrame(counted, columns=COUNTS)
 
 
-def _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score):
+def _translations(model, tokenizer, task, parallel, plan, encoding, source, target, score, progress):
     sources, targets, ids = parallel[source][:], parallel[target][:], parallel["sentence_id"][:]
     names = {"SOURCE_LANG": plan.name(source), "TARGET_LANG": plan.name(target)}
     chrf = CHRF()
@@ -77,7 +92,8 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         ]
         rows, _ = encode(tokenizer, asked, targets, **encoding)
         longest = max(len(row["input_ids"]) - row["answer_start"] for row in rows)
-        said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)))["model"].tolist()
+        said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)), progress=progress)
+        said = said["model"].tolist()
         predictions += [
             {"example": example, "prompt": number + 1, "gold": gold, "predicted": predicted}
             for example, gold, predicted in zip(ids, targets, said, strict=True)

@@ -18,18 +18,21 @@ class Watch:
         self.begin = time.monotonic()
         self.told: dict[str, str] = {}
         self.next_line = 0.0
-        self.busy = self.last = 0.0  # seconds that jobs were at work, taken together; when that was last counted
-        self.before = sum(stage.cost() * self._share(stage) for stage in stages)  # what earlier tries had done
+        # stage -> its share when it was first seen, and when and at which share it first went on from there
+        self.seen: dict[str, tuple[float, float, float] | float] = {}
+        self.began: dict[str, float] = {}  # stage -> when it was first at work
+        self.speeds: dict[str, list[float]] = {}  # kind of stage -> seconds per cost of those that were finished
 
     def look(self) -> None:
-        total = done = 0.0
-        now, running, finished = {}, [], 0
+        now, running, finished, shares = {}, [], 0, {}
+        elapsed = time.monotonic() - self.begin
         for stage in self.todo:
-            share = self._share(stage)
-            total, done = total + stage.cost(), done + stage.cost() * share
+            share = shares[str(stage)] = self._share(stage)
             finished += share == 1
             if share < 1 and stage.notebook("running").is_file():
                 running.append(f"{stage} {share:.0%}{self._waiting(stage)}")
+                self.began.setdefault(str(stage), elapsed)
+            self._watch(stage, share, elapsed)
             now[str(stage)] = "finished" if share == 1 else "failed" if self._failed(stage) else "not finished"
         for name, state in now.items():
             if state != self.told.get(name, "not finished"):
@@ -37,24 +40,52 @@ class Watch:
                 if state == "finished":
                     self._warn(name)
         self.told = now
-        elapsed = time.monotonic() - self.begin
-        self.busy, self.last = self.busy + len(running) * (elapsed - self.last), elapsed
-        left = ""
-        if done - self.before > 0.02 * total:
-            # at the speed so far of one job, with as many side by side as there are cores
-            seconds = (
-                (total - done)
-                * self.busy
-                / (done - self.before)
-                / min(os.cpu_count() or 1, len(self.todo) - finished or 1)
-            )
-            left = f"about {_minutes(seconds)} left" if finished < len(self.todo) else "the report is being written"
+        left = self._left(shares, elapsed) if finished < len(self.todo) else "the report is being written"
         line = f"{self._clock()}  {finished}/{len(self.todo)} stages  {', '.join(running)}  {left}".rstrip()
         if sys.stdout.isatty():
             self._print(line, ends=False)
         elif elapsed >= self.next_line:
             self.next_line = elapsed + 20
             self._print(line, ends=True)
+
+    def _watch(self, stage: Stage, share: float, elapsed: float) -> None:
+        """Learn how fast a stage is."""
+        name = str(stage)
+        known = self.seen.setdefault(name, share)
+        if isinstance(known, float) and share > known and share < 1:
+            # what came before was done by an earlier try, or is the time that a process takes to begin
+            self.seen[name] = known, elapsed, share
+        if share == 1 and name in self.began:
+            from_start = known if isinstance(known, float) else known[0]
+            took = (elapsed - self.began.pop(name)) / max(0.01, 1 - from_start)
+            self.speeds.setdefault(stage.name, []).append(took / stage.cost())
+
+    def _left(self, shares: dict[str, float], elapsed: float) -> str:
+        """About how much time is left, as far as the stages so far tell; at least that much, while the larger part of
+        what is to be done is of a kind that none of them was."""
+        known, unknown, running = 0.0, 0.0, {}
+        for stage in self.todo:
+            match self.seen.get(str(stage)):
+                case (_, when, then) if then < shares[str(stage)] < 1 and elapsed > when:
+                    running[str(stage)] = (1 - shares[str(stage)]) * (elapsed - when) / (shares[str(stage)] - then)
+                    speed = running[str(stage)] / (1 - shares[str(stage)]) / stage.cost()
+                    self.speeds.setdefault(f"{stage.name}, at work", []).append(speed)
+        for stage in self.todo:
+            name, share = str(stage), shares[str(stage)]
+            speeds = self.speeds.get(stage.name) or self.speeds.get(f"{stage.name}, at work", [])[-5:]
+            if name in running:
+                known += running[name]
+            elif speeds and share < 1:
+                known += (1 - share) * stage.cost() * sum(speeds) / len(speeds)
+            else:
+                unknown += (1 - share) * stage.cost()
+        every = [speed for speeds in self.speeds.values() for speed in speeds[-5:]]
+        if not known and not every:
+            return ""
+        guessed = unknown * sum(every) / len(every) if every else 0.0
+        most = max(running.values(), default=0.0)
+        seconds = max(most, (known + guessed) / min(os.cpu_count() or 1, sum(s < 1 for s in shares.values())))
+        return f"{'at least' if guessed > known else 'about'} {_minutes(seconds)} left"
 
     def _warn(self, name: str) -> None:
         """What the report of a data stage warns of; the mini lab's text is known to be odd."""

@@ -246,6 +246,20 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
     from ia_lib.evaluation import choice, measures, translation
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
+    # a translation is made token by token, and takes as long as some ten prompts that are scored
+    ways = {
+        task.name: len(translation.directions(inputs.plan(), inputs.tested(task))) * 10 for task in inputs.translations
+    }
+    pairs = {task.name: inputs.pairs(task) for task in inputs.translations}
+    asked_for = len(begun.texts) * 3 * len(run.wordings)
+    total = asked_for + sum(ways[name] * len(text) for name, text in pairs.items())
+    done = asked_for
+
+    def translated_more(sentences: int) -> None:
+        nonlocal done
+        done += 10 * sentences
+        stage.progress(min(done, total), total)
+
     scores = choice.score(
         begun.model,
         begun.tokenizer,
@@ -258,11 +272,13 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
         batch_tokens=run.machine.batch_tokens,
         # finished parts, so that a killed evaluation goes on where it was
         cache=stage.folder.with_name(".scores"),
-        progress=stage.progress,
+        progress=lambda scored, of: stage.progress(asked_for * scored / max(1, of), total),
     )
     encoding = run.encoding(begun.model.config.is_encoder_decoder)
     translated = [
-        translation.translate(begun.model, begun.tokenizer, task, inputs.pairs(task), inputs.plan(), encoding)
+        translation.translate(
+            begun.model, begun.tokenizer, task, pairs[task.name], inputs.plan(), encoding, translated_more
+        )
         for task in inputs.translations
     ]
     predictions, counts = (pd.concat(frames) for frames in zip(*translated, strict=True)) if translated else (None,) * 2
