@@ -177,7 +177,7 @@ def test_roles_reach_the_training_step_and_not_the_model(
 
     class Looking(trainer.AnswerTrainer):
         def training_step(self, model, inputs, *given):
-            seen["training_step"].append(inputs["roles"].tolist())
+            seen["training_step"].append([int(row["role"] == "new") for row in inputs])
             return super().training_step(model, inputs, *given)
 
         def compute_loss(self, model, inputs, *given, **named):
@@ -191,7 +191,7 @@ def test_roles_reach_the_training_step_and_not_the_model(
         model, rows, roles = deepcopy(encoder_decoder), apart, [1, 1]
     held_out = [{**row, "role": "old"} for row in rows[:3]]
     trainer.tune(model, tokenizer, rows, held_out, tmp_path, **OPTIONS, accumulation=2)
-    assert seen["training_step"] == [roles * 2] * STEPS * 2
+    assert seen["training_step"] == [roles * 4] * STEPS
     validation = [[0] * 3] * 2
     assert sorted(seen["compute_loss"]) == sorted([roles * 2] * STEPS * 2 + validation)
 
@@ -430,3 +430,27 @@ def test_a_window_of_lengths_leaves_little_padding():
 
     assert padding(1) > 0.3
     assert padding(16) < 0.1
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("fails", ["forward", "backward"])
+def test_a_step_that_memory_is_too_small_for_is_done_in_parts(any_model, tokenizer, rows, tmp_path, fails, capsys):
+    """On whichever row it runs out, half of the gradients may be there already."""
+    parts = trainer.tune(copy(any_model), tokenizer, rows, [], tmp_path / "parts", **OPTIONS, accumulation=4)
+    small = copy(any_model)
+
+    def check(found):
+        if len(found) > 3:
+            raise torch.OutOfMemoryError("too many rows")
+
+    if fails == "forward":
+        small.register_forward_pre_hook(lambda module, args, given: check(given["input_ids"]), with_kwargs=True)
+    else:
+        small.get_input_embeddings().register_full_backward_hook(lambda module, into, out: check(out[0]))
+    found = trainer.tune(small, tokenizer, rows, [], tmp_path / "small", **OPTIONS)
+    assert torch.equal(weights(found), weights(parts))
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if "memory" in line] == [
+        f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same"
+        for size in (8, 4)
+    ]

@@ -53,20 +53,37 @@ class _OneDevice(TrainingArguments):
 
 
 class AnswerTrainer(Trainer):
-    """A Trainer whose loss is the weighted sum over the batch's tokens, read in the order they are given."""
+    """A Trainer whose loss is the weighted sum over the batch's tokens, read in the order they are given. It computes a
+    step's rows in `parts`, whose gradients add up to the batch's, and in more of them where memory runs out."""
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, *given, log: "_Log", **named):
-        super().__init__(model, *given, callbacks=[log], **named)
-        self.log_file = log
+    def __init__(self, model, *given, collate: Collator, parts: int, log: "_Log", **named):
+        # rows stay rows until it is known how many of them go together
+        super().__init__(model, *given, data_collator=list, callbacks=[log], **named)
+        self.log_file, self.collate, self.parts = log, collate, parts
         some = {"input_ids": torch.arange(4, device=model.device)[None]}
         more = {"decoder_input_ids": some["input_ids"]} if model.config.is_encoder_decoder else {}
         self.head = pieces.output_layer(model, **some, **more)
 
-    def training_step(self, *given, **named):
-        loss = super().training_step(*given, **named)
-        self.log_file.losses = self.log_file.losses + loss.float()
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        step = super().training_step
+        while True:
+            size = -(-len(inputs) // self.parts)
+            parts = (self.collate(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
+            try:
+                loss = sum(step(model, part).float() for part in parts)
+                break
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+            # what some layers have of the gradient already is no part of it
+            model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self.parts = -(-len(inputs) // (size // 2))
+            print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
+        self.log_file.losses = self.log_file.losses + loss
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -85,9 +102,9 @@ class AnswerTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.inference_mode():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach()
+            loss = self.compute_loss(model, self._prepare_inputs(self.collate(inputs))).detach()
         # the weights of all held-out rows sum to one; Trainer takes the mean over rows of what is returned for a batch
-        return loss * len(self.eval_dataset) / len(inputs["weights"]), None, None
+        return loss * len(self.eval_dataset) / len(inputs), None, None
 
 
 class _Log(TrainerCallback, ExportableState):
@@ -228,7 +245,7 @@ def tune(
     lengths = [len(row["input_ids"]) for row in rows]
     per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
-    sizes = {"per_device_train_batch_size": batch_size // accumulation, "per_device_eval_batch_size": batch_size}
+    sizes = {"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size}
     rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
     rates |= {"optim": {"adamw": "adamw_torch"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
     evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
@@ -240,7 +257,6 @@ def tune(
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
-        gradient_accumulation_steps=accumulation,
         **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "save_total_limit": 2, "seed": seed},
         **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
         **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
@@ -250,7 +266,8 @@ def tune(
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = {"train_dataset": weighed, "eval_dataset": held_out or None}
     log = _Log(folder / "log.jsonl", per_step, on_log, on_progress)
-    trainer = AnswerTrainer(fuse_gelu(model), arguments, Collator(padding, decoder_start), log=log, **data)
+    how = {"collate": Collator(padding, decoder_start), "parts": accumulation}
+    trainer = AnswerTrainer(fuse_gelu(model), arguments, log=log, **how, **data)
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)
     with _Stop() as stop:
