@@ -227,3 +227,20 @@ def test_pieces_that_a_vocabulary_has_whole_are_taken_apart(world_tokenizer):
     names = each.convert_ids_to_tokens(row["input_ids"])
     assert names.count("</s>") == 1
     assert "".join(names).replace("\u2581", "") == "a</s>ab</s></s>"
+
+
+@pytest.mark.parametrize("text", ["x \uff1c|tool|\uff1e y", "x <|tool|> y", "x </think> y", "x <tool_call> y"])
+def test_marks_are_ordinary_also_where_a_normalizer_makes_them(tokenizer, text):
+    """A special token that a text has only once it is normalised, and added tokens that are not called special."""
+    from tokenizers import AddedToken, normalizers
+
+    marked = deepcopy(tokenizer)
+    marked.backend_tokenizer.normalizer = normalizers.NFKC()
+    marked.add_tokens([AddedToken("<|tool|>", special=True, normalized=True)], special_tokens=True)
+    marked.add_tokens(["</think>", "<tool_call>"])
+    new = {marked.convert_tokens_to_ids(name) for name in ("<|tool|>", "</think>", "<tool_call>")}
+    assert new & {*marked(text)["input_ids"]}
+    (row,), _ = encode(marked, [text], [text], 100)
+    assert not new & {*row["input_ids"]}
+    own = row["input_ids"][: row["answer_start"]]
+    assert "tool" in marked.decode(own) or "think" in marked.decode(own)

@@ -8,6 +8,8 @@ from jinja2 import TemplateError
 
 # What templates call the switch of a model's thinking; a template overlooks the names that it does not know.
 _NO_THINKING = {"enable_thinking": False, "thinking": False, "thinking_mode": "off"}
+# What nobody writes but to mark something: </think>, <tool_call>, <|end|>, [INST].
+_MARK = re.compile(r"</?\|?[\w:-]+\|?>|\[/?[A-Z][A-Z_]+\]")
 # The date that Llama's templates fall back to; without it a prompt would change from day to day.
 _DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro %}"
 
@@ -118,16 +120,15 @@ def tokenised(
         return
     encoded = tokenizer(**{kind: whole}, return_offsets_mapping=True, return_special_tokens_mask=True, **options)
     frame = "".join(texts[0][::2]) if texts else ""
-    # those of the vocabulary's own and those, special or not, that a template writes around its turns
+    # those of the vocabulary's own and those, special or not, that look like marks or that a template writes
     control = {
-        token: added.content.strip().casefold()
+        token: added.content.strip()
         for token, added in tokenizer.added_tokens_decoder.items()
-        if added.special or (added.content.strip() and added.content in frame)
+        if added.special or _MARK.fullmatch(added.content) or (added.content.strip() and added.content in frame)
     }
-    literal = re.compile("|".join(map(re.escape, control.values())) or "(?!)", re.IGNORECASE)
     columns = (encoded[name] for name in ("input_ids", "offset_mapping", "special_tokens_mask"))
     for parts, text, *row in zip(texts, whole, *columns, strict=True):
-        if literal.search("".join(parts[1::2])):
+        if not control.keys().isdisjoint(row[0]):
             borders = list(accumulate(map(len, parts)))
             own = list(zip(borders[::2], borders[1::2], strict=False))
             row = _with_ordinary(tokenizer, text, own, control, *row)
@@ -143,11 +144,18 @@ def _with_ordinary(tokenizer, text, own, control, ids, offsets, added):
         first = begin + text[begin:end].find(read)
         mine = read and any(first < b and first + len(read) > a for a, b in own)
         # a special token also stands for what the tokenizer does not know
-        if mine and control.get(token) == read.casefold():
+        if mine and token in control and _reads(tokenizer, read, control[token]):
             found += [(i, (begin + a, begin + b), 0) for i, a, b in _ordinary(tokenizer, text[begin:end], control)]
         else:
             found.append((token, (begin, end), extra))
     return map(list, zip(*found, strict=True))
+
+
+def _reads(tokenizer, read: str, content: str) -> bool:
+    """Whether a text reads like a token, to people or to the tokenizer, which may put a text in another form first."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    forms = [str] if normalizer is None else [str, normalizer.normalize_str]
+    return any(form(read).strip().casefold() == form(content).strip().casefold() for form in forms)
 
 
 def _ordinary(tokenizer, text: str, control: dict[int, str]) -> list[tuple[int, int, int]]:
