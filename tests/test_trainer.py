@@ -1,3 +1,4 @@
+import contextlib
 import json
 import signal
 from copy import deepcopy
@@ -454,3 +455,28 @@ def test_a_step_that_memory_is_too_small_for_is_done_in_parts(any_model, tokeniz
         f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same"
         for size in (8, 4)
     ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_nothing_that_stands_in_a_checkpoint_is_run(model, tokenizer, rows, tmp_path, file):
+    """Also where whoever has poisoned a file of it has written its list of hashes anew."""
+
+    class Poison:
+        def __reduce__(self):
+            return (tmp_path.joinpath("run").touch, ())
+
+    def kill(step, of):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    options = {**OPTIONS, "save_steps": 2}
+    with pytest.raises(KeyboardInterrupt):
+        trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **options, on_progress=kill)
+    last = tmp_path / "checkpoints" / "checkpoint-4"
+    torch.save({"state": Poison()}, last / file)
+    trainer.write_sealed(last / trainer._SUMS, json.dumps(trainer._sums(last)).encode())
+    # a file that nothing is read from may be passed over; any other ends the work
+    with contextlib.suppress(Exception):
+        trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **options)
+    assert not (tmp_path / "run").exists()
