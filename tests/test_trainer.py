@@ -69,7 +69,9 @@ def naive_loss(model, batch, loss, average):
 @pytest.mark.quick
 @pytest.mark.parametrize("loss", ["answer", "all"])
 @pytest.mark.parametrize("average", ["example", "token"])
-def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, average):
+@pytest.mark.parametrize("few", [0, 2**24])  # with all logits at once, or in pieces
+def test_the_loss_is_the_naive_one(any_model, tokenizer, rows, tmp_path, loss, average, few, monkeypatch):
+    monkeypatch.setattr(trainer.pieces, "FEW", few)
     model = copy(any_model).eval()
     expected = [
         naive_loss(model, rows[i : i + NEW + OLD], loss, average).item() for i in range(0, len(rows), NEW + OLD)

@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 # So many logits are held at once, by kind of device. Every piece goes over all weights of the layer once more: with a
 # quarter as many the loss took a quarter longer on two cores (benchmarks/tuning.py).
 _LOGITS = {"cpu": 2**26, "cuda": 2**27}
+# So few (64 MB) are made the plain way, at once.
+FEW = 2**24
 
 
 def weighted_cross_entropy(

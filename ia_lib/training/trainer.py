@@ -93,11 +93,16 @@ class AnswerTrainer(Trainer):
         keep = counted.shape[1] - int(counted.any(0).int().argmax())
         accepted = inspect.signature(plain(self.model).forward).parameters
         given = {**inputs, "logits_to_keep": keep, "use_cache": False}
-        with pieces.without_head(self.head):
+        few = counted.shape[0] * keep * plain(self.model).config.get_text_config().vocab_size <= pieces.FEW
+        head = None if few else self.head
+        with pieces.without_head(head):
             hidden = model(**{name: value for name, value in given.items() if name in accepted}).logits
         counted, targets, weights = (part[:, -keep:] for part in (counted, inputs["targets"], inputs["weights"]))
-        head = self.head or torch.nn.Identity()
-        loss = pieces.weighted_cross_entropy(hidden[:, -keep:][counted], head, targets[counted], weights[counted])
+        chosen, targets, weights = hidden[:, -keep:][counted], targets[counted], weights[counted]
+        if head is None:
+            loss = (torch.nn.functional.cross_entropy(chosen.float(), targets, reduction="none") * weights).sum()
+        else:
+            loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
@@ -247,7 +252,7 @@ def tune(
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
     sizes = {"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size}
     rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
-    rates |= {"optim": {"adamw": "adamw_torch"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
+    rates |= {"optim": {"adamw": "adamw_torch_fused"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
     evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
     if keep == "best":
         # what is best is known where it is validated, so that is where it is saved
