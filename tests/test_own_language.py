@@ -145,10 +145,10 @@ def test_norwegian_and_min_nan_stay_text(tmp_path):
     )
     run = tables.load(path)[0]
     assert (run.known, run.taught, run.pivots) == (["no"], ["nan"], ["no"])
-    (tmp_path / "x.csv").write_text("no,nan\nno,nan\nNA,null\n")
+    (tmp_path / "x.csv").write_text("no,nan\nno,lain\nsatu,nan\nNA,null\n")
     found = Table(path, tmp_path / "out").stage("one", "data").inputs.parallel()
-    assert found["no"][:] == ["no", "NA"]
-    assert found["nan"][:] == ["nan", "null"]
+    assert found["no"][:] == ["no", "satu", "NA"]
+    assert found["nan"][:] == ["lain", "nan", "null"]
 
 
 def test_a_model_without_turns_is_not_talked_to(tmp_path, parallel, tokenizer, model):
