@@ -67,8 +67,6 @@ def test_a_batch_without_tokens_that_count_has_no_loss():
 
 def test_the_head_is_found_where_logits_are_only_multiplied(any_model):
     read = {"input_ids": torch.tensor([[5, 6, 7]])}
-    if any_model.config.is_encoder_decoder:
-        read["decoder_input_ids"] = read["input_ids"]
     before = any_model(**read).logits
     head = pieces.output_layer(any_model, **read)
     assert head is any_model.get_output_embeddings()

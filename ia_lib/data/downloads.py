@@ -236,10 +236,10 @@ def _record_path(path: Path) -> Path:
 
 def _record(path: Path) -> dict[str, Any]:
     record = _record_path(path)
+    if not record.is_file():
+        return {}
     try:
-        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-        if found is None and not record.is_file():
-            return {}
+        found = json.loads(record.read_text(encoding="utf-8"))
         if not isinstance(found["sha256"], str):
             raise TypeError
         return found

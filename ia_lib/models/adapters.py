@@ -6,14 +6,10 @@ model that computes with them.
 
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
-
-# Only linear layers inside of the body, which every architecture has; the output layer is left out.
-ALL = "all-linear"
 
 
 def attach(
@@ -47,13 +43,14 @@ def attach(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=list(targets) if targets else ALL,
+        target_modules=list(targets) if targets else "all-linear",
         use_dora=dora,
         use_rslora=rslora,
         modules_to_save=[name.rpartition(".")[2] for name in names] or None,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
-    with _seeded(seed), warnings.catch_warnings():
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(seed)
         # that the two ends have the same weights: peft knows how to keep that so by two names of layers alone
         warnings.filterwarnings("ignore", message=".*tie_word_embeddings|.*fan_in_fan_out")
         adapted = get_peft_model(model, config)
@@ -92,10 +89,3 @@ def applied(model: PreTrainedModel, folders: Sequence[str | Path]) -> PreTrained
 def plain(model: torch.nn.Module) -> PreTrainedModel:
     """The transformers model inside a peft.PeftModel; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-@contextmanager
-def _seeded(seed: int):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 # So many logits are held at once, by kind of device. Every piece goes over all weights of the layer once more: with a
-# quarter as many the loss took a quarter longer on two cores (benchmarks/tuning.py).
+# quarter as many the loss took a quarter longer on two cores.
 _LOGITS = {"cpu": 2**26, "cuda": 2**27}
 # So few (64 MB) are made the plain way, at once.
 FEW = 2**24
