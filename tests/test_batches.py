@@ -29,7 +29,7 @@ EXAMPLES = examples(
 def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer):
     turns_tokenizer.chat_template = CHATS["llama3"].template
     kinds = {} if kind == "plain" else {kind: True}
-    rows, validation = lay_out(EXAMPLES, STREAMS, turns_tokenizer, {"max_length": 100, **kinds}, 1)
+    rows, validation, _ = lay_out(EXAMPLES, STREAMS, turns_tokenizer, {"max_length": 100, **kinds}, 1)
     assert [(row["stream"], row["role"], row["example"]) for row in rows + validation] == [
         ("replay", "old", 0),
         ("instructions", "new", 2),
@@ -45,7 +45,7 @@ def test_batches_are_laid_out_for_every_kind_of_model(kind, turns_tokenizer):
 
 def test_the_number_of_steps_is_told_or_comes_from_what_is_read_once(tokenizer):
     alone = [Stream("replay", "old", 2, passes=True)]
-    rows, _ = lay_out(EXAMPLES[:2], alone, tokenizer, {"max_length": 50}, 1, steps=3)
+    rows, *_ = lay_out(EXAMPLES[:2], alone, tokenizer, {"max_length": 50}, 1, steps=3)
     assert [row["example"] for row in rows] == [0] * 6
     with pytest.raises(ValueError, match="instructions: 2 rows do not make 1 batches of 1"):
         lay_out(EXAMPLES, STREAMS, tokenizer, {"max_length": 50}, 1, steps=1)
@@ -78,7 +78,7 @@ def test_sorting_by_length_and_shuffling_keep_the_rows(tokenizer):
 
 def test_weights_of_a_batch_sum_to_one(tokenizer):
     new = [("instructions", "new", "kata " * i, "bagus " * (1 + i % 3), "train") for i in range(16)]
-    rows, _ = lay_out(examples(*new), [Stream("instructions", "new", 8)], tokenizer, {"max_length": 60}, 1)
+    rows, *_ = lay_out(examples(*new), [Stream("instructions", "new", 8)], tokenizer, {"max_length": 60}, 1)
     for average in ("example", "token"):
         for loss in ("answer", "all"):
             weighed = weigh(rows, 8, loss, average)
@@ -88,7 +88,7 @@ def test_weights_of_a_batch_sum_to_one(tokenizer):
 
 
 def test_a_batch_knows_the_roles_of_its_rows(tokenizer):
-    rows, validation = lay_out(EXAMPLES, STREAMS, tokenizer, {"max_length": 50}, 1)
+    rows, validation, _ = lay_out(EXAMPLES, STREAMS, tokenizer, {"max_length": 50}, 1)
     for start in (None, 2):
         batch = Collator(2, start)(weigh(rows + validation, 6))
         assert batch["roles"].tolist() == [0, 1, 0, 1, 1, 0]

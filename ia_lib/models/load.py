@@ -23,6 +23,8 @@ def load_model(
     source: str,
     revision: str | None = None,
     adapters: Sequence[str] = (),
+    beginning: tuple | None = None,
+    share: float = 1.0,
     device: str = "cpu",
     quantisation: str = "none",
     precision: str = "float32",
@@ -30,7 +32,8 @@ def load_model(
     """A causal or encoder-decoder model, as its config says, from a folder or the Hub, in `precision` (float32,
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
     both on CPU and GPU) and the rest in `precision`. With the folders of `adapters`, each trained on top of the ones
-    before it, merged (see `adapters.applied`)."""
+    before it, merged (see `adapters.applied`). With `beginning` (the first five arguments of another model of the same
+    shape) its weights are `beginning` + `share` x (what they are - `beginning`), number by number."""
     dtype = getattr(torch, precision)
     options = {"dtype": dtype, **_SAFE, **({"revision": revision} if revision else {})}
     if quantisation != "none":
@@ -41,7 +44,17 @@ def load_model(
     kind = transformers.AutoModelForSeq2SeqLM if two_parts else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(source, **options)
     model = model.to(device) if quantisation == "none" else model
-    return fuse_gelu(applied(model, adapters) if adapters else model)
+    model = applied(model, adapters) if adapters else model
+    if beginning:
+        _interpolate(model, load_model(*beginning, device, precision=precision), share)
+    return fuse_gelu(model)
+
+
+@torch.no_grad()
+def _interpolate(model: PreTrainedModel, beginning: PreTrainedModel, share: float) -> None:
+    begun = dict(beginning.named_parameters())
+    for name, weight in model.named_parameters():
+        weight.copy_(torch.lerp(begun[name].float(), weight.float(), share))
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

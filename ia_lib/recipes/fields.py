@@ -163,6 +163,7 @@ class Model(Part):
 
     new: New | None = None
     run: str | None = None  # the model that this run of the table ended with
+    interpolate: Share | None = None  # between the weights that the run began with (0) and ended with (1)
     name: Text | None = None  # a Hub name or a local folder
     revision: str | None = None
 
@@ -171,6 +172,8 @@ class Model(Part):
         self.exactly_one("new", "run", "name")
         if self.revision and not self.name:
             raise Refusal("revision", self.revision, "nothing, unless the model has a name")
+        if self.interpolate is not None and not self.run:
+            raise Refusal("interpolate", self.interpolate, "nothing, unless the model is a run's")
         return self
 
 
@@ -227,6 +230,21 @@ class Adapter(Part):
     rslora: StrictBool = False
     embeddings: StrictBool = False  # train the embedding and output layer, too
     quantisation: Literal["none", "int8", "nf4"] = "none"  # of the frozen layers (QLoRA)
+
+
+class Retention(Part):
+    """A method against forgetting that old rows are used for, other than being trained on."""
+
+    method: Literal["ewc", "agem", "ssu"]
+    strength: Annotated[Number, Field(gt=0, le=10**9)] = 1.0  # ewc: how strongly weights are drawn back
+    share: Annotated[Number, Field(gt=0, lt=1)] = 0.5  # ssu: of each layer's columns that stay as they are
+
+    @model_validator(mode="after")
+    def _honoured(self):
+        for field, of in (("strength", "ewc"), ("share", "ssu")):
+            if field in self.model_fields_set and self.method != of:
+                raise Refusal(field, getattr(self, field), f"nothing, where the method is {self.method}")
+        return self
 
 
 class Train(Part):

@@ -51,6 +51,7 @@ class Data(fields.Data):
     replay: Annotated[int, Field(ge=0, le=10**9, strict=True)] | Literal["all"] = 0
     replay_sampling: Literal["uniform", "released"] = "uniform"
     replay_stratify: str | None = None
+    retention: fields.Retention | None = None  # what the replayed rows are for, if they are not to be trained on
     new_epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
@@ -61,7 +62,8 @@ def streams(run) -> list[Stream]:
     if run.data.objective == "none":
         return []
     new = Stream("instructions", "new", run.data.new_per_step)
-    return [Stream("replay", "old", run.data.old_per_step, passes=True), new] if run.data.replay else [new]
+    old = [Stream("replay", "old", run.data.old_per_step, passes=True)]
+    return [*old, new] if run.data.replay and not _kept(run) else [new]
 
 
 def parallel(run) -> list[str]:
@@ -95,7 +97,14 @@ def check(run) -> None:
     if (data.steps is None) == (data.new_epochs is None):
         found = None if data.steps is None else "steps and new_epochs"
         raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
-    if data.replay and data.new_per_step != data.old_per_step:
+    if data.retention and not data.replay:
+        raise Refusal("replay", 0, f"a number of old rows, by which {data.retention.method} tells what is to be kept")
+    if data.retention and data.retention.method == "ssu":
+        if run.train.adapter:
+            raise Refusal("adapter", "an adapter", "nothing, where retention is ssu, which keeps parts of whole layers")
+        if run.train.weight_decay:
+            raise Refusal("weight_decay", run.train.weight_decay, "0, where retention is ssu: no weight kept may shrink")
+    if data.replay and not _kept(run) and data.new_per_step != data.old_per_step:
         raise Refusal("old_per_step", data.old_per_step, f"new_per_step ({data.new_per_step}): a batch alternates")
 
 
@@ -130,9 +139,15 @@ def examples(run, inputs):
     frames = [cross_lingual.make(text, how, steps * data.new_per_step, *held_out)]
     pool, provenance = inputs.pool()
     if asked := drawn(run):
-        frames.append(replay.examples(replay.draw(pool, seed=run.seed, **asked), "replay"))
+        old = replay.examples(replay.draw(pool, seed=run.seed, **asked), "replay")
+        frames.append(old.assign(split="kept") if _kept(run) else old)
     facts = {"steps": steps, "rows_of_epoch": epoch, "provenance": provenance, "pool": pool}
     return pd.concat(frames, ignore_index=True), facts
+
+
+def _kept(run) -> bool:
+    """Whether old rows are looked at before training, and stand in no batch."""
+    return run.data.retention is not None and run.data.retention.method != "agem"
 
 
 def _taught(run) -> list[str]:

@@ -12,6 +12,7 @@ from ia_lib.evaluation.measures import of_rows
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7A7A7A"]
+SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"]  # seven, so that pairs differ
 GREY = "#7A7A7A"  # seen on a light page and on a dark one
 BASELINES = {"chance": ("uniform chance", "dash"), "majority": ("majority label", "dot")}  # name and dash of each
 
@@ -62,7 +63,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     One line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
     frame = plain(_groups(results)).dropna(subset=["difference"])
-    frame = frame[frame["replay"].astype(str).str.isdigit()]
+    frame = frame[frame["replay"].astype(str).str.isdigit() & (frame["retention"] == "none")]
     frame["replay"] = frame["replay"].astype(int)
     counts = sorted(set(frame["replay"]))
     ticks = [f"{count:,}" for count in counts]
@@ -81,6 +82,28 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
     figure.update_layout(scattermode="group", scattergap=0.4)  # side by side where r is the same
     figure.update_yaxes(title="weighted F1 minus base (points)")
     return style(figure, "What tuning changed, against the amount of replay")
+
+
+def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = None) -> go.Figure:
+    """What tuning changed in known languages (L1) against what it changed in taught ones (L2): differences to the base
+    in points of weighted F1, with 95% intervals, a point per row. `costs` says for a row what it took, beside it."""
+    frame = plain(_groups(results)).dropna(subset=["difference"])
+    figure = go.Figure()
+    known, taught = (frame[frame["group"] == group].set_index("row") for group in ("L1", "L2"))
+    for i, row in enumerate(dict.fromkeys(known.index.intersection(taught.index))):
+        across, up = taught.loc[[row]], known.loc[[row]]
+        took = (costs or {}).get(row)
+        name = f"{row} ({took})" if took else row
+        said = f"{row}<br>taught %{{x:+.1f}}, known %{{y:+.1f}} points<extra></extra>"
+        look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 11}
+        ends = {"error_x": error_bars(across, "difference"), "error_y": error_bars(up, "difference")}
+        place = {"x": across["difference"], "y": up["difference"], "mode": "markers", "marker": look}
+        figure.add_scatter(name=name, hovertemplate=said, **place, **ends)
+    figure.add_hline(y=0, line=LINE | {"width": 1})
+    figure.add_vline(x=0, line=LINE | {"width": 1})
+    figure.update_xaxes(title=f"{group_title('L2')}: weighted F1 minus base (points)")
+    figure.update_yaxes(title=f"{group_title('L1')}: weighted F1 minus base (points)")
+    return style(figure, "Kept against gained: up is less forgotten, right is more learnt")
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:

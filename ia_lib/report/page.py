@@ -54,7 +54,7 @@ def write(
         if len(frame) or file == "results":
             frame.drop(columns="name", errors="ignore").round(4).to_csv(folder / f"{file}.csv", index=False)
     (folder / "figures").mkdir(exist_ok=True)
-    drawn, plotly = draw(every), None
+    drawn, plotly = draw(every, _tuning_costs(runs)), None
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory", div_id=title)
@@ -112,15 +112,18 @@ def write(
     return every
 
 
-def draw(every: pd.DataFrame) -> dict[str, go.Figure]:
+def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base. `every` has the lines of results.csv."""
+    base, that of what was kept several. `every` has the lines of results.csv, `costs` says what each row took."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
         found = {"groups": figures.group_bars(part), "languages": figures.heat_map(part)}
-        if (part["difference"].notna() & part["replay"].astype(str).str.isdigit()).any():
+        tuned = part[part["difference"].notna() & (part["language"] == "all")]
+        if (tuned["replay"].astype(str).str.isdigit() & (tuned["retention"] == "none")).any():
             found["difference"] = figures.difference_to_base(part)
+        if tuned[tuned["group"].isin(["L1", "L2"])].groupby("row")["group"].nunique().eq(2).sum() > 1:
+            found["kept"] = figures.kept_against_gained(part, costs)
         for title, figure in found.items():
             if len(tasks) > 1:
                 figure.update_layout(title_text=f"{figures.plain_text(task)}: {figure.layout.title.text}")
@@ -246,6 +249,19 @@ def _costs(runs: list[Run]) -> list[dict]:
             facts = {name: manifest[name] for name in ("seconds", "peak_memory_mb", "device", "end")}
             lines.append({"stage": f"{run.name}: {stage}", "tokens": tokens.get(stage), **facts})
     return lines
+
+
+def _tuning_costs(runs: list[Run]) -> dict[str, str]:
+    """Row -> what its tuning took, as a mean over seeds and the most memory of one."""
+    found: dict[str, list[dict]] = {}
+    for run in runs:
+        if "tune" in run.stages:
+            found.setdefault(run.row, []).append(run.stages["tune"])
+    return {
+        row: f"{sum(one['seconds'] for one in made) / len(made):,.0f} s, "
+        f"{max(one['peak_memory_mb'] or 0 for one in made) / 1000:.2f} GB"
+        for row, made in found.items()
+    }
 
 
 def _made_with(runs: list[Run]) -> list[dict]:

@@ -33,9 +33,26 @@ class Run:
         self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
         self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
         self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]
+        if self.between is not None:
+            # it is compared with what its model lies between
+            tuned = _json(self.folder.parents[1] / self.base / "tune" / "manifest.json")
+            self.base = tuned["settings"]["model"]["run"]
         self.objective = settings["data"].get("objective", settings["recipe"])
         self.replay = settings["data"].get("replay", settings["data"].get("rows", ""))
         self._answers: dict[tuple, Answered] = {}
+
+    @property
+    def between(self) -> float | None:
+        """How far its weights are from one model to another, if they lie between two."""
+        return self.settings["model"].get("interpolate")
+
+    @property
+    def retention(self) -> str:
+        """What is done against forgetting, beside replay; "none" if nothing is."""
+        data, between = self.settings["data"], self.between
+        found = [data["retention"]["method"]] if data.get("retention") else []
+        found += ["adapter"] if self.settings["train"].get("adapter") else []
+        return ", ".join([*found, *([] if between is None else [f"interpolation {between:g}"])]) or "none"
 
     @property
     def began_with(self) -> str:
@@ -87,7 +104,7 @@ class Run:
 
 def every(runs: list[Run]) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
-    began_with, objective, replay`, with `group_name` and `language_name`.
+    began_with, objective, replay, retention`, with `group_name` and `language_name`.
 
     A run's base is the run whose model it began with; the difference to it has a paired 95% interval over the same
     examples, and is empty for a base. A row with several seeds has lines over all of them, too: there `run` is the
@@ -101,7 +118,7 @@ def every(runs: list[Run]) -> pd.DataFrame:
             # what is compared with a base is taken together where the base has results, too
             seeds = [run for run in seeds if not run.base or run.base in there] or seeds
             frames += [_lines(kind, seeds, there)] if len(seeds) > 1 else []
-    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay"]
+    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
@@ -118,7 +135,8 @@ def _lines(kind: str, seeds: list[Run], runs: dict[str, Run]) -> pd.DataFrame:
     several = len(seeds) > 1
     facts = {"run": run.row if several else run.name, "row": run.row, "seed": "all" if several else run.seed}
     facts |= {"model": run.manifest["origin"], "began_with": run.began_with}
-    facts |= {"objective": run.objective, "replay": run.replay, "group_name": found["group"].map(GROUPS)}
+    facts |= {"objective": run.objective, "replay": run.replay, "retention": run.retention}
+    facts |= {"group_name": found["group"].map(GROUPS)}
     return found.assign(**facts, language_name=[run.language(code) for code in found["language"]])
 
 

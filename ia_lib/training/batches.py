@@ -20,8 +20,9 @@ def lay_out(
     length_window: int = 1,
     alternation: str = "strict",
     steps: int | None = None,
-) -> tuple[list[dict], list[dict]]:
-    """The training rows in the order of their batches (see `interleave`), and the validation rows, new before old.
+) -> tuple[list[dict], list[dict], list[dict]]:
+    """The training rows in the order of their batches (see `interleave`), the validation rows, new before old, and the
+    rows of the split "kept", which a method against forgetting looks at.
 
     `examples` has the columns `stream, role, prompt, answer, split`, `encoding` the keyword arguments of `encode`.
     Without `steps` there are as many as the streams that are read once have rows for. A row is what `encode` gives, and
@@ -32,36 +33,41 @@ def lay_out(
     rows, _ = encode(tokenizer, list(examples["prompt"]), list(examples["answer"]), **encoding)
     parts: dict[str, list[dict]] = {stream.name: [] for stream in streams}
     validation: dict[str, list[dict]] = {"new": [], "old": []}
+    kept: list[dict] = []
     columns = zip(examples["stream"], examples["role"], examples["split"], strict=True)
     for number, (row, (stream, role, split)) in enumerate(zip(rows, columns, strict=True)):
         row |= {"stream": stream, "role": role, "example": number}
         if split == "train" and stream not in parts:
             raise ValueError(f"stream: found training rows of {stream!r}; allowed: {', '.join(parts) or 'none'}")
-        (parts[stream] if split == "train" else validation[role]).append(row)
+        (parts[stream] if split == "train" else kept if split == "kept" else validation[role]).append(row)
     if steps is None:
         steps = min(len(parts[stream.name]) // stream.per_step for stream in streams if not stream.passes)
     lengths = {name: [len(row["input_ids"]) for row in part] for name, part in parts.items()}
     rows_of = {name: len(part) for name, part in parts.items()}
     order = interleave(streams, rows_of, steps, seed, lengths, length_window, alternation)
-    return [parts[name][index] for name, index in order], validation["new"] + validation["old"]
+    return [parts[name][index] for name, index in order], validation["new"] + validation["old"], kept
 
 
-def weigh(rows: list[dict], batch_size: int, loss: str = "answer", average: str = "example") -> list[dict]:
+def weigh(
+    rows: Sequence[dict], batch_size: int, loss: str = "answer", average: str = "example", apart: bool = False
+) -> list[dict]:
     """Each row with `first`, the index of the first token that counts, and `weight`, that of each of its tokens in the
     loss of its batch of `batch_size` consecutive rows: they sum to one, however it is cut into micro-batches. `loss`:
     "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
-    weight, "token" every counted token."""
+    weight, "token" every counted token. With `apart` the weights of a batch's old rows and those of its new ones sum to
+    one each."""
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
     # a row that was cut at its end may have nothing left that counts
     counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]
-    weighed = []
+    weights = [0.0] * len(rows)
     for begin in range(0, len(rows), batch_size):
         batch = range(begin, min(begin + batch_size, len(rows)))
-        total = sum(counts[i] for i in batch)
-        for i in batch:
-            weight = 1 / max(1, total) if average == "token" else 1 / (len(batch) * max(1, counts[i]))
-            weighed.append({**rows[i], "first": first[i], "weight": weight})
-    return weighed
+        for role in ("old", "new") if apart else [None]:
+            part = [i for i in batch if role is None or rows[i]["role"] == role]
+            total = sum(counts[i] for i in part)
+            for i in part:
+                weights[i] = 1 / max(1, total) if average == "token" else 1 / (len(part) * max(1, counts[i]))
+    return [{**row, "first": f, "weight": w} for row, f, w in zip(rows, first, weights, strict=True)]
 
 
 class Collator:

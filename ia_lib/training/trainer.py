@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from ia_lib.models.adapters import plain
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training import pieces
 from ia_lib.training.batches import Collator, weigh
+from ia_lib.training.retention import Retention
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # What the files of a checkpoint were when it was written.
 _SUMS = "files.sums"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+_PLAIN = Retention()
 
 
 def save(model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokenizerBase, folder: Path, card: str) -> None:
@@ -58,22 +60,30 @@ class AnswerTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, model, *given, collate: Collator, parts: int, log: "_Log", **named):
+    def __init__(
+        self, model, *given, collate: Collator, parts: int, log: "_Log", retention: Retention = _PLAIN, **named
+    ):
         # rows stay rows until it is known how many of them go together
         super().__init__(model, *given, data_collator=list, callbacks=[log], **named)
-        self.log_file, self.collate, self.parts = log, collate, parts
+        self.log_file, self.collate, self.parts, self.retention = log, collate, parts, retention
         some = {"input_ids": torch.arange(4, device=model.device)[None]}
         more = {"decoder_input_ids": some["input_ids"]} if model.config.is_encoder_decoder else {}
         self.head = pieces.output_layer(model, **some, **more)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
+        loss = self.retention.step(inputs, lambda rows: self._accumulate(model, rows), scale)
+        self.log_file.losses = self.log_file.losses + loss
+        return loss
+
+    def _accumulate(self, model, rows: list[dict]) -> torch.Tensor:
+        """The loss of a pass over `rows`; leaves its gradients in the parameters, which have none yet."""
         step = super().training_step
         while True:
-            size = -(-len(inputs) // self.parts)
-            parts = (self.collate(inputs[begin : begin + size]) for begin in range(0, len(inputs), size))
+            size = -(-len(rows) // self.parts)
+            parts = (self.collate(rows[begin : begin + size]) for begin in range(0, len(rows), size))
             try:
-                loss = sum(step(model, part).float() for part in parts)
-                break
+                return sum(step(model, part).float() for part in parts)
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -81,10 +91,8 @@ class AnswerTrainer(Trainer):
             model.zero_grad()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            self.parts = -(-len(inputs) // (size // 2))
+            self.parts = -(-len(rows) // (size // 2))
             print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
-        self.log_file.losses = self.log_file.losses + loss
-        return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # `inputs` is what the Collator gives: also `roles`, which no model reads, for methods against forgetting
@@ -105,9 +113,13 @@ class AnswerTrainer(Trainer):
             loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def loss_of(self, rows: list[dict]) -> torch.Tensor:
+        """The loss of weighed rows that are no step's, by the model as it is now."""
+        return self.compute_loss(self.model, self._prepare_inputs(self.collate(rows)))
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         with torch.inference_mode():
-            loss = self.compute_loss(model, self._prepare_inputs(self.collate(inputs))).detach()
+            loss = self.loss_of(inputs).detach()
         # the weights of all held-out rows sum to one; Trainer takes the mean over rows of what is returned for a batch
         return loss * len(self.eval_dataset) / len(inputs), None, None
 
@@ -213,6 +225,8 @@ def tune(
     gradient_checkpointing: bool = False,
     keep: str = "last",
     patience: int | None = None,
+    retention: Retention = _PLAIN,
+    kept: Sequence[dict] = (),
     log_steps: int = 50,
     validate_steps: int = 500,
     save_steps: int = 500,
@@ -224,7 +238,8 @@ def tune(
     checkpoint. The gradient's norm is cut at 1. After a linear warm-up over that share of steps the learning rate falls
     to 0 (`schedule`: "linear"), along a cosine to `floor` times itself, or stays ("constant"). With `keep="best"` the
     model of the lowest validation loss is returned, and training ends after `patience` validations without a lower one.
-    `model` may be a peft.PeftModel, of which the adapter alone is trained and saved.
+    `model` may be a peft.PeftModel, of which the adapter alone is trained and saved. `retention` is a method against
+    forgetting, which looks at the old rows `kept` before the first step.
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
@@ -246,7 +261,7 @@ def tune(
     if keep == "best" and not validation:
         raise ValueError("keep: found 'best'; allowed: last, since there are no validation rows")
     folder.mkdir(parents=True, exist_ok=True)
-    weighed = weigh(rows, batch_size, loss, loss_average)
+    weighed = weigh(rows, batch_size, loss, loss_average, retention.apart)
     lengths = [len(row["input_ids"]) for row in rows]
     per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
@@ -271,10 +286,12 @@ def tune(
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = {"train_dataset": weighed, "eval_dataset": held_out or None}
     log = _Log(folder / "log.jsonl", per_step, on_log, on_progress)
-    how = {"collate": Collator(padding, decoder_start), "parts": accumulation}
+    how = {"collate": Collator(padding, decoder_start), "parts": accumulation, "retention": retention}
     trainer = AnswerTrainer(fuse_gelu(model), arguments, log=log, **how, **data)
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)
+    kept = [{**row, "weight": 1.0} for row in weigh(kept, 1, loss)]
+    retention.prepare(trainer.model.eval(), kept, trainer.loss_of)
     with _Stop() as stop:
         trainer.add_callback(stop)
         if patience:

@@ -41,13 +41,13 @@ def report(
 ) -> dict[str, Any]:
     """Counts and checks of all that training will read.
 
-    `examples` are the rows of all `streams`; only those of the split "train" are counted as training. `encoding` holds
+    `examples` are the rows of all `streams`; all but those of the split "validation" are counted. `encoding` holds
     the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of
     pairs left out because they occur in test data, `held_out` the sentences that are held out and how many were
     asked for. Without `share_text` no warning shows an example; without `identify` nothing is said about the
     languages that texts are in. Shares are from 0 to 1.
     """
-    train = examples[examples["split"] == "train"]
+    train = examples[examples["split"] != "validation"]
     new, old = (train[train["role"] == role] for role in ("new", "old"))
     kinds = {f"new {name}": frame for name, frame in new.groupby("kind", sort=False)} | {"old": old}
     encoded = {

@@ -208,7 +208,8 @@ class Table:
             if run.trains and name == "tune":
                 needs.append(self.stage(run.name, "data"))
             chain = self._chain(run)
-            needs += [self.stage(one.name, "tune") for one in trained(chain[1:] if name == "tune" else chain)]
+            parts = [chain[1:] if name == "tune" else chain, *([chain[2:]] if run.model.interpolate is not None else [])]
+            needs += [self.stage(one.name, "tune") for part in parts for one in trained(part)]
         owner = self._chain(run)[-1]
         if owner.model.new and (name != "data" or owner is not run):
             needs.append(self.stage(owner.name, "data"))  # whose tokenizer it is
@@ -226,6 +227,8 @@ class Table:
         settings = {"shared": shared, block: getattr(run, block).model_dump(mode="json")}
         if translates:
             settings["data"] = run.data.model_dump(mode="json")
+        if run.model.interpolate is not None:
+            settings["interpolate"] = run.model.interpolate
         if run.data.past and "data" in settings:
             # what a run or file is called is no setting: what it holds is in the keys of inputs and sources
             settings["data"]["past"] |= {"run": None, "file": None}

@@ -38,11 +38,14 @@ _HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 class Weights(NamedTuple):
-    """Where a model's weights come from: a folder or Hub name, and the adapters on top of it, in order."""
+    """Where a model's weights come from: a folder or Hub name, and the adapters on top of it, in order; for weights
+    between two models also the other one, and how far from it they are (0 to 1)."""
 
     source: str
     revision: str | None = None
     adapters: tuple[str, ...] = ()
+    beginning: "Weights | None" = None
+    share: float = 1.0
 
 
 def trained(chain: list[Settings]) -> list[Settings]:
@@ -83,7 +86,10 @@ class Inputs:
     @property
     def tuned_model(self) -> Weights:
         """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
-        return self._tuned(self.chain)
+        share = self.run.model.interpolate
+        if share is None:
+            return self._tuned(self.chain)
+        return self.model._replace(beginning=self._tuned(self.chain[2:]), share=share)
 
     @property
     def examples(self) -> Path:

@@ -238,6 +238,10 @@ class Settings(fields.Shared):
             raise Refusal("steps", steps, f"{_ROWS // self.per_step:,} at most, with {self.per_step:,} rows a step")
         if self.train.adapter and self.model.new:
             raise Refusal("adapter", "an adapter", "nothing, for a new model, whose layers know nothing yet")
+        if self.model.interpolate is not None and self.trains:
+            raise Refusal("model.interpolate", self.model.interpolate, "nothing, for a run that trains")
+        if self.model.interpolate is not None and self.evaluate.quantisation != "none":
+            raise Refusal("quantisation", self.evaluate.quantisation, "none, for weights between two models")
         if self.model.new and not self.trains:
             raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         unit = len(self.streams) or 1

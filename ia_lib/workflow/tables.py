@@ -145,6 +145,8 @@ def _check_references(runs: list[Settings], path: Path) -> None:
                 said = f"found {told(needed)}; {meant(needed, list(by_name))}allowed: {above}"
                 raise SettingsError(f"{where}, field '{field}.run': {said}")
             earlier = by_name[needed]
+            if needed == run.model.run:
+                _check_between(where, run, earlier)
             if run.data.past and run.data.past.run == needed and not drawn(earlier):
                 raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
             for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
@@ -166,6 +168,18 @@ def _check_references(runs: list[Settings], path: Path) -> None:
             _check_past(run, by_name)
         except Refusal as error:
             raise refused(path, run, error) from None
+
+
+def _check_between(where: str, run: Settings, earlier: Settings) -> None:
+    """Refuse a run that begins with weights between two models, which are kept nowhere, and such weights of a run that
+    began with none or ended with those it began with."""
+    said = ""
+    if earlier.model.interpolate is not None:
+        said = "a run whose model does not lie between two others"
+    elif run.model.interpolate is not None and (not earlier.trains or earlier.model.new):
+        said = "a run that trains and begins with a trained model"
+    if said:
+        raise SettingsError(f"{where}, field 'model.run': found {told(earlier.name)}; allowed: {said}")
 
 
 def drawn(run: Settings) -> dict[str, Any] | None:

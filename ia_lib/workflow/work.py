@@ -94,6 +94,7 @@ class Tuning:
     tokenizer: "PreTrainedTokenizerBase"
     rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
     validation: list[dict]
+    kept: list[dict]  # old rows that a method against forgetting looks at
     per_step: int  # rows of a batch
 
 
@@ -113,7 +114,7 @@ def begin_tuning(stage: Stage) -> Tuning:
     else:
         model = _to_tune(inputs, run)
     examples = pd.read_parquet(inputs.examples)
-    rows, validation = batches.lay_out(
+    rows = batches.lay_out(
         examples,
         run.streams,
         tokenizer,
@@ -123,7 +124,7 @@ def begin_tuning(stage: Stage) -> Tuning:
         run.train.alternation,
         run.data.steps,
     )
-    return Tuning(device, model, tokenizer, rows, validation, run.per_step)
+    return Tuning(device, model, tokenizer, *rows, run.per_step)
 
 
 def _to_tune(inputs, run) -> "PreTrainedModel | PeftModel":
@@ -157,7 +158,7 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
     import pandas as pd
 
     from ia_lib.models import load
-    from ia_lib.training import trainer
+    from ia_lib.training import retention, trainer
 
     run = stage.run
     if not stage.done:
@@ -171,6 +172,8 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
             steps=len(begun.rows) // begun.per_step,
             batch_size=begun.per_step,
             **chosen,
+            retention=retention.method(getattr(run.data, "retention", None)),
+            kept=begun.kept,
             log_steps=run.machine.log_steps,
             save_steps=run.machine.save_steps,
             seed=run.seed,
