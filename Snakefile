@@ -35,6 +35,13 @@ def local(path):
     return os.path.relpath(path)
 
 
+def cores(stage):
+    """The cores that a stage keeps busy."""
+    if not stage.run:
+        return 1
+    return stage.run.threads * (stage.run.train.processes if stage.name == "tune" else 1)
+
+
 rule all:
     input:
         [local(stage.marker) for stage in stages],
@@ -52,7 +59,7 @@ for stage in stages:
             local(stage.marker),
         log:
             local(stage.log),
-        threads: stage.run.threads if stage.run else 1
+        threads: cores(stage)
         params:
             command=lambda wildcards, said=shlex.join(
                 [*command, name, stage.name, "--outputs", str(table.outputs)]

@@ -255,6 +255,7 @@ class Train(Part):
     warmup: Share = 0.0
     weight_decay: Number = Field(0.0, ge=0, le=10)
     accumulation: Count = 1
+    processes: Annotated[Count, Field(le=1024)] = 1  # that train together, each on its share of every batch
     loss: Literal["answer", "all"] = "answer"
     loss_average: Literal["example", "token"] = "token"
     length_window: Count = 1

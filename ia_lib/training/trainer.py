@@ -1,7 +1,9 @@
 """Continual instruction tuning: transformers' Trainer over batches that are laid out beforehand (see `batches`)."""
 
+import contextlib
 import inspect
 import json
+import os
 import re
 import shutil
 import signal
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -77,15 +80,22 @@ class AnswerTrainer(Trainer):
         return loss
 
     def _accumulate(self, model, rows: list[dict]) -> torch.Tensor:
-        """The loss of a pass over `rows`; leaves its gradients in the parameters, which have none yet."""
-        step = super().training_step
+        """The loss of a pass over `rows`; leaves its gradients in the parameters, which have none yet. Several
+        processes have parts of the rows each, and the loss and the gradients of all."""
+        step, processes = super().training_step, self.accelerator.num_processes
+
+        def part(begin):
+            last = begin + size >= len(rows)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                return step(model, self.collate(rows[begin : begin + size])).float() / processes
+
         while True:
             size = -(-len(rows) // self.parts)
-            parts = (self.collate(rows[begin : begin + size]) for begin in range(0, len(rows), size))
             try:
-                return sum(step(model, part).float() for part in parts)
+                return self.accelerator.reduce(sum(part(begin) for begin in range(0, len(rows), size)))
             except torch.OutOfMemoryError:
-                if size == 1:
+                # one of several processes cannot go back alone
+                if size == 1 or processes > 1:
                     raise
             # what some layers have of the gradient already is no part of it
             model.zero_grad()
@@ -111,7 +121,14 @@ class AnswerTrainer(Trainer):
             loss = (torch.nn.functional.cross_entropy(chosen.float(), targets, reduction="none") * weights).sum()
         else:
             loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
+        if self.model.training:
+            # gradients are the mean over processes, each of which has its own rows' share of the weights
+            loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        # each of several processes reads all rows: the mean over them is then what it is for one
+        return torch.utils.data.DataLoader(self.eval_dataset, self.args.eval_batch_size, collate_fn=list)
 
     def loss_of(self, rows: list[dict]) -> torch.Tensor:
         """The loss of weighed rows that are no step's, by the model as it is now."""
@@ -137,20 +154,26 @@ class _Log(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_step, self.last_time = state.global_step, time.monotonic()
+        self.first = state.is_world_process_zero
         kept = state.stateful_callbacks.get("_Log", {})
         self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
+        if not self.first:
+            return
         # what a killed run logged after its last checkpoint will be logged again
         lines = self.path.read_text().splitlines() if self.path.is_file() else []
         lines = [line for line in lines if (_step(line) or state.global_step + 1) <= state.global_step]
         self.path.write_text("".join(line + "\n" for line in lines))
 
     def on_save(self, args, state, control, **kwargs):
-        # only a checkpoint with this list is gone on from
+        # only a checkpoint with this list is gone on from; each process writes files of its own
+        PartialState().wait_for_everyone()
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if not self.first:
+            return
         write_sealed(folder / _SUMS, json.dumps(_sums(folder)).encode())
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.progress:
+        if self.progress and self.first:
             self.progress(state.global_step, state.max_steps)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -165,10 +188,21 @@ class _Log(TrainerCallback, ExportableState):
             tokens = sum(self.tokens[self.last_step : state.global_step])
             record["tokens_per_second"] = round(tokens / max(now - self.last_time, 1e-9))
             self.last_step, self.last_time = state.global_step, now
+        if not self.first:
+            return
         with open(self.path, "a") as file:
             file.write(json.dumps(record) + "\n")
         if self.report:
             self.report({**record, "of": state.max_steps})
+
+
+def _most(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if PartialState().num_processes == 1:
+        return number
+    found = torch.tensor(number, device=PartialState().device)
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+    return int(found)
 
 
 def _step(line: str) -> int | None:
@@ -179,7 +213,7 @@ def _step(line: str) -> int | None:
         return None
 
 
-class _Stop(TrainerCallback):
+class Stop(TrainerCallback):
     """Ends training behind the step that is at work, with a checkpoint, once a signal has asked for it."""
 
     asked = 0
@@ -199,7 +233,8 @@ class _Stop(TrainerCallback):
         self.asked = number
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.asked:
+        # several processes stop behind the same step
+        if _most(self.asked):
             control.should_save = control.should_training_stop = True
 
 
@@ -243,7 +278,8 @@ def tune(
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
-    killed run ends with the weights of an unbroken one.
+    killed run ends with the weights of an unbroken one. Of several processes (as torchrun starts them, and accelerate
+    knows them) each computes an equal part of every batch, one behind the other, and the first one writes.
 
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
@@ -265,7 +301,8 @@ def tune(
     lengths = [len(row["input_ids"]) for row in rows]
     per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
-    sizes = {"per_device_train_batch_size": batch_size, "per_device_eval_batch_size": batch_size}
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
+    sizes = {"per_device_train_batch_size": batch_size // processes, "per_device_eval_batch_size": batch_size}
     rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
     rates |= {"optim": {"adamw": "adamw_torch_fused"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
     evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}
@@ -281,6 +318,7 @@ def tune(
         **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
         **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
         **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
+        **({"use_cpu": not torch.cuda.is_available(), "ddp_find_unused_parameters": False} if processes > 1 else {}),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -292,11 +330,13 @@ def tune(
     trainer.remove_callback(PrinterCallback)
     kept = [{**row, "weight": 1.0} for row in weigh(kept, 1, loss)]
     retention.prepare(trainer.model.eval(), kept, trainer.loss_of)
-    with _Stop() as stop:
+    with Stop() as stop:
         trainer.add_callback(stop)
         if patience:
             trainer.add_callback(EarlyStoppingCallback(patience))
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints"))
+        with arguments.main_process_first(local=False):
+            last = _last_checkpoint(folder / "checkpoints")
+        trainer.train(resume_from_checkpoint=last)
         if stop.asked and trainer.state.global_step < steps:
             raise KeyboardInterrupt(f"stopped behind step {trainer.state.global_step}, which is kept")
     return trainer.model

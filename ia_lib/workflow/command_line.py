@@ -8,23 +8,30 @@ python -m ia_lib.runs export TABLE RUN FOLDER   a tuned model, for other tools
 """
 
 import argparse
+import json
 import os
 import sys
 import warnings
 from pathlib import Path
 
-from ia_lib.workflow import ending, plan, scheduler
+from ia_lib.workflow import ending, plan, processes, scheduler
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import NOTEBOOKS, REDO, StageFailed, unwritable
+from ia_lib.workflow.stages import CHANGES, NOTEBOOKS, REDO, StageFailed, unwritable
 
 
 def _cores(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
     return int(text)
+
+
+def _asked(table: Table, run: str) -> str:
+    """The run's name, with the changes that a notebook hands on to the processes that it starts."""
+    changes = json.loads(os.environ.pop(CHANGES, "{}"))
+    return table.add(table.run(run), changes).name if changes else run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,8 +77,10 @@ def main(arguments: list[str] | None = None) -> int:
             stage = (
                 table.report(finished_only=True)
                 if options.stage == "report"
-                else table.stage(options.run, options.stage)
+                else table.stage(_asked(table, options.run), options.stage)
             )
+            if processes.here() > 1 and options.stage == "tune" and not processes.take_part(stage):
+                return 0
             if not stage.complete:
                 execute(stage)
             stage.marker.parent.mkdir(parents=True, exist_ok=True)

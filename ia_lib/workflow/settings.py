@@ -245,9 +245,13 @@ class Settings(fields.Shared):
         if self.model.new and not self.trains:
             raise Refusal("model", "new", "a trained model, since the run itself trains on nothing")
         unit = len(self.streams) or 1
-        if self.train.accumulation > 1 and self.per_step % (self.train.accumulation * unit):
-            allowed = f"a divisor of {self.per_step // unit}, so that every part alternates"
-            raise Refusal("accumulation", self.train.accumulation, allowed)
+        processes, accumulation = self.train.processes, self.train.accumulation
+        if processes > 1 and self.per_step % (processes * unit):
+            allowed = f"a divisor of {self.per_step // unit}, so that every process's part of a batch alternates"
+            raise Refusal("processes", processes, allowed)
+        if accumulation > 1 and self.per_step % (accumulation * processes * unit):
+            allowed = f"a divisor of {self.per_step // processes // unit}, so that every part alternates"
+            raise Refusal("accumulation", accumulation, allowed)
 
 
 def kind(recipe: Any = None) -> type[Settings]:

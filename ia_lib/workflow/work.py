@@ -5,6 +5,7 @@ imported where it is used, so that a stage is made by no more of the kit than it
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -158,33 +159,44 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
     import pandas as pd
 
     from ia_lib.models import load
-    from ia_lib.training import retention, trainer
+    from ia_lib.workflow import processes
 
-    run = stage.run
     if not stage.done:
-        chosen = run.train.model_dump(exclude={"alternation", "length_window", "adapter"})
-        model = trainer.tune(
-            begun.model,
-            begun.tokenizer,
-            begun.rows,
-            begun.validation,
-            stage.part,
-            steps=len(begun.rows) // begun.per_step,
-            batch_size=begun.per_step,
-            **chosen,
-            retention=retention.method(getattr(run.data, "retention", None)),
-            kept=begun.kept,
-            log_steps=run.machine.log_steps,
-            save_steps=run.machine.save_steps,
-            seed=run.seed,
-            on_log=on_log,
-            on_progress=stage.progress,
-        )
-        trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
+        if stage.run.train.processes > 1:
+            processes.train(stage, len(begun.rows) // begun.per_step, on_log)
+        else:
+            fit(stage, begun, on_log)
         stage.finish(begun.device)
     log = pd.read_json(stage.folder / "log.jsonl", lines=True)
     model = load.load_model(*stage.inputs.tuned_model, begun.device)
     return Tuned(stage.folder, log, model, begun.tokenizer, begun.validation)
+
+
+def fit(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = None) -> None:
+    """Train the model into the opened stage's folder, in this process or as one of several."""
+    from ia_lib.training import retention, trainer
+
+    run = stage.run
+    chosen = run.train.model_dump(exclude={"alternation", "length_window", "adapter", "processes"})
+    model = trainer.tune(
+        begun.model,
+        begun.tokenizer,
+        begun.rows,
+        begun.validation,
+        stage.part,
+        steps=len(begun.rows) // begun.per_step,
+        batch_size=begun.per_step,
+        **chosen,
+        retention=retention.method(getattr(run.data, "retention", None)),
+        kept=begun.kept,
+        log_steps=run.machine.log_steps,
+        save_steps=run.machine.save_steps,
+        seed=run.seed,
+        on_log=on_log,
+        on_progress=stage.progress,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
 
 
 def _card(stage: Stage) -> str:

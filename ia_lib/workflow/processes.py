@@ -1,0 +1,115 @@
+"""Training in several processes: each computes its share of every batch, and all take the same step.
+
+The notebook starts them by torch's launcher on this machine; `accelerate launch` or `torchrun` starts them on several
+machines, of the command `stage TABLE RUN tune`. Their place among the others stands in the environment, as those
+launchers put it there.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+from ia_lib.paths import root
+from ia_lib.workflow import ending
+from ia_lib.workflow.settings import SettingsError
+from ia_lib.workflow.stages import CHANGES, Stage
+
+# Set for processes whose notebook has opened the stage and finishes it.
+_OPENED = "IA_OPENED"
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_ERROR = re.compile(r"(?:\[rank\d+\]: )?(\w*(?:Error|Exception|Refusal): .*)")
+
+
+def here() -> int:
+    """How many processes this one is among; 1, if no launcher has started it."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def take_part(stage: Stage) -> bool:
+    """Train as one of several processes; returns whether this is the one that goes on with the stage's notebook.
+
+    Raises SettingsError if there are not as many as the row says.
+    """
+    first, opened = os.environ.get("RANK", "0") == "0", _OPENED in os.environ
+    asked = stage.run.train.processes
+    if asked != here():
+        said = f"found {here()} processes; allowed: {asked}, as many as the row's field 'processes' says"
+        raise SettingsError(f"{stage.run.place}, run {stage.run.name!r}: {said}")
+    if not stage.done:
+        import torch
+        from accelerate import PartialState
+
+        from ia_lib.workflow import work
+
+        state = PartialState(cpu=not torch.cuda.is_available())
+        if first and not opened:
+            stage.open()
+        state.wait_for_everyone()
+        begun = work.begin_tuning(stage)
+        work.fit(stage, begun)
+        state.wait_for_everyone()
+        if first and not opened:
+            stage.finish(begun.device)
+        state.destroy_process_group()
+    for name in _PLACE:
+        os.environ.pop(name, None)
+    return first and not opened
+
+
+def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None) -> None:
+    """Train the opened `stage` for `steps` in as many processes as its row says; `on_log` gets the records of their
+    one log.
+
+    Raises RuntimeError with the error of the process that failed, and KeyboardInterrupt where a signal stopped them,
+    behind a checkpoint.
+    """
+    from ia_lib.training.trainer import Stop
+
+    run, log = stage.run, stage.folder.with_name("tune.processes.log")
+    name, changes = stage.asked or (run.name, {})
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.train.processes), "-m"]
+    command = [sys.executable, "-m", *launcher, "ia_lib.runs", "stage", str(stage.table.resolve()), name, "tune"]
+    more = {_OPENED: "1", ending.PARENT: str(os.getpid()), CHANGES: json.dumps(changes)}
+    more |= {"OMP_NUM_THREADS": str(run.threads), "PYTHONUNBUFFERED": "1"}
+    with open(log, "w") as file, Stop() as stop:
+        process = subprocess.Popen(
+            [*command, "--outputs", str(stage.outputs)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=root(),
+            env={**os.environ, **more},
+        )
+        told, asked = 0, False
+        try:
+            while process.poll() is None:
+                if stop.asked and not asked:
+                    process.send_signal(signal.SIGTERM)
+                    asked = True
+                try:
+                    process.wait(0.5)
+                except subprocess.TimeoutExpired:
+                    told = _tell(stage, told, steps, on_log)
+        finally:
+            process.kill()
+    _tell(stage, told, steps, on_log)
+    if asked:
+        raise KeyboardInterrupt("stopped behind a step, which is kept")
+    if process.returncode:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = [match[1] for line in lines if (match := _ERROR.match(line.strip()))]
+        raise RuntimeError(f"{found[0] if found else lines[-1] if lines else 'a process died'} (see {log})")
+    log.unlink()
+
+
+def _tell(stage: Stage, told: int, steps: int, on_log: Callable[[dict], None] | None) -> int:
+    """Hand on the log's records behind the first `told`; returns how many there are."""
+    log = stage.part / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.is_file() else []
+    lines = [line for line in lines if line.endswith("\n")]
+    for line in lines[told:] if on_log else ():
+        on_log({**json.loads(line), "of": steps})
+    return len(lines)

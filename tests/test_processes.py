@@ -1,0 +1,154 @@
+"""Several processes that train together, against one: torch's own launcher, gloo, this machine's cores."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+import yaml
+from test_trainer import logged
+from together import train
+
+from ia_lib.training.batches import lay_out
+from ia_lib.training.streams import Stream
+from ia_lib.workflow import tables
+from ia_lib.workflow.settings import SettingsError
+
+STEPS, NEW, OLD = 20, 4, 4
+WAYS = {
+    "plain": {},
+    "token": {"loss_average": "token", "loss": "all", "accumulation": 2},
+    "agem": {"retention": {"method": "agem"}, "accumulation": 2},
+    "ewc": {"retention": {"method": "ewc", "strength": 10}},
+    "best": {"keep": "best", "validate_steps": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def home(model, tokenizer, tmp_path_factory):
+    new = [("new", "train", f"Text {i}: " + "kata " * (i % 7), "makanan bagus") for i in range(STEPS * NEW)]
+    old = [("old", "train", f"Food {i}? ", "THE FOOD " * (1 + i % 3)) for i in range(30)]
+    more = [("old", "kept", f"Room {i}? ", "THE ROOM") for i in range(4)]
+    more += [("new", "validation", f"Kata {i}: ", "bagus " * (1 + i % 4)) for i in range(11)]
+    examples = pd.DataFrame([*new, *old, *more], columns=["role", "split", "prompt", "answer"])
+    streams = [Stream("new", "new", NEW), Stream("old", "old", OLD, passes=True)]
+    rows = lay_out(examples.assign(stream=examples["role"]), streams, tokenizer, {"max_length": 60}, 1)
+    found = dict(zip(("rows", "validation", "kept"), rows, strict=True))
+    options = {"steps": STEPS, "batch_size": NEW + OLD, "learning_rate": 3e-3, "log_steps": 1, "save_steps": 6}
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "rows.json").write_text(json.dumps({**found, "options": {**options, "validate_steps": 5}}))
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def together(home, asked):
+    script = Path(__file__).with_name("together.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    where = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    return subprocess.run([*command, str(home), json.dumps(asked)], env=where, capture_output=True, text=True, check=False)
+
+
+def test_two_processes_train_as_one_does(home):
+    done = together(home, {f"two-{name}": way for name, way in WAYS.items()})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, way in WAYS.items():
+        alone = train(home, f"one-{name}", way)
+        for what in ("loss", "validation_loss"):
+            ours, theirs = logged(home / f"two-{name}", what), logged(home / f"one-{name}", what)
+            assert len(ours) == {"loss": STEPS, "validation_loss": STEPS // 5}[what]
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        found = [torch.load(home / f"two-{name}.{rank}.pt") for rank in (0, 1)]
+        assert torch.equal(*found)
+        np.testing.assert_allclose(found[0], alone, atol=2e-3)
+
+
+def test_two_processes_go_on_exactly(home):
+    done = together(home, {"whole": {}})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert together(home, {"cut": {"stop": 14}}).returncode
+    assert (home / "cut" / "checkpoints" / "checkpoint-12" / "files.sums").is_file()
+    # a checkpoint that lacks what the second process wrote is none
+    (home / "cut" / "checkpoints" / "checkpoint-12" / "rng_state_1.pth").unlink()
+    done = together(home, {"cut": {}})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("checkpoint-12 is not whole") == 1
+    assert torch.equal(*(torch.load(home / f"{name}.0.pt") for name in ("whole", "cut")))
+    assert logged(home / "cut", "loss") == logged(home / "whole", "loss")
+
+
+TABLE = {
+    "defaults": {
+        **{"corpus": "minilab", "model": {"run": "base"}, "past": {"run": "base"}, "steps": 400, "replay": 200},
+        **{"taught": ["sun"], "unseen": [], "lab": {"test": 20, "base": 300, "train": 300}, "save_steps": 1000},
+        **{"log_steps": 1, "validation_rows": 8, "new_per_step": 4, "old_per_step": 4},
+    },
+    "runs": [
+        {
+            **{"name": "base", "recipe": "instructions", "per_step": 8, "steps": 4},
+            "model": {"new": {"hidden": 16, "layers": 1, "heads": 2, "vocabulary": 400}},
+            "past": {"mixture": {"sentiment": 50, "mt": 50, "rows": 300}},
+        },
+        {"name": "two", "objective": "mt", "processes": 2},
+    ],
+}
+
+
+def test_a_table_trains_a_row_in_two_processes(tmp_path):
+    table = tmp_path / "t.yaml"
+    table.write_text(yaml.safe_dump(TABLE))
+    command = [sys.executable, "-m", "ia_lib.runs", "stage", str(table), "two", "tune", "--outputs", str(tmp_path / "o")]
+    before = [*command[:3], "run", str(table), "base", "--outputs", str(tmp_path / "o")]
+    assert subprocess.run(before, capture_output=True, check=False).returncode == 0
+    data = [*command[:5], "two", "data", *command[7:]]
+    assert subprocess.run(data, capture_output=True, check=False).returncode == 0
+    folder = tmp_path / "o" / "t" / "two"
+
+    # a signal stops both behind one step, and the same command goes on from there
+    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    log = folder / "tune.part" / "log.jsonl"
+    deadline = time.monotonic() + 240
+    while not (log.is_file() and len(log.read_text().splitlines()) > 3) and time.monotonic() < deadline:
+        assert stopped.poll() is None, stopped.stderr.read()
+        time.sleep(0.2)
+    workers = [one for one in psutil.Process(stopped.pid).children(recursive=True) if "tune" in one.cmdline()]
+    assert len(workers) >= 2
+    stopped.send_signal(signal.SIGTERM)
+    said = stopped.communicate(timeout=120)[1]
+    assert "stopped" in said and not any(one.is_running() for one in workers)
+    (kept,) = (folder / "tune.part" / "checkpoints").glob("checkpoint-*")
+    assert 0 < int(kept.name.split("-")[1]) < 400
+
+    # as `accelerate launch` starts them on each of several machines
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    where = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, *command[1:]], env=where, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "tune" / "manifest.json").is_file() and (folder / "tune.ipynb").is_file()
+    steps = [json.loads(line) for line in (folder / "tune" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if "loss" in line] == list(range(1, 401))
+
+    three = subprocess.run(
+        [*launcher[:-1], "3", *command[1:]], env=where, capture_output=True, text=True, check=False
+    )
+    assert three.returncode and "found 3 processes; allowed: 2, as many as the row's field 'processes'" in three.stderr
+
+
+@pytest.mark.quick
+def test_a_batch_must_be_cut_evenly(tmp_path):
+    table = tmp_path / "t.yaml"
+    for more, said in (
+        ({"processes": 3}, "'processes': found 3; allowed: a divisor of 4, so that every process's part"),
+        ({"processes": 2, "accumulation": 4}, "'accumulation': found 4; allowed: a divisor of 2"),
+    ):
+        table.write_text(yaml.safe_dump({**TABLE, "runs": [TABLE["runs"][0], {**TABLE["runs"][1], **more}]}))
+        with pytest.raises(SettingsError, match=said):
+            tables.load(table)
