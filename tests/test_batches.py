@@ -4,7 +4,7 @@ import torch
 from chats import CHATS
 
 from ia_lib.models.encoding import encode
-from ia_lib.training.batches import Collator, lay_out, weigh
+from ia_lib.training.batches import Collator, keeps_apart, lay_out, weigh
 from ia_lib.training.streams import Stream
 
 pytestmark = pytest.mark.quick
@@ -87,10 +87,38 @@ def test_weights_of_a_batch_sum_to_one(tokenizer):
                 assert total == pytest.approx(1)
 
 
-def test_a_batch_knows_the_roles_of_its_rows(tokenizer):
+def test_all_that_a_batch_has_is_of_its_rows(tokenizer):
     rows, validation, _ = lay_out(EXAMPLES, STREAMS, tokenizer, {"max_length": 50}, 1)
     for start in (None, 2):
         batch = Collator(2, start)(weigh(rows + validation, 6))
-        assert batch["roles"].tolist() == [0, 1, 0, 1, 1, 0]
         assert batch["weights"].sum() == pytest.approx(1)
         assert all(torch.is_tensor(value) and len(value) == 6 for value in batch.values())
+
+
+def test_packed_rows_fit_beside_each_other_and_keep_all_that_is_theirs(tokenizer):
+    texts = [("new", f"Kata {'x ' * (i * 7 % 23)}", "ya " * (1 + i % 4)) for i in range(40)]
+    frame = pd.DataFrame(texts, columns=["role", "prompt", "answer"]).assign(stream="instructions", split="train")
+    rows, *_ = lay_out(frame, [Stream("instructions", "new", 40)], tokenizer, {"max_length": 60}, 1)
+    weighed = weigh(rows, 40)
+    plain, packed = (Collator(tokenizer.pad_token_id, packing=packing)(weighed) for packing in (False, True))
+    longest = max(len(row["input_ids"]) for row in rows)
+    total = sum(len(row["input_ids"]) for row in rows)
+    assert packed["input_ids"].shape[1] == longest
+    assert "attention_mask" not in packed
+    assert plain["input_ids"].numel() > 1.5 * total
+    assert packed["input_ids"].numel() < 1.1 * total
+    found = []
+    for ids, places, weights in zip(
+        *(packed[name].tolist() for name in ("input_ids", "position_ids", "weights")), strict=True
+    ):
+        begins = [i for i, place in enumerate(places) if place == 0]
+        for begin, end in zip(begins, [*begins[1:], len(ids)], strict=True):
+            found.append((ids[begin:end], sum(weights[begin:end])))
+    whole = sorted((ids, round(weight, 6)) for ids, weight in found if weight)
+    expected = ((row["input_ids"], round(row["weight"] * (len(row["input_ids"]) - row["first"]), 6)) for row in weighed)
+    assert whole == sorted(expected)
+
+
+def test_which_models_keep_packed_rows_apart(any_model):
+    # BLOOM has no positions, Qwen 3.5 remembers in some layers what stood before
+    assert keeps_apart(any_model) == (any_model.config.model_type in ("gpt2", "llama", "gemma3_text"))

@@ -54,7 +54,9 @@ def together(home, asked):
     script = Path(__file__).with_name("together.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     where = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
-    return subprocess.run([*command, str(home), json.dumps(asked)], env=where, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [*command, str(home), json.dumps(asked)], env=where, capture_output=True, text=True, check=False
+    )
 
 
 def test_two_processes_train_as_one_does(home):
@@ -105,7 +107,17 @@ TABLE = {
 def test_a_table_trains_a_row_in_two_processes(tmp_path):
     table = tmp_path / "t.yaml"
     table.write_text(yaml.safe_dump(TABLE))
-    command = [sys.executable, "-m", "ia_lib.runs", "stage", str(table), "two", "tune", "--outputs", str(tmp_path / "o")]
+    command = [
+        sys.executable,
+        "-m",
+        "ia_lib.runs",
+        "stage",
+        str(table),
+        "two",
+        "tune",
+        "--outputs",
+        str(tmp_path / "o"),
+    ]
     before = [*command[:3], "run", str(table), "base", "--outputs", str(tmp_path / "o")]
     assert subprocess.run(before, capture_output=True, check=False).returncode == 0
     data = [*command[:5], "two", "data", *command[7:]]
@@ -123,7 +135,8 @@ def test_a_table_trains_a_row_in_two_processes(tmp_path):
     assert len(workers) >= 2
     stopped.send_signal(signal.SIGTERM)
     said = stopped.communicate(timeout=120)[1]
-    assert "stopped" in said and not any(one.is_running() for one in workers)
+    assert "stopped" in said
+    assert not any(one.is_running() for one in workers)
     (kept,) = (folder / "tune.part" / "checkpoints").glob("checkpoint-*")
     assert 0 < int(kept.name.split("-")[1]) < 400
 
@@ -132,14 +145,14 @@ def test_a_table_trains_a_row_in_two_processes(tmp_path):
     where = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *command[1:]], env=where, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (folder / "tune" / "manifest.json").is_file() and (folder / "tune.ipynb").is_file()
+    assert (folder / "tune" / "manifest.json").is_file()
+    assert (folder / "tune.ipynb").is_file()
     steps = [json.loads(line) for line in (folder / "tune" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == list(range(1, 401))
 
-    three = subprocess.run(
-        [*launcher[:-1], "3", *command[1:]], env=where, capture_output=True, text=True, check=False
-    )
-    assert three.returncode and "found 3 processes; allowed: 2, as many as the row's field 'processes'" in three.stderr
+    three = subprocess.run([*launcher[:-1], "3", *command[1:]], env=where, capture_output=True, text=True, check=False)
+    assert three.returncode
+    assert "found 3 processes; allowed: 2, as many as the row's field 'processes'" in three.stderr
 
 
 @pytest.mark.quick

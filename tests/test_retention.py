@@ -26,8 +26,12 @@ def given(tokenizer):
     kept = [("old", "kept", f"Room {i}? ", "THE ROOM " * (1 + i % 2)) for i in range(6)]
     examples = pd.DataFrame([*new, *old, *kept], columns=["role", "split", "prompt", "answer"])
     streams = [Stream("new", "new", NEW), Stream("old", "old", OLD, passes=True)]
-    rows, validation, kept = lay_out(examples.assign(stream=examples["role"]), streams, tokenizer, {"max_length": 60}, 1)
-    assert len(kept) == 6 and not validation and len(rows) == STEPS * (NEW + OLD)
+    rows, validation, kept = lay_out(
+        examples.assign(stream=examples["role"]), streams, tokenizer, {"max_length": 60}, 1
+    )
+    assert len(kept) == 6
+    assert not validation
+    assert len(rows) == STEPS * (NEW + OLD)
     return rows, kept
 
 

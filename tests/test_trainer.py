@@ -171,32 +171,21 @@ def test_the_batches_that_reach_the_model_alternate(model, tokenizer, rows, tmp_
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("kind", ["causal", "encoder_decoder"])
-def test_roles_reach_the_training_step_and_not_the_model(
-    kind, model, encoder_decoder, tokenizer, rows, apart, tmp_path, monkeypatch
-):
-    """Methods against forgetting must know which rows are old wherever the loss and the gradient are."""
-    seen = {"training_step": [], "compute_loss": []}
-
-    class Looking(trainer.AnswerTrainer):
-        def training_step(self, model, inputs, *given):
-            seen["training_step"].append([int(row["role"] == "new") for row in inputs])
-            return super().training_step(model, inputs, *given)
-
-        def compute_loss(self, model, inputs, *given, **named):
-            seen["compute_loss"].append(inputs["roles"].tolist())
-            return super().compute_loss(model, inputs, *given, **named)
-
-    monkeypatch.setattr(trainer, "AnswerTrainer", Looking)
-    if kind == "causal":
-        model, roles = copy(model), [0, 1]
-    else:
-        model, rows, roles = deepcopy(encoder_decoder), apart, [1, 1]
-    held_out = [{**row, "role": "old"} for row in rows[:3]]
-    trainer.tune(model, tokenizer, rows, held_out, tmp_path, **OPTIONS, accumulation=2)
-    assert seen["training_step"] == [roles * 4] * STEPS
-    validation = [[0] * 3] * 2
-    assert sorted(seen["compute_loss"]) == sorted([roles * 2] * STEPS * 2 + validation)
+@pytest.mark.parametrize("few", [0, 2**24])
+def test_packing_changes_nothing_but_the_padding(any_model, tokenizer, rows, tmp_path, few, monkeypatch):
+    monkeypatch.setattr(trainer.pieces, "FEW", few)
+    if any_model.config.model_type not in ("gpt2", "llama", "gemma3_text"):
+        with pytest.raises(ValueError, match="packing: found true; allowed: false, for a model that cannot tell"):
+            trainer.tune(copy(any_model), tokenizer, rows, [], tmp_path / "no", **OPTIONS, packing=True)
+        return
+    ends = []
+    for name, more in {"plain": {}, "packed": {"packing": True}, "parts": {"packing": True, "accumulation": 2}}.items():
+        tuned = trainer.tune(copy(any_model), tokenizer, rows, rows[:5], tmp_path / name, **OPTIONS, **more)
+        ends.append((weights(tuned), logged(tmp_path / name, "loss"), logged(tmp_path / name, "validation_loss")))
+    for other in ends[1:]:
+        np.testing.assert_allclose(other[1], ends[0][1], atol=1e-5)
+        np.testing.assert_allclose(other[2], ends[0][2], atol=1e-5)
+        torch.testing.assert_close(other[0], ends[0][0], atol=2e-5, rtol=1e-3)
 
 
 @pytest.mark.quick

@@ -1,4 +1,4 @@
-"""What each of several processes does in `test_processes`: trains a model in a folder on rows, in all ways asked for."""
+"""What each of several processes does in `test_processes`: trains a model on rows, in all ways asked for."""
 
 import json
 import sys

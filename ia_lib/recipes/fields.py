@@ -259,6 +259,7 @@ class Train(Part):
     loss: Literal["answer", "all"] = "answer"
     loss_average: Literal["example", "token"] = "token"
     length_window: Count = 1
+    packing: StrictBool = False  # several rows in one sequence, each seeing only itself
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     validate_steps: Count = 500
     optimiser: Literal["adamw", "paged_adamw_8bit", "adafactor"] = "adamw"

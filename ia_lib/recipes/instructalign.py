@@ -103,7 +103,9 @@ def check(run) -> None:
         if run.train.adapter:
             raise Refusal("adapter", "an adapter", "nothing, where retention is ssu, which keeps parts of whole layers")
         if run.train.weight_decay:
-            raise Refusal("weight_decay", run.train.weight_decay, "0, where retention is ssu: no weight kept may shrink")
+            raise Refusal(
+                "weight_decay", run.train.weight_decay, "0, where retention is ssu: no weight kept may shrink"
+            )
     if data.replay and not _kept(run) and data.new_per_step != data.old_per_step:
         raise Refusal("old_per_step", data.old_per_step, f"new_per_step ({data.new_per_step}): a batch alternates")
 

@@ -1,11 +1,12 @@
 """From examples.parquet to the tensors of a batch: tokens, order, weights in the loss, padding."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ia_lib.models.encoding import encode
 from ia_lib.training.streams import Stream, interleave
@@ -71,28 +72,34 @@ def weigh(
 
 
 class Collator:
-    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [rows, tokens], and `roles`
-    [rows], 1 for a row of a new stream and 0 for one of an old.
+    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [sequences, tokens].
 
     `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss. For a causal
     model (`position_ids` too) padding stands on the left, so that the vocabulary's logits can be computed for the last
-    positions alone. For an encoder-decoder model, whose answers begin with the token `decoder_start`, the encoder reads
-    what stands before a row's first counted token, and `decoder_input_ids, targets, weights` are the answer's.
+    positions alone. A sequence is one row; with `packing`, as many as fit beside each other into the length of the
+    longest one, told apart by positions that begin anew, for models that read them (`keeps_apart`); then there is no
+    `attention_mask`. For an encoder-decoder model, whose answers begin with the token `decoder_start`, the encoder
+    reads what stands before a row's first counted token, and `decoder_input_ids, targets, weights` are the answer's.
     """
 
-    def __init__(self, pad_token_id: int, decoder_start: int | None = None):
-        self.pad_token_id, self.decoder_start = pad_token_id, decoder_start
+    def __init__(self, pad_token_id: int, decoder_start: int | None = None, packing: bool = False):
+        self.pad_token_id, self.decoder_start, self.packing = pad_token_id, decoder_start, packing
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         causal = self.decoder_start is None
-        batch = {"input_ids": [], "attention_mask": [], "targets": [], "weights": []}
-        for row in rows:
-            ids, first = row["input_ids"], row["first"]
-            weights = [0.0] * first + [row["weight"]] * (len(ids) - first)
-            # a causal model's logits at one token predict the next; what comes round to the end has no weight
-            told = (ids[1:] + ids[:1], weights[1:] + weights[:1]) if causal else (ids[first:], weights[first:])
-            read = ids if causal else ids[:first]
-            for column, values in zip(batch.values(), (read, [1] * len(read), *told), strict=True):
+        names = ("input_ids", "attention_mask", "targets", "weights", "position_ids")
+        batch: dict[str, Any] = {name: [] for name in names}
+        for sequence in _packed(rows) if self.packing else [[row] for row in rows]:
+            parts: list[list] = [[] for _ in names]
+            for row in sequence:
+                ids, first = row["input_ids"], row["first"]
+                weights = [0.0] * first + [row["weight"]] * (len(ids) - first)
+                # a causal model's logits at one token predict the next; what comes round to the end has no weight
+                told = (ids[1:] + ids[:1], weights[1:] + weights[:1]) if causal else (ids[first:], weights[first:])
+                read = ids if causal else ids[:first]
+                for part, values in zip(parts, (read, [1] * len(read), *told, range(len(read))), strict=True):
+                    part += values
+            for column, values in zip(batch.values(), parts, strict=True):
                 column.append(values)
         for name, column in batch.items():
             fill = self.pad_token_id if name in ("input_ids", "targets") else 0
@@ -100,8 +107,41 @@ class Collator:
             gaps = [[fill] * (width - len(values)) for values in column]
             pairs = zip(gaps, column, strict=True)
             batch[name] = torch.tensor([gap + values if causal else values + gap for gap, values in pairs])
-        batch["roles"] = torch.tensor([int(row["role"] == "new") for row in rows])
-        if causal:
-            return batch | {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)}
-        start = torch.full((len(rows), 1), self.decoder_start)
-        return batch | {"decoder_input_ids": torch.cat([start, batch["targets"][:, :-1]], 1)}
+        if not causal:
+            start = torch.full((len(rows), 1), self.decoder_start)
+            del batch["position_ids"]
+            return batch | {"decoder_input_ids": torch.cat([start, batch["targets"][:, :-1]], 1)}
+        if self.packing:
+            del batch["attention_mask"]
+        return batch
+
+
+def _packed(rows: list[dict]) -> list[list[dict]]:
+    """The rows in sequences no longer than the longest row: the longest first, each where it fits first."""
+    sequences: list[list[dict]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: -len(row["input_ids"])):
+        size = len(row["input_ids"])
+        place = next((number for number, left in enumerate(room) if left >= size), None)
+        if place is None:
+            sequences.append([row])
+            room.append(len(sequences[0][0]["input_ids"]) - size)
+        else:
+            sequences[place].append(row)
+            room[place] -= size
+    return sequences
+
+
+@torch.no_grad()
+def keeps_apart(model: PreTrainedModel) -> bool:
+    """Whether a causal model reads rows that stand beside each other in one sequence as if each stood alone."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    training, ids = model.training, torch.arange(1, 9, device=model.device)[None]
+    model.eval()
+    alone = torch.cat([model(input_ids=part, use_cache=False).logits for part in ids.split(4, 1)], 1)
+    together = model(input_ids=ids, position_ids=(ids - 1) % 4, use_cache=False).logits
+    model.train(training)
+    # what leaks from one row into the next changes logits far more than rounding does
+    rounding = 1e-3 if alone.dtype == torch.float32 else 2e-2
+    return bool((alone - together).abs().max() <= rounding * alone.float().std())

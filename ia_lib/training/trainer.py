@@ -29,7 +29,7 @@ from ia_lib.data.downloads import checksum, read_sealed, write_sealed
 from ia_lib.models.adapters import plain
 from ia_lib.models.load import fuse_gelu
 from ia_lib.training import pieces
-from ia_lib.training.batches import Collator, weigh
+from ia_lib.training.batches import Collator, keeps_apart, weigh
 from ia_lib.training.retention import Retention
 
 if TYPE_CHECKING:
@@ -105,7 +105,6 @@ class AnswerTrainer(Trainer):
             print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        # `inputs` is what the Collator gives: also `roles`, which no model reads, for methods against forgetting
         counted = inputs["weights"] > 0
         # the vocabulary's logits are needed from the first position that counts (of rows cut at their ends maybe none)
         keep = counted.shape[1] - int(counted.any(0).int().argmax())
@@ -126,19 +125,20 @@ class AnswerTrainer(Trainer):
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        # each of several processes reads all rows: the mean over them is then what it is for one
-        return torch.utils.data.DataLoader(self.eval_dataset, self.args.eval_batch_size, collate_fn=list)
-
     def loss_of(self, rows: list[dict]) -> torch.Tensor:
         """The loss of weighed rows that are no step's, by the model as it is now."""
         return self.compute_loss(self.model, self._prepare_inputs(self.collate(rows)))
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        with torch.inference_mode():
-            loss = self.loss_of(inputs).detach()
-        # the weights of all held-out rows sum to one; Trainer takes the mean over rows of what is returned for a batch
-        return loss * len(self.eval_dataset) / len(inputs), None, None
+    @torch.inference_mode()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        # each of several processes reads all held-out rows, whose weights sum to one
+        rows, size = self.eval_dataset, self.args.eval_batch_size
+        self.model.eval()
+        loss = sum(self.loss_of(rows[begin : begin + size]).float() for begin in range(0, len(rows), size))
+        metrics = {"eval_loss": float(loss)}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
 class _Log(TrainerCallback, ExportableState):
@@ -258,6 +258,7 @@ def tune(
     schedule: str = "linear",
     floor: float = 0.0,
     gradient_checkpointing: bool = False,
+    packing: bool = False,
     keep: str = "last",
     patience: int | None = None,
     retention: Retention = _PLAIN,
@@ -284,7 +285,8 @@ def tune(
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts, for an optimiser
-    that needs a GPU where there is none, and for `keep="best"` without validation rows.
+    that needs a GPU where there is none, for `packing` with a model that cannot keep rows apart, and for `keep="best"`
+    without validation rows.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
@@ -294,6 +296,8 @@ def tune(
         decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
     if optimiser == "paged_adamw_8bit" and not torch.cuda.is_available():
         raise ValueError(f"optimiser: found {optimiser!r}; allowed: adamw or adafactor, where there is no GPU")
+    if packing and (model.config.is_encoder_decoder or not keeps_apart(plain(model))):
+        raise ValueError("packing: found true; allowed: false, for a model that cannot tell rows in one sequence apart")
     if keep == "best" and not validation:
         raise ValueError("keep: found 'best'; allowed: last, since there are no validation rows")
     folder.mkdir(parents=True, exist_ok=True)
@@ -324,7 +328,7 @@ def tune(
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = {"train_dataset": weighed, "eval_dataset": held_out or None}
     log = _Log(folder / "log.jsonl", per_step, on_log, on_progress)
-    how = {"collate": Collator(padding, decoder_start), "parts": accumulation, "retention": retention}
+    how = {"collate": Collator(padding, decoder_start, packing), "parts": accumulation, "retention": retention}
     trainer = AnswerTrainer(fuse_gelu(model), arguments, log=log, **how, **data)
     # it would print every record; the log and the caller's own display take its place
     trainer.remove_callback(PrinterCallback)

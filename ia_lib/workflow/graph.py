@@ -208,7 +208,10 @@ class Table:
             if run.trains and name == "tune":
                 needs.append(self.stage(run.name, "data"))
             chain = self._chain(run)
-            parts = [chain[1:] if name == "tune" else chain, *([chain[2:]] if run.model.interpolate is not None else [])]
+            parts = [
+                chain[1:] if name == "tune" else chain,
+                *([chain[2:]] if run.model.interpolate is not None else []),
+            ]
             needs += [self.stage(one.name, "tune") for part in parts for one in trained(part)]
         owner = self._chain(run)[-1]
         if owner.model.new and (name != "data" or owner is not run):
