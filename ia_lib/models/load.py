@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import psutil
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,11 @@ def computing_device(threads: int = 1) -> str:
     """The device to compute on, "cuda" or "cpu"; sets the number of CPU threads, on which rounding depends."""
     torch.set_num_threads(threads)
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def free_memory() -> int:
+    """Bytes that are free on the computing device."""
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
 
 
 def load_model(

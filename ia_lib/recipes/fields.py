@@ -163,9 +163,9 @@ class Model(Part):
 
     new: New | None = None
     run: str | None = None  # the model that this run of the table ended with
-    interpolate: Share | None = None  # between the weights that the run began with (0) and ended with (1)
     name: Text | None = None  # a Hub name or a local folder
     revision: str | None = None
+    interpolate: Share | None = None  # of a run: between the weights that it began with (0) and ended with (1)
 
     @model_validator(mode="after")
     def _one_source(self):

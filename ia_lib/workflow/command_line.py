@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ia_lib.workflow import ending, plan, processes, scheduler
+from ia_lib.workflow import ending, plan, processes, scheduler, work
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
 from ia_lib.workflow.graph import Table
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
                 if options.stage == "report"
                 else table.stage(_asked(table, options.run), options.stage)
             )
-            if processes.here() > 1 and options.stage == "tune" and not processes.take_part(stage):
+            if processes.here() > 1 and options.stage == "tune" and not work.tune_together(stage):
                 return 0
             if not stage.complete:
                 execute(stage)

@@ -6,12 +6,13 @@ here, and the largest error in the estimate.
 """
 
 import csv
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ia_lib.paths import params
-from ia_lib.recipes.fields import New
+from ia_lib.recipes.fields import Adapter, New
 from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
@@ -51,13 +52,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
     cannot be told."""
     steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
-    mean = (report or {}).get("mean_tokens", {})
-    new = [tokens for name, tokens in mean.items() if name.startswith("new")]
-    lengths = {
-        "new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"],
-        "old": mean.get("old", ASSUMED_TOKENS["old"]),
-    }
-    per_step = sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
+    _, per_step = _lengths(run, report)
     tokens = round(steps * per_step)
     texts, parameters = _texts(run) if texts is None else texts, _parameters(source)
     texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
@@ -67,7 +62,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     bytes_each = {"none": 4 if run.evaluate.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[
         run.evaluate.quantisation
     ]
-    training = _to_train(run, parameters, per_step) if run.trains else 0
+    training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
         parameters,
         steps,
@@ -79,17 +74,77 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     )
 
 
-def _to_train(run: Settings, parameters: int, per_step: float) -> float:
-    """Bytes: weights, gradients and two moments of AdamW in 32 bits (of a frozen model its weights alone), and what a
-    batch of `per_step` tokens leaves behind, roughly."""
+def memory(run: Settings, source: str | New, report: dict | None = None) -> dict[str, float] | None:
+    """Bytes at the peak of training, by what holds them; None for a model whose size cannot be told. What a batch
+    leaves behind for its gradients (activations) is the roughest of them."""
+    parameters, (_, per_step) = _parameters(source), _lengths(run, report)
+    if parameters is None:
+        return None
     asked, adapter = run.train, run.train.adapter
-    left = 120 * per_step / asked.accumulation * parameters**0.5 / (4 if asked.gradient_checkpointing else 1)
-    if not adapter:
-        return 16 * parameters + left
-    whole = 4 if asked.precision == "float32" else 2
-    frozen = {"none": whole, "int8": 1, "nf4": 0.6}[adapter.quantisation] * parameters
-    # at rank 16 of models of 1 to 8 B some hundredth of the parameters; both ends of a small model a quarter
-    return frozen + 16 * parameters * (0.01 * adapter.rank / 16 + (0.25 if adapter.embeddings else 0)) + left
+    trained, frozen = parameters, 0.0
+    if adapter:
+        # at rank 16 of models of 1 to 8 B some hundredth of the parameters; both ends of a small model a quarter
+        trained = parameters * (0.01 * adapter.rank / 16 + (0.25 if adapter.embeddings else 0))
+        whole = 4 if asked.precision == "float32" else 2
+        frozen = {"none": whole, "int8": 1, "nf4": 0.6}[adapter.quantisation] * parameters
+    tokens = per_step / asked.accumulation / asked.processes
+    logits = min(3 * 4 * tokens * _vocabulary(source), 3 * 4 * 2**26)  # they are made in pieces
+    kept = 2 * trained if (method := getattr(run.data, "retention", None)) and method.method == "ewc" else 0
+    kept += trained if method and method.method == "agem" else 0
+    return {
+        "weights": 4 * trained + frozen,
+        "gradients": 4 * trained + 4 * kept,
+        "optimiser": {"adamw": 8, "paged_adamw_8bit": 2, "adafactor": 0.1}[asked.optimiser] * trained,
+        "activations": 120 * tokens * parameters**0.5 / (4 if asked.gradient_checkpointing else 1),
+        "logits": logits,
+    }
+
+
+def fitting(run: Settings, source: str | New, gib: float, report: dict | None = None) -> tuple[str, float] | None:
+    """Fields with which training would take less than `gib`, the least change first, and how much it then takes (GiB);
+    None where none of them is enough, or the model's size cannot be told."""
+    most = run.per_step // len(run.streams) // run.train.processes
+    parts = [n for n in range(run.train.accumulation + 1, most + 1) if most % n == 0]
+    saving = {**({"accumulation": most} if parts else {}), "gradient_checkpointing": True}
+    ways = [*({"accumulation": n} for n in parts), saving, {**saving, "optimiser": "adafactor"}]
+    adapted = run.train.adapter or Adapter()
+    for bits in ("none", "int8", "nf4"):
+        ways.append({**saving, "adapter": adapted.model_copy(update={"quantisation": bits})})
+    for way in ways if not run.model.new else ways[:-3]:
+        needs = memory(run.changed(**way), source, report)
+        if needs and sum(needs.values()) / 2**30 < gib:
+            return ", ".join(f"{name}: {_said(value)}" for name, value in way.items()), sum(needs.values()) / 2**30
+    return None
+
+
+def too_large(run: Settings, source: str | New, free: float, report: dict | None = None) -> str:
+    """In words, what training takes if that is more than `free` bytes, and what would fit; nothing if it fits."""
+    needs = memory(run, source, report)
+    if needs is None or sum(needs.values()) < free:
+        return ""
+    parts = ", ".join(f"{name} {size / 2**30:.1f}" for name, size in needs.items())
+    said = (
+        f"training takes about {sum(needs.values()) / 2**30:.1f} GiB ({parts}), and {free / 2**30:.1f} GiB are free; "
+    )
+    found = fitting(run, source, free / 2**30, report)
+    return said + (f"with {found[0]} about {found[1]:.1f} GiB" if found else "a smaller model is needed")
+
+
+def _said(value) -> str:
+    if isinstance(value, Adapter):
+        return "{}" if value.quantisation == "none" else f"{{quantisation: {value.quantisation}}}"
+    return str(value).lower()
+
+
+def _lengths(run: Settings, report: dict | None) -> tuple[dict[str, float], float]:
+    """Tokens of a row by its role, and of a step."""
+    mean = (report or {}).get("mean_tokens", {})
+    new = [tokens for name, tokens in mean.items() if name.startswith("new")]
+    lengths = {
+        "new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"],
+        "old": mean.get("old", ASSUMED_TOKENS["old"]),
+    }
+    return lengths, sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
 
 
 def assumptions() -> str:
@@ -115,6 +170,15 @@ def _parameters(source: str | New) -> int | None:
     if name in _MILLIONS:
         return _MILLIONS[name] * 10**6
     return _counted(source) if (Path(source) / "config.json").is_file() else None
+
+
+def _vocabulary(source: str | New) -> int:
+    """Tokens that a model has logits for; 0 where that cannot be told."""
+    if isinstance(source, New):
+        return source.vocabulary
+    if (Path(source) / "config.json").is_file():
+        return json.loads((Path(source) / "config.json").read_text(encoding="utf-8")).get("vocab_size") or 0
+    return 250_880 if source.rpartition("/")[2].startswith(("bloom", "mt0")) else 0
 
 
 @cache

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ia_lib.data.addresses import redacted, shown
 from ia_lib.paths import root
-from ia_lib.workflow import ending
+from ia_lib.workflow import devices, ending
 from ia_lib.workflow.stages import CHANGES, JOB, NOTEBOOKS, Stage, StageFailed, write_json
 
 _SOCKETS = "ia-kernel-"
@@ -43,7 +43,7 @@ def execute(stage: Stage) -> None:
         environment[CHANGES] = json.dumps(stage.asked[1])
     if stage.run and stage.run.machine.offline:
         environment["HF_HUB_OFFLINE"] = "1"
-    with _environment(environment), _sockets() as folder:
+    with _devices(stage) as chosen, _environment(environment | chosen), _sockets() as folder:
         try:
             papermill.execute_notebook(
                 _literally(root() / "notebooks" / f"{NOTEBOOKS[stage.name]}.ipynb"),
@@ -74,6 +74,13 @@ def execute(stage: Stage) -> None:
     os.replace(running, stage.notebook())
     if not stage.done:
         raise StageFailed(f"{stage} ended without its artefacts (see {stage.notebook()})")
+
+
+def _devices(stage: Stage) -> contextlib.AbstractContextManager[dict[str, str]]:
+    """The GPUs of a stage that computes: one, or one for each process that trains."""
+    if stage.name not in ("tune", "evaluate"):
+        return contextlib.nullcontext({})
+    return devices.held(stage.run.train.processes if stage.name == "tune" else 1)
 
 
 def _literally(path: Path) -> str:

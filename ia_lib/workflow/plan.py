@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from ia_lib.workflow.cost import GPUS, assumptions, estimate
+from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -25,6 +25,30 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for run in dict.fromkeys(stage.run.name for stage in stages):
         print("  " + _estimated(table, table.by_name[run]))
     print(f"* more memory than this GPU has; {assumptions()}")
+    alike: dict[str, list[str]] = {}
+    for stage in (one for one in stages if one.name == "tune"):
+        alike.setdefault(_smaller(table, stage), []).append(stage.run.name)
+    for said, names in alike.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"  {', '.join(names[:3])}{more} {said}" if said else "", end="\n" if said else "")
+
+
+def _smaller(table: "Table", stage: Stage) -> str:
+    """With what a run that takes more memory than the smallest GPU has would fit there."""
+    name, (_, _, gib) = next(iter(GPUS.items()))
+    run, report = stage.run, _report(table, stage.run)
+    needs = memory(run, stage.inputs.origin, report)
+    if needs is None or sum(needs.values()) < gib * 2**30:
+        return ""
+    found = fitting(run, stage.inputs.origin, gib, report)
+    said = f"with {found[0]} about {found[1]:.1f} GiB" if found else "nothing that the kit has is enough"
+    return f"on a {name} ({gib} GiB): {said}"
+
+
+def _report(table: "Table", run) -> dict | None:
+    """What a run's data stage has counted, if it has."""
+    data = table.folder / run.name / "data" / "report.json"
+    return json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
 
 
 def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
@@ -44,12 +68,10 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
 
 
 def _estimated(table: "Table", run) -> str:
-    data, stage = table.folder / run.name / "data" / "report.json", table.stage(run.name, "evaluate")
-    report = json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
-    inputs = stage.inputs
+    inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
-    found = estimate(run, inputs.origin, report, known)
+    found = estimate(run, inputs.origin, _report(table, run), known)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
@@ -74,11 +96,17 @@ def _hours(hours: float) -> str:
 def _what(stage: Stage) -> str:
     run = stage.run
     if stage.name == "data":
-        return ", ".join(f"{stream.name} ({stream.role}, {stream.per_step} a step)" for stream in run.streams)
+        found = [f"{stream.name} ({stream.role}, {stream.per_step} a step)" for stream in run.streams]
+        if (asked := getattr(run.data, "retention", None)) and asked.method != "agem":
+            found.append(f"{run.data.replay} old rows for {asked.method}")
+        return ", ".join(found)
     if stage.name == "tune":
         epochs = getattr(run.data, "new_epochs", None) or getattr(run.data, "epochs", None)
         length = f"{run.data.steps:,} steps" if run.data.steps else f"{epochs:g} epochs"
-        return f"{length} of {run.per_step} rows"
+        ways = [asked.method] if (asked := getattr(run.data, "retention", None)) else []
+        ways += ["adapter"] if run.train.adapter else []
+        ways += [f"{run.train.processes} processes"] if run.train.processes > 1 else []
+        return ", ".join([f"{length} of {run.per_step} rows", *ways])
     if stage.name == "evaluate":
         tests = stage.inputs.choices
         number = len({code for task in tests for code in task.has(run.codes)})

@@ -15,11 +15,10 @@ from collections.abc import Callable
 
 from ia_lib.paths import root
 from ia_lib.workflow import ending
-from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import CHANGES, Stage
 
 # Set for processes whose notebook has opened the stage and finishes it.
-_OPENED = "IA_OPENED"
+OPENED = "IA_OPENED"
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?(\w*(?:Error|Exception|Refusal): .*)")
 
@@ -29,35 +28,15 @@ def here() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
-def take_part(stage: Stage) -> bool:
-    """Train as one of several processes; returns whether this is the one that goes on with the stage's notebook.
+def is_first() -> bool:
+    """Whether this process writes what all have made."""
+    return os.environ.get("RANK", "0") == "0"
 
-    Raises SettingsError if there are not as many as the row says.
-    """
-    first, opened = os.environ.get("RANK", "0") == "0", _OPENED in os.environ
-    asked = stage.run.train.processes
-    if asked != here():
-        said = f"found {here()} processes; allowed: {asked}, as many as the row's field 'processes' says"
-        raise SettingsError(f"{stage.run.place}, run {stage.run.name!r}: {said}")
-    if not stage.done:
-        import torch
-        from accelerate import PartialState
 
-        from ia_lib.workflow import work
-
-        state = PartialState(cpu=not torch.cuda.is_available())
-        if first and not opened:
-            stage.open()
-        state.wait_for_everyone()
-        begun = work.begin_tuning(stage)
-        work.fit(stage, begun)
-        state.wait_for_everyone()
-        if first and not opened:
-            stage.finish(begun.device)
-        state.destroy_process_group()
+def leave() -> None:
+    """Go on alone: what is started from here on is none of several processes."""
     for name in _PLACE:
         os.environ.pop(name, None)
-    return first and not opened
 
 
 def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None) -> None:
@@ -73,7 +52,7 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
     name, changes = stage.asked or (run.name, {})
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.train.processes), "-m"]
     command = [sys.executable, "-m", *launcher, "ia_lib.runs", "stage", str(stage.table.resolve()), name, "tune"]
-    more = {_OPENED: "1", ending.PARENT: str(os.getpid()), CHANGES: json.dumps(changes)}
+    more = {OPENED: "1", ending.PARENT: str(os.getpid()), CHANGES: json.dumps(changes)}
     more |= {"OMP_NUM_THREADS": str(run.threads), "PYTHONUNBUFFERED": "1"}
     with open(log, "w") as file, Stop() as stop:
         process = subprocess.Popen(

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ia_lib.workflow import processes
+from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -105,9 +107,13 @@ def begin_tuning(stage: Stage) -> Tuning:
 
     from ia_lib.models import load, new
     from ia_lib.training import batches
+    from ia_lib.workflow import cost
 
     run, inputs = stage.run, stage.inputs
     device = load.computing_device(run.threads)
+    report = json.loads((inputs.examples.parent / "report.json").read_text(encoding="utf-8"))
+    if said := cost.too_large(run, inputs.origin, load.free_memory(), report):
+        print(said)
     tokenizer = load.load_tokenizer(*inputs.tokenizer)
     if run.model.new:
         sizes = run.model.new.model_dump(exclude={"vocabulary"})
@@ -159,7 +165,6 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
     import pandas as pd
 
     from ia_lib.models import load
-    from ia_lib.workflow import processes
 
     if not stage.done:
         if stage.run.train.processes > 1:
@@ -195,8 +200,37 @@ def fit(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = Non
         on_log=on_log,
         on_progress=stage.progress,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if processes.is_first():
         trainer.save(model, begun.tokenizer, stage.part / "model", _card(stage))
+
+
+def tune_together(stage: Stage) -> bool:
+    """Train as one of several processes that a launcher has started; returns whether this is the one that goes on with
+    the stage's notebook.
+
+    Raises SettingsError if there are not as many as the row says.
+    """
+    asked, opened = stage.run.train.processes, processes.OPENED in os.environ
+    mine = processes.is_first() and not opened
+    if asked != processes.here():
+        said = f"found {processes.here()} processes; allowed: {asked}, as many as the row's field 'processes' says"
+        raise SettingsError(f"{stage.run.place}, run {stage.run.name!r}: {said}")
+    if not stage.done:
+        import torch
+        from accelerate import PartialState
+
+        state = PartialState(cpu=not torch.cuda.is_available())
+        if mine:
+            stage.open()
+        state.wait_for_everyone()
+        begun = begin_tuning(stage)
+        fit(stage, begun)
+        state.wait_for_everyone()
+        if mine:
+            stage.finish(begun.device)
+        state.destroy_process_group()
+    processes.leave()
+    return mine
 
 
 def _card(stage: Stage) -> str:

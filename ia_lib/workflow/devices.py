@@ -1,0 +1,60 @@
+"""GPUs for jobs: each has as many of its own as it asks for, and waits until they are free."""
+
+import contextlib
+import getpass
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# By this variable a process is told which GPUs it has, by number or by a name of its own.
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def known() -> list[str]:
+    """The GPUs that this process may use; asks NVIDIA's own tool where it is not told."""
+    if _VISIBLE in os.environ:
+        return [one.strip() for one in os.environ[_VISIBLE].split(",") if one.strip()]
+    try:
+        said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [
+        str(number) for number, _ in enumerate(line for line in said.stdout.splitlines() if line.startswith("GPU "))
+    ]
+
+
+@contextlib.contextmanager
+def held(count: int) -> Iterator[dict[str, str]]:
+    """Have `count` GPUs to oneself, all there are if they are fewer; yields what a process that may use no others needs
+    in its environment. Jobs of one user wait for each other."""
+    devices = known()
+    locks = {one: FileLock(_folder() / f"{one.replace('/', '_')}.lock") for one in devices}
+    taken: list[str] = []
+    try:
+        while len(taken) < min(count, len(devices)):
+            for one in devices:
+                if one not in taken and len(taken) < count:
+                    with contextlib.suppress(Timeout):
+                        locks[one].acquire(timeout=0)
+                        taken.append(one)
+            if len(taken) < min(count, len(devices)):
+                # who waits holds nothing that another one waits for
+                for one in taken:
+                    locks[one].release()
+                taken.clear()
+                time.sleep(1)
+        yield {_VISIBLE: ",".join(taken)} if taken else {}
+    finally:
+        for one in taken:
+            locks[one].release()
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"ia-gpus-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder

@@ -1,0 +1,57 @@
+import os
+import select
+import subprocess
+import sys
+
+import pytest
+
+from ia_lib.workflow import devices
+
+TOLD = """
+import sys
+from ia_lib.workflow import devices
+with devices.held(int(sys.argv[1])) as has:
+    print(has, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def tool(tmp_path, monkeypatch):
+    """A stand-in for NVIDIA's tool on a machine with two GPUs, and a folder of locks for this test alone."""
+    file = tmp_path / "nvidia-smi"
+    file.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-a)'\necho 'GPU 1: NVIDIA H100 (UUID: GPU-b)'\n")
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def job(count):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", TOLD, str(count)], **pipes)
+
+
+def test_a_job_has_its_own_devices(tool, monkeypatch):
+    assert devices.known() == ["0", "1"]
+    first, second = job(1), job(1)
+    has = {first.stdout.readline().strip(), second.stdout.readline().strip()}
+    assert has == {"{'CUDA_VISIBLE_DEVICES': '0'}", "{'CUDA_VISIBLE_DEVICES': '1'}"}
+    third = job(2)
+    assert not select.select([third.stdout], [], [], 2)[0]  # it waits for both
+    first.kill()  # a killed job's device is free
+    second.communicate("")
+    assert third.stdout.readline().strip() == "{'CUDA_VISIBLE_DEVICES': '0,1'}"
+    third.communicate("")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")
+    assert devices.known() == ["GPU-b"]
+    with devices.held(4) as has:
+        assert has == {"CUDA_VISIBLE_DEVICES": "GPU-b"}
+
+
+def test_without_a_device_nothing_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with devices.held(2) as has:
+        assert has == {}
