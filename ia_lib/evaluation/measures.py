@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ Answered = dict[tuple, Answers]  # a cell, by the values of `CELL` -> the answer
 # Cells with the same examples share them, and what is drawn for them.
 examples = lru_cache(maxsize=64)(resampling.Examples)
 labelled = lru_cache(maxsize=64)(resampling.Labelled)
+# The same goes for the same answers to them, which two scoring rules often choose, while one of the two is in use.
+_chosen_alike: WeakValueDictionary[tuple, Choices] = WeakValueDictionary()
 
 
 def save(
@@ -131,7 +134,9 @@ def choices(
     pairs = scores[["dataset", "task", "label"]].drop_duplicates()
     labels = pairs.groupby(["dataset", "task"])["label"].agg(tuple).to_dict()
     cells: Answered = {}
-    by = predictions(scores, rule).groupby(["dataset", "task", "language", "prompt"], sort=False)
+    # as Python's own texts, which are gone through far quicker than Arrow's
+    chosen = predictions(scores, rule).astype(dict.fromkeys(("example", "gold", "predicted"), object))
+    by = chosen.groupby(["dataset", "task", "language", "prompt"], sort=False)
     for (dataset, task, language, prompt), part in by:
         names, part = labels[dataset, task], part.sort_values("example")
         for gold in set(part["gold"]) - set(names):
@@ -143,7 +148,9 @@ def choices(
         number = {label: i for i, label in enumerate(names)}
         gold, said = (np.array([number[label] for label in part[column]]) for column in ("gold", "predicted"))
         texts = labelled(tuple(part["example"]), seed, tuple(gold), names)
-        cells[dataset, task, "choose", HEADLINE, language, "", prompt] = Choices(texts, said, number.get(often))
+        key = texts, said.tobytes(), number.get(often)
+        cell = _chosen_alike.get(key) or Choices(texts, said, number.get(often))
+        cells[dataset, task, "choose", HEADLINE, language, "", prompt] = _chosen_alike[key] = cell
     return cells
 
 
@@ -174,7 +181,7 @@ def weights(cells: pd.DataFrame, group: str) -> np.ndarray:
     Prompts are averaged first. Then for L1 all languages of all data sets alike, so that Indonesian with two data sets
     counts twice; for other groups the languages of a data set and task, then data sets.
     """
-    every = list(cells[["dataset", "task", "language"]].itertuples(index=False, name=None))
+    every = list(zip(cells["dataset"], cells["task"], cells["language"], strict=True))
     prompts = Counter(every)
     languages = Counter((dataset, task) for dataset, task, _ in prompts)
     if group == "L1":
@@ -239,7 +246,7 @@ def measures(
         raise ValueError(
             "answers: the seeds of a row need the same tasks, languages and prompts, and a base each or one"
         )
-    every = pd.DataFrame(sides[0].keys(), columns=CELL)
+    every = pd.DataFrame(sides[0].keys(), columns=CELL, dtype=object)  # quicker than Arrow's texts, as in `choices`
     lines = []
 
     def add(cells: pd.DataFrame, dataset: str, task: str, group: str, language: str = "all", alone: bool = False):

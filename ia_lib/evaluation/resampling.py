@@ -140,7 +140,7 @@ class Examples:
         self.ids, self.seed = list(ids), seed
         self._numbers = np.array([_number(name) for name in ids], dtype=np.uint64)
 
-    @property
+    @cached_property
     def key(self) -> Hashable:
         return self.seed, *self.ids
 
@@ -166,9 +166,9 @@ class Labelled(Examples):
         super().__init__(ids, seed)
         self.gold, self.names = np.asarray(gold), tuple(names)
 
-    @property
+    @cached_property
     def key(self) -> Hashable:
-        return *super().key, *self.gold, *self.names
+        return *super().key, *self.gold.tolist(), *self.names
 
     @cached_property
     def chance(self) -> dict[str, np.ndarray]:
@@ -214,8 +214,8 @@ class Answers:
         # of whole numbers far below 2**24 exact, in whatever order they are added up
         drawn = (self.examples.weights.T @ self.counts).astype(float)
         worst, best = METRICS[self.metrics[0]].added(self.counts.mean(0, dtype=float))
-        sides = [drawn + self.examples.one_more * added for added in (worst, best)]
-        return {name: np.stack([METRICS[name].score(side) for side in sides]) for name in self.metrics}
+        sides = drawn + self.examples.one_more * np.stack([worst, best])[:, None]
+        return {name: METRICS[name].score(sides) for name in self.metrics}
 
 
 class Choices(Answers):
@@ -235,7 +235,8 @@ class Choices(Answers):
         often, but does not read the text."""
         gold, said = (np.bincount(x, minlength=len(self.examples.names)) for x in (self.examples.gold, self.predicted))
         value = 200 * gold / np.maximum(gold + said, 1) / len(self.predicted)
-        return np.where(self.examples.dealt == self.predicted[:, None], value[self.predicted][:, None], 0).sum(0)
+        dealt = self.examples.dealt
+        return value @ [(dealt[self.predicted == label] == label).sum(0) for label in range(len(value))]
 
 
 class Average:
@@ -302,6 +303,7 @@ def detectable(low: float, high: float, seeds: int = 1) -> float:
     return float((high - low) / 2 * (1 + spread.ppf(0.8) / spread.ppf(0.975)))
 
 
+@cache
 def _spread(seeds: int):
     return stats.t(seeds - 1) if seeds > 1 else stats.norm()
 
