@@ -23,11 +23,13 @@ def execute(stage: Stage) -> None:
     Raises StageFailed with the notebook's error, or with the last line of a kernel that died; then the notebook lies
     there as `<stage>.failed.ipynb`. Raises Stopped if the kernel was asked to end.
     """
+    from ia_lib.workflow import kernel
+
+    kernel.lighten()
+
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-
-    from ia_lib.workflow import kernel
 
     running, failed = stage.notebook("running"), stage.notebook("failed")
     running.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +37,9 @@ def execute(stage: Stage) -> None:
     # paths inside the project are given from its folder, where the kernel starts
     paths = {"table": stage.table.resolve(), "outputs_dir": stage.outputs}
     parameters = {k: str(p.relative_to(root()) if p.is_relative_to(root()) else p) for k, p in paths.items()}
-    environment = {JOB: str(stage), ending.PARENT: str(os.getpid())}
+    # numpy's products here are so small that threads take longer to agree than to multiply, and a job has its cores
+    cores = str(stage.run.threads if stage.run else 1)
+    environment = {JOB: str(stage), ending.PARENT: str(os.getpid()), "OPENBLAS_NUM_THREADS": cores}
     if stage.run:
         name, changes = stage.asked or (stage.run.name, {})
         parameters |= {"run": name, "changes": shown(changes)}

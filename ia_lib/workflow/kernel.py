@@ -26,6 +26,12 @@ class Kernel(AsyncKernelManager):
     _launch_kernel = _async_launch_kernel
 
 
+def lighten() -> None:
+    """Make what reads notebooks quicker to import: jsonschema would compile a grammar of addresses for a second, and no
+    notebook is checked for those. A package that is None counts as not installed, and jsonschema does without it."""
+    sys.modules.setdefault("rfc3987_syntax", None)
+
+
 def configured(folder: Path) -> Config:
     """How a kernel is spoken to by files in `folder`, whose path must be short; on Windows by this machine's ports."""
     transport = "tcp" if os.name == "nt" else "ipc"
@@ -45,6 +51,7 @@ def last_words(folder: Path) -> Path:
 
 if __name__ == "__main__":
     ending.with_parent()
+    lighten()
 
     from ipykernel import kernelapp
 
