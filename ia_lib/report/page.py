@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from html import escape, unescape
 from itertools import product
@@ -45,7 +46,12 @@ def write(
     `missing` names the runs of the table without results.
     """
     runs = [Run(run, now) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
-    every, pairs = results.every(runs), _named(results.pairs(runs))
+    every = results.every(runs)
+    (folder / "figures").mkdir(exist_ok=True)
+    drawn, plotly = draw(every, _tuning_costs(runs)), None
+    # a browser draws them beside the rest of the work
+    pictures = ThreadPoolExecutor(1).submit(write_pictures, drawn, folder / "figures")
+    pairs = _named(results.pairs(runs))
     compared = results.beside_published(every, runs)
     *found, lengths = results.rules(runs)
     by_rule, claims = map(_named, found)
@@ -53,8 +59,6 @@ def write(
     for file, frame in written.items():
         if len(frame) or file == "results":
             frame.drop(columns="name", errors="ignore").round(4).to_csv(folder / f"{file}.csv", index=False)
-    (folder / "figures").mkdir(exist_ok=True)
-    drawn, plotly = draw(every, _tuning_costs(runs)), None
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory", div_id=title)
@@ -105,7 +109,7 @@ def write(
         language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},
         untranslated=next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {}),
         plotly=plotly,
-        pictures=write_pictures(drawn, folder / "figures"),
+        pictures=pictures.result(),
         figure_titles={title: unescape(figure.layout.title.text) for title, figure in drawn.items()},
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
