@@ -87,9 +87,16 @@ def test_two_processes_go_on_exactly(home):
     assert logged(home / "cut", "loss") == logged(home / "whole", "loss")
 
 
+STEPS_OF_TABLE = 150
 TABLE = {
     "defaults": {
-        **{"corpus": "minilab", "model": {"run": "base"}, "past": {"run": "base"}, "steps": 400, "replay": 200},
+        **{
+            "corpus": "minilab",
+            "model": {"run": "base"},
+            "past": {"run": "base"},
+            "steps": STEPS_OF_TABLE,
+            "replay": 200,
+        },
         **{"taught": ["sun"], "unseen": [], "lab": {"test": 20, "base": 300, "train": 300}, "save_steps": 1000},
         **{"log_steps": 1, "validation_rows": 8, "new_per_step": 4, "old_per_step": 4},
     },
@@ -100,37 +107,33 @@ TABLE = {
             "past": {"mixture": {"sentiment": 50, "mt": 50, "rows": 300}},
         },
         {"name": "two", "objective": "mt", "processes": 2},
+        {"name": "launched", "objective": "mt", "processes": 2, "steps": 6},
     ],
 }
 
 
-def test_a_table_trains_a_row_in_two_processes(tmp_path):
-    table = tmp_path / "t.yaml"
+def test_a_table_trains_rows_in_two_processes(tmp_path):
+    table, outputs = tmp_path / "t.yaml", tmp_path / "o"
     table.write_text(yaml.safe_dump(TABLE))
-    command = [
-        sys.executable,
-        "-m",
-        "ia_lib.runs",
-        "stage",
-        str(table),
-        "two",
-        "tune",
-        "--outputs",
-        str(tmp_path / "o"),
-    ]
-    before = [*command[:3], "run", str(table), "base", "--outputs", str(tmp_path / "o")]
-    assert subprocess.run(before, capture_output=True, check=False).returncode == 0
-    data = [*command[:5], "two", "data", *command[7:]]
-    assert subprocess.run(data, capture_output=True, check=False).returncode == 0
-    folder = tmp_path / "o" / "t" / "two"
 
-    # a signal stops both behind one step, and the same command goes on from there
-    stopped = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    def command(what, *more):
+        return [sys.executable, "-m", "ia_lib.runs", what, str(table), *more, "--outputs", str(outputs)]
+
+    def done(arguments):
+        where = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(arguments, env=where, capture_output=True, text=True, check=False)
+
+    assert done(command("run", "base")).returncode == 0
+    assert done(command("stage", "two", "data")).returncode == 0
+    folder = outputs / "t" / "two"
+
+    # a signal stops both behind one step
+    stopped = subprocess.Popen(command("stage", "two", "tune"), stderr=subprocess.PIPE, text=True)
     log = folder / "tune.part" / "log.jsonl"
     deadline = time.monotonic() + 240
     while not (log.is_file() and len(log.read_text().splitlines()) > 3) and time.monotonic() < deadline:
         assert stopped.poll() is None, stopped.stderr.read()
-        time.sleep(0.2)
+        time.sleep(0.1)
     workers = [one for one in psutil.Process(stopped.pid).children(recursive=True) if "tune" in one.cmdline()]
     assert len(workers) >= 2
     stopped.send_signal(signal.SIGTERM)
@@ -138,19 +141,24 @@ def test_a_table_trains_a_row_in_two_processes(tmp_path):
     assert "stopped" in said
     assert not any(one.is_running() for one in workers)
     (kept,) = (folder / "tune.part" / "checkpoints").glob("checkpoint-*")
-    assert 0 < int(kept.name.split("-")[1]) < 400
+    assert 0 < int(kept.name.split("-")[1]) < STEPS_OF_TABLE
+
+    # the notebook goes on from there, shows the one log and finishes the stage
+    again = done(command("stage", "two", "tune"))
+    assert again.returncode == 0, again.stderr[-3000:]
+    steps = [json.loads(line) for line in (folder / "tune" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps if "loss" in line] == list(range(1, STEPS_OF_TABLE + 1))
+    assert f"step {STEPS_OF_TABLE}" in (folder / "tune.ipynb").read_text()
 
     # as `accelerate launch` starts them on each of several machines
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    where = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *command[1:]], env=where, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (folder / "tune" / "manifest.json").is_file()
-    assert (folder / "tune.ipynb").is_file()
-    steps = [json.loads(line) for line in (folder / "tune" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in steps if "loss" in line] == list(range(1, 401))
+    assert done(command("stage", "launched", "data")).returncode == 0
+    launched = done([*launcher, *command("stage", "launched", "tune")[1:]])
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert (outputs / "t" / "launched" / "tune.ipynb").is_file()
+    assert done(command("verify", "launched")).returncode == 0
 
-    three = subprocess.run([*launcher[:-1], "3", *command[1:]], env=where, capture_output=True, text=True, check=False)
+    three = done([*launcher[:-1], "3", *command("stage", "two", "tune")[1:]])
     assert three.returncode
     assert "found 3 processes; allowed: 2, as many as the row's field 'processes'" in three.stderr
 
