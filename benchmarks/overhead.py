@@ -18,7 +18,12 @@ what it does while it does it, and every second belongs to one thing alone, to t
 - Snakemake: when no job is at work: the command itself and Snakemake
 
 All but work is overhead. Seconds are those of the clock, of jobs side by side each for itself; they grow with whatever
-else the machine does. Processor seconds, of all processes with their children, hardly do.
+else the machine does. Processor seconds, of all processes with their children, do so far less. Those of Snakemake are
+all that no job has: the command looks after the run all the time.
+
+Measured on two cores with some six other jobs on them, params/mini.yaml: overhead was 23.8% of 2,270 seconds of jobs
+and 25.1% of 813 processor seconds. Of the former 352 s were imports, 158 papermill with what belongs to it, 20 Python,
+10 Snakemake and 2 manifests. Tuning had 13.5%, data 51%, evaluation 42%, and the report took 14.8 s.
 """
 
 import json
