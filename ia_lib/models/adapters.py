@@ -7,13 +7,16 @@ model that computes with them.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def attach(
-    model: PreTrainedModel,
+    model: "PreTrainedModel",
     *,
     rank: int,
     alpha: float,
@@ -62,7 +65,7 @@ def attach(
     return adapted
 
 
-def applied(model: PreTrainedModel, folders: Sequence[str | Path]) -> PreTrainedModel:
+def applied(model: "PreTrainedModel", folders: Sequence[str | Path]) -> "PreTrainedModel":
     """`model` with the adapters in `folders`, each trained on top of the ones before it. They are merged into its
     weights; that of a quantised model stays beside them, since it would lose its digits in theirs.
 
@@ -86,6 +89,6 @@ def applied(model: PreTrainedModel, folders: Sequence[str | Path]) -> PreTrained
     return model
 
 
-def plain(model: torch.nn.Module) -> PreTrainedModel:
+def plain(model: torch.nn.Module) -> "PreTrainedModel":
     """The transformers model inside a peft.PeftModel; any other model as it is."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -1,14 +1,16 @@
 """Models by their name or folder: on which device, in how many bits, and of which kind."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.bloom.modeling_bloom import BloomGelu
 
 from ia_lib.models.adapters import applied
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Code that a model brings along is never run, and nobody is asked whether it may.
 _SAFE = {"trust_remote_code": False}
@@ -34,7 +36,7 @@ def load_model(
     device: str = "cpu",
     quantisation: str = "none",
     precision: str = "float32",
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A causal or encoder-decoder model, as its config says, from a folder or the Hub, in `precision` (float32,
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
     both on CPU and GPU) and the rest in `precision`. With the folders of `adapters`, each trained on top of the ones
@@ -57,13 +59,13 @@ def load_model(
 
 
 @torch.no_grad()
-def _interpolate(model: PreTrainedModel, beginning: PreTrainedModel, share: float) -> None:
+def _interpolate(model: "PreTrainedModel", beginning: "PreTrainedModel", share: float) -> None:
     begun = dict(beginning.named_parameters())
     for name, weight in model.named_parameters():
         weight.copy_(torch.lerp(begun[name].float(), weight.float(), share))
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, revision: str | None = None) -> "PreTrainedTokenizerBase":
     return transformers.AutoTokenizer.from_pretrained(source, revision=revision, **_SAFE)
 
 
@@ -72,9 +74,11 @@ def is_encoder_decoder(source: str, revision: str | None = None) -> bool:
     return transformers.AutoConfig.from_pretrained(source, revision=revision, **_SAFE).is_encoder_decoder
 
 
-def fuse_gelu(model: PreTrainedModel) -> PreTrainedModel:
+def fuse_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
     """Let BLOOM's activation be computed by torch's own kernel: the same formula (GELU by tanh) in one pass instead of
     ten, which saves the mini lab a fifth of its time. Changes `model` and returns it."""
+    from transformers.models.bloom.modeling_bloom import BloomGelu
+
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, BloomGelu):

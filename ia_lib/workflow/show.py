@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from ia_lib.evaluation import choice, generation, scoring
 from ia_lib.evaluation.measures import dataset_and_task
 from ia_lib.evaluation.measures import predictions as predicted
 from ia_lib.evaluation.rules import RULES, rule_scores
@@ -97,6 +96,8 @@ def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
 
 def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> pd.DataFrame:
     """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
+    from ia_lib.evaluation import generation
+
     return stage.run.shown(generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows]))
 
 
@@ -110,6 +111,8 @@ def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
 def prompts(stage: Stage, begun: Evaluation) -> str:
     """One text of each task under each wording as the model sees it; of its first prompt the tokens, special ones
     included, and those of each label."""
+    from ia_lib.evaluation import scoring
+
     lines, more = [], {"chat": stage.run.chat, "encoder_decoder": begun.model.config.is_encoder_decoder}
     for sample, task, wording, asked, words in _asked(stage, begun):
         called = Path(wording).stem if isinstance(wording, str) else "the task's own"
@@ -125,6 +128,8 @@ def prompts(stage: Stage, begun: Evaluation) -> str:
 
 def scores(stage: Stage, begun: Evaluation) -> pd.DataFrame:
     """The same texts' scores under each rule, in nats (label_per_char: a character); of a line the highest wins."""
+    from ia_lib.evaluation import choice
+
     frames, more = {}, {"chat": stage.run.chat, "max_length": stage.run.evaluate.score_max_length}
     for number, (_, task, wording, asked, words) in enumerate(_asked(stage, begun)):
         empty = classification_prompts(choice.CONTENT_FREE, task.question, task.labels, wording)
@@ -136,6 +141,8 @@ def scores(stage: Stage, begun: Evaluation) -> pd.DataFrame:
 
 def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: list[str], **more) -> pd.DataFrame:
     """Scores of `words` behind each prompt under every rule that the model has: a line for each rule and prompt."""
+    from ia_lib.evaluation import scoring
+
     whole = not model.config.is_encoder_decoder
     more |= {"prompt_logprob": whole, "content_free": empty, "progress": False}
     found = scoring.label_logprobs(model, tokenizer, asked, words, **more)
