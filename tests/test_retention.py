@@ -4,14 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import TABLE
 from test_trainer import copy, logged, naive_loss, weights
 from transformers import GPT2Config, GPT2LMHeadModel, get_linear_schedule_with_warmup
 
+from ia_lib.models import adapters, load
 from ia_lib.recipes import fields
+from ia_lib.report import results
 from ia_lib.training import retention, trainer
 from ia_lib.training.batches import lay_out
 from ia_lib.training.streams import Stream
-from ia_lib.workflow import tables
+from ia_lib.workflow import inputs, scheduler, tables
+from ia_lib.workflow.export import export
+from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
 STEPS, NEW, OLD, RATE = 5, 4, 4, 1e-3
@@ -214,3 +219,43 @@ def test_a_rows_fields_give_its_method():
     assert retention.method(fields.Retention(method="ewc", strength=3)).strength == 3
     assert retention.method(fields.Retention(method="ssu", share=0.2)).share == 0.2
     assert retention.method(fields.Retention(method="agem")).apart
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("adapter", [False, True])
+def test_weights_between_two_models(adapter, model, tokenizer, given, tmp_path):
+    rows, _ = given
+    model.save_pretrained(tmp_path / "start")
+    tuned = adapters.attach(copy(model), rank=4, alpha=8) if adapter else copy(model)
+    trainer.tune(tuned, tokenizer, rows, [], tmp_path / "tune", **{**OPTIONS, "learning_rate": 1e-2}, steps=STEPS)
+    trainer.save(tuned, tokenizer, tmp_path / "end", "")
+    start, end = str(tmp_path / "start"), str(tmp_path / "end")
+    whole = inputs.Weights(start, None, (end,)) if adapter else inputs.Weights(end)
+    ends = [weights(load.load_model(*one)) for one in (inputs.Weights(start), whole)]
+    assert (ends[1] - ends[0]).abs().max() > 1e-3
+    for share in (0.0, 0.3, 1.0):
+        between = load.load_model(*whole._replace(beginning=inputs.Weights(start), share=share))
+        torch.testing.assert_close(weights(between), ends[0] + share * (ends[1] - ends[0]), atol=1e-6, rtol=0)
+
+
+def test_a_row_between_two_models_is_scored_compared_and_exported(tmp_path):
+    table = tmp_path / "t.yaml"
+    between = "- {name: half, objective: none, replay: 0, model: {run: tlm, interpolate: 0.5}}"
+    table.write_text(TABLE + f"  {between}\n")
+    made = Table(table, tmp_path / "o")
+    before = {str(stage): stage.key for stage in made.stages()}
+    table.write_text(TABLE + f"  {between}\n".replace("0.5", "0.25"))
+    after = {str(stage): stage.key for stage in Table(table, tmp_path / "o").stages()}
+    assert [name for name in before if before[name] != after[name]] == ["half: evaluate"]
+    assert not scheduler.execute(Table(table, tmp_path / "o"))
+    found = results.read(tmp_path / "o" / "t" / "report").query("language == 'all' and row == 'half'")
+    assert set(found["retention"]) == {"interpolation 0.25"}
+    # its difference is to the model that tlm began with
+    base = results.read(tmp_path / "o" / "t" / "report").query("language == 'all' and row == 'base'")
+    for column in ("group", "prompt", "dataset", "task", "metric"):
+        assert list(found[column]) == list(base[column])
+    np.testing.assert_allclose(found["difference"], found["value"].to_numpy() - base["value"].to_numpy(), atol=2e-4)
+    folder = export(Table(table, tmp_path / "o"), "half", tmp_path / "half")
+    ends = [weights(load.load_model(str(tmp_path / "o" / "t" / run / "tune" / "model"))) for run in ("base", "tlm")]
+    torch.testing.assert_close(weights(load.load_model(str(folder))), torch.lerp(*ends, 0.25), atol=1e-6, rtol=0)
+    assert "0.25 of the way" in (folder / "README.md").read_text()

@@ -147,7 +147,10 @@ def explain(error: ValidationError, model: type[BaseModel], values: dict) -> tup
     if problem["type"] == "extra_forbidden":
         bare = problem["input"] is None  # as in {objective: tlm, xss}
         more = ", which has no value: a comma begins a new field" if bare else ""
-        return location, unknown(location[-1], _names(model, location[:-1]), more)
+        known = _names(model, location[:-1])
+        holder = next((name for name in known if location[-1] in _names(model, [*location[:-1], name])), None)
+        more += f", which is one of {holder}, as {holder}: {{{location[-1]}: ...}}" if holder and not bare else ""
+        return location, unknown(location[-1], known, more)
     if problem["type"] == "missing":
         return location, "found nothing; allowed: a value for it"
     if problem["type"] == "literal_error":

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
 def export(table: "Table", name: str, folder: str | Path, merged: bool = False, precision: str = "float32") -> Path:
     """Write what a run's tuning has made to `folder`, which must not be there yet or be empty: weights (safetensors),
     tokenizer, chat template and model card; returns it. Of a run with an adapter the adapter alone, which names its
-    model on the Hub, or if `merged` whole weights. Whole weights are written in `precision`.
+    model on the Hub, or if `merged` whole weights. Whole weights are written in `precision`. Of a run whose model lies
+    between two others it writes that one, whole.
 
     Raises SettingsError for a run that is not tuned yet or tunes nothing, a folder that holds something, and an adapter
     alone whose model is not on the Hub.
     """
     run, folder = table.run(name), Path(folder).expanduser().absolute()
+    between, asked = run.model.interpolate, run
+    if between is not None:
+        run = table.run(run.model.run)
     if not run.trains:
         raise SettingsError(f"{run.place}, run {run.name!r}: it trains on nothing; its model is {run.model.name!r}")
     stage = table.stage(run.name, "tune")
@@ -32,7 +36,7 @@ def export(table: "Table", name: str, folder: str | Path, merged: bool = False, 
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
-    if run.train.adapter and not merged:
+    if run.train.adapter and not merged and between is None:
         weights = stage.inputs.tuned_model
         if len(weights.adapters) > 1 or not stage.inputs.begins.model.name or Path(weights.source).is_dir():
             said = "its adapter stands on a model that is not on the Hub"
@@ -46,10 +50,12 @@ def export(table: "Table", name: str, folder: str | Path, merged: bool = False, 
 
         from ia_lib.models import load
 
-        model = load.load_model(*stage.inputs.tuned_model)
+        model = load.load_model(*table.stage(asked.name, "evaluate").inputs.tuned_model)
         model.to(getattr(torch, precision)).save_pretrained(part)
         load.load_tokenizer(*stage.inputs.tokenizer).save_pretrained(part)
-        shutil.copyfile(made / "README.md", part / "README.md")
+        card = (made / "README.md").read_text(encoding="utf-8")
+        card += "" if between is None else f"\nThe weights are {between:g} of the way from those it began with.\n"
+        (part / "README.md").write_text(card, encoding="utf-8")
     if folder.exists():
         folder.rmdir()
     os.replace(part, folder)

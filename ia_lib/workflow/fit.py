@@ -1,5 +1,6 @@
 """Whether a run's model, tokenizer, labels and settings fit together: looked at before any work, weights not loaded."""
 
+import inspect
 import re
 import unicodedata
 import warnings
@@ -19,6 +20,8 @@ _OTHER = re.compile(r"For(?!CausalLM|ConditionalGeneration|Seq2SeqLM)\w+$")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 # Rules under which a label that goes on from another one is never more probable than that.
 _SUMS = ("label_sum", "joint")
+_NO_PACKING = "false, for a model that cannot tell rows in one sequence apart (as BLOOM, or one with linear attention)"
+_ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def check(inputs) -> None:
@@ -30,6 +33,8 @@ def check(inputs) -> None:
     if run.chat and inputs.begins.model.new:
         raise Refusal("chat", True, "false, for a new model, whose tokenizer has no chat template")
     made, adapter = inputs.tuned_model.adapters, run.train.adapter
+    if run.trains and run.train.packing and inputs.begins.model.new:
+        raise Refusal("packing", True, _NO_PACKING)
     one = "none, since the model that it begins with has an adapter already, which a quantised model cannot take in"
     if run.trains and adapter and adapter.quantisation != "none" and len(made) > 1:
         raise Refusal("adapter.quantisation", adapter.quantisation, one)
@@ -45,9 +50,21 @@ def check(inputs) -> None:
         raise Refusal("max_length", run.data.max_length, allowed)
     if run.trains and run.train.adapter:
         _check_adapter(run.train.adapter, config)
+    if run.trains and run.train.packing and not _may_pack(config):
+        raise Refusal("packing", True, _NO_PACKING)
     if run.chat:
         _check_chat(run, tokenizer, config)
     check_labels(inputs, tokenizer, config.is_encoder_decoder)
+
+
+def _may_pack(config) -> bool:
+    """Whether a model reads positions and has attention alone; how it really reads packed rows is looked at before it
+    is tuned."""
+    from transformers import AutoModelForCausalLM
+
+    if config.is_encoder_decoder or {*(getattr(config, "layer_types", None) or ())} - _ATTENTION:
+        return False
+    return "position_ids" in inspect.signature(AutoModelForCausalLM._model_mapping[type(config)].forward).parameters
 
 
 def _check_adapter(asked, config) -> None:
