@@ -99,6 +99,8 @@ def check(run) -> None:
         raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
     if data.retention and not data.replay:
         raise Refusal("replay", 0, f"a number of old rows, by which {data.retention.method} tells what is to be kept")
+    if data.retention and data.retention.method == "agem" and run.train.alternation != "strict":
+        raise Refusal("alternation", run.train.alternation, "strict, where retention is agem: every step needs both")
     if data.retention and data.retention.method == "ssu":
         if run.train.adapter:
             raise Refusal("adapter", "an adapter", "nothing, where retention is ssu, which keeps parts of whole layers")

@@ -33,10 +33,12 @@ class Run:
         self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
         self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
         self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]
+        self._begins = settings["model"]
         if self.between is not None:
             # it is compared with what its model lies between
             tuned = _json(self.folder.parents[1] / self.base / "tune" / "manifest.json")
-            self.base = tuned["settings"]["model"]["run"]
+            self._begins = tuned["settings"]["model"]
+            self.base = self._begins["run"]
         self.objective = settings["data"].get("objective", settings["recipe"])
         self.replay = settings["data"].get("replay", settings["data"].get("rows", ""))
         self._answers: dict[tuple, Answered] = {}
@@ -49,15 +51,16 @@ class Run:
     @property
     def retention(self) -> str:
         """What is done against forgetting, beside replay; "none" if nothing is."""
-        data, between = self.settings["data"], self.between
-        found = [data["retention"]["method"]] if data.get("retention") else []
-        found += ["adapter"] if self.settings["train"].get("adapter") else []
-        return ", ".join([*found, *([] if between is None else [f"interpolation {between:g}"])]) or "none"
+        if self.between is not None:
+            return f"interpolation {self.between:g}"
+        asked, adapter = self.settings["data"].get("retention"), self.settings["train"].get("adapter")
+        found = [*([asked["method"]] if asked else []), *(["adapter"] if adapter else [])]
+        return ", ".join(found if "tune" in self.stages else []) or "none"
 
     @property
     def began_with(self) -> str:
         """What model it began with: a row of the table, a model's name, or "new"."""
-        model = self.settings["model"]
+        model = self._begins
         if self.base and self.name != self.row:
             return self.base.removesuffix(f"-s{self.seed}")
         return self.base or model["name"] or "new"

@@ -33,8 +33,9 @@ class Elastic(Retention):
 
         strength / 2 x sum over weights of F x (weight - beginning)^2
 
-    where F is the mean over old rows of the squared gradient of the log-probability (nats) of the row's own answer: the
-    diagonal of the empirical Fisher information. Holds two numbers more for every trained weight."""
+    where F is the mean over old rows of the squared gradient of the log-probability (nats) of the row's own answer
+    (with all tokens in the loss also of its prompt): the diagonal of the empirical Fisher information. Holds two
+    numbers more for every trained weight."""
 
     def __init__(self, strength: float = 1.0):
         self.strength = strength
@@ -128,7 +129,8 @@ class Shield(Retention):
     def step(self, rows, accumulate, scale=1.0):
         loss = accumulate(rows)
         for weight, columns in self.frozen:
-            weight.grad[columns] = 0
+            if weight.grad is not None:
+                weight.grad[columns] = 0
         return loss
 
 

@@ -75,8 +75,8 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
 
 
 def memory(run: Settings, source: str | New, report: dict | None = None) -> dict[str, float] | None:
-    """Bytes at the peak of training, by what holds them; None for a model whose size cannot be told. What a batch
-    leaves behind for its gradients (activations) is the roughest of them."""
+    """Bytes at the peak of training, of each process, by what holds them; None for a model whose size cannot be told.
+    What a batch leaves behind for its gradients (activations) is the roughest of them."""
     parameters, (_, per_step) = _parameters(source), _lengths(run, report)
     if parameters is None:
         return None
@@ -93,7 +93,8 @@ def memory(run: Settings, source: str | New, report: dict | None = None) -> dict
     kept += trained if method and method.method == "agem" else 0
     return {
         "weights": 4 * trained + frozen,
-        "gradients": 4 * trained + 4 * kept,
+        # several processes hold what they tell each other, too
+        "gradients": 4 * trained * (2 if asked.processes > 1 else 1) + 4 * kept,
         "optimiser": {"adamw": 8, "paged_adamw_8bit": 2, "adafactor": 0.1}[asked.optimiser] * trained,
         "activations": 120 * tokens * parameters**0.5 / (4 if asked.gradient_checkpointing else 1),
         "logits": logits,
@@ -108,9 +109,11 @@ def fitting(run: Settings, source: str | New, gib: float, report: dict | None = 
     saving = {**({"accumulation": most} if parts else {}), "gradient_checkpointing": True}
     ways = [*({"accumulation": n} for n in parts), saving, {**saving, "optimiser": "adafactor"}]
     adapted = run.train.adapter or Adapter()
-    for bits in ("none", "int8", "nf4"):
+    shielded = (method := getattr(run.data, "retention", None)) and method.method == "ssu"
+    # no adapter beside what it cannot be beside; a quantised model must not have one already
+    for bits in () if shielded or run.model.new else ("none", "int8", "nf4") if run.model.name else ("none",):
         ways.append({**saving, "adapter": adapted.model_copy(update={"quantisation": bits})})
-    for way in ways if not run.model.new else ways[:-3]:
+    for way in ways:
         needs = memory(run.changed(**way), source, report)
         if needs and sum(needs.values()) / 2**30 < gib:
             return ", ".join(f"{name}: {_said(value)}" for name, value in way.items()), sum(needs.values()) / 2**30

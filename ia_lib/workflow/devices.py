@@ -18,7 +18,8 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 def known() -> list[str]:
     """The GPUs that this process may use; asks NVIDIA's own tool where it is not told."""
     if _VISIBLE in os.environ:
-        return [one.strip() for one in os.environ[_VISIBLE].split(",") if one.strip()]
+        # by a negative number all are hidden
+        return [one.strip() for one in os.environ[_VISIBLE].split(",") if one.strip() and one.strip()[0] != "-"]
     try:
         said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ia_lib.data.yaml_files import told
 from ia_lib.workflow.settings import SettingsError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ def export(table: "Table", name: str, folder: str | Path, merged: bool = False, 
     if between is not None:
         run = table.run(run.model.run)
     if not run.trains:
-        raise SettingsError(f"{run.place}, run {run.name!r}: it trains on nothing; its model is {run.model.name!r}")
+        raise SettingsError(
+            f"{run.place}, run {run.name!r}: it trains on nothing; its model is {told(run.model.name or run.model.run)}"
+        )
     stage = table.stage(run.name, "tune")
     if not stage.done:
         raise SettingsError(f"{run.place}, run {run.name!r}: it is {stage.status}; `run` makes it first")

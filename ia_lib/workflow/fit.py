@@ -52,6 +52,7 @@ def check(inputs) -> None:
         _check_adapter(run.train.adapter, config)
     if run.trains and run.train.packing and not _may_pack(config):
         raise Refusal("packing", True, _NO_PACKING)
+    run.encoding(config.is_encoder_decoder)
     if run.chat:
         _check_chat(run, tokenizer, config)
     check_labels(inputs, tokenizer, config.is_encoder_decoder)

@@ -5,10 +5,10 @@ machines, of the command `stage TABLE RUN tune`. Their place among the others st
 launchers put it there.
 """
 
+import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +20,9 @@ from ia_lib.workflow.stages import CHANGES, Stage
 # Set for processes whose notebook has opened the stage and finishes it.
 OPENED = "IA_OPENED"
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_ERROR = re.compile(r"(?:\[rank\d+\]: )?(\w*(?:Error|Exception|Refusal): .*)")
+_ERROR = re.compile(r"(?:\[rank\d+\]: )?(?:[a-z_]\w*\.)*(\w*(?:Error|Exception|Refusal): .*)")
+# What the others say when one is gone: no cause.
+_LEFT = re.compile(r"DistBackendError|onnection (?:closed|reset)|ChildFailedError|Broken pipe")
 
 
 def here() -> int:
@@ -46,8 +48,15 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
     Raises RuntimeError with the error of the process that failed, and KeyboardInterrupt where a signal stopped them,
     behind a checkpoint.
     """
+    import psutil
+    import torch
+
     from ia_lib.training.trainer import Stop
 
+    if torch.cuda.is_available() and stage.run.train.processes > torch.cuda.device_count():
+        raise ValueError(
+            f"processes: found {stage.run.train.processes}; allowed: {torch.cuda.device_count()} at most, the GPUs here"
+        )
     run, log = stage.run, stage.folder.with_name("tune.processes.log")
     name, changes = stage.asked or (run.name, {})
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.train.processes), "-m"]
@@ -66,21 +75,26 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
         try:
             while process.poll() is None:
                 if stop.asked and not asked:
-                    process.send_signal(signal.SIGTERM)
                     asked = True
+                    # not the launcher, which would give them half a minute
+                    for worker in psutil.Process(process.pid).children():
+                        worker.terminate()
                 try:
                     process.wait(0.5)
                 except subprocess.TimeoutExpired:
                     told = _tell(stage, told, steps, on_log)
         finally:
-            process.kill()
+            if process.poll() is None:
+                for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.kill()
     _tell(stage, told, steps, on_log)
-    if asked:
-        raise KeyboardInterrupt("stopped behind a step, which is kept")
+    if asked and process.returncode:
+        raise KeyboardInterrupt("stopped")
     if process.returncode:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = [match[1] for line in lines if (match := _ERROR.match(line.strip()))]
-        raise RuntimeError(f"{found[0] if found else lines[-1] if lines else 'a process died'} (see {log})")
+        found = [match[1] for line in lines if (match := _ERROR.match(line.strip())) and not _LEFT.search(line)]
+        raise RuntimeError(f"{found[0] if found else 'one of the processes was killed'} (see {log})")
     log.unlink()
 
 

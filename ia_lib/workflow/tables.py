@@ -147,8 +147,11 @@ def _check_references(runs: list[Settings], path: Path) -> None:
             earlier = by_name[needed]
             if needed == run.model.run:
                 _check_between(where, run, earlier)
-            if run.data.past and run.data.past.run == needed and not drawn(earlier):
-                raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: a run that has past data")
+            past = run.data.past and run.data.past.run == needed
+            # what a method against forgetting looks at is not trained on
+            if past and (not drawn(earlier) or all(stream.role == "new" for stream in earlier.streams)):
+                allowed = "a run that is trained on past data"
+                raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: {allowed}")
             for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
                 # another lab would test on sentences that the earlier run was trained on, another split hold them out
                 if getattr(run, field) != getattr(earlier, field):

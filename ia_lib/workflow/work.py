@@ -93,7 +93,7 @@ class Tuning:
     """What tuning begins with."""
 
     device: str
-    model: "PreTrainedModel | PeftModel"
+    model: "PreTrainedModel | PeftModel | None"  # None once other processes train
     tokenizer: "PreTrainedTokenizerBase"
     rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
     validation: list[dict]
@@ -168,6 +168,7 @@ def tune(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = No
 
     if not stage.done:
         if stage.run.train.processes > 1:
+            begun.model = None  # each of them has its own
             processes.train(stage, len(begun.rows) // begun.per_step, on_log)
         else:
             fit(stage, begun, on_log)
