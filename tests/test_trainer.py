@@ -471,3 +471,22 @@ def test_nothing_that_stands_in_a_checkpoint_is_run(model, tokenizer, rows, tmp_
     with contextlib.suppress(Exception):
         trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.quick
+def test_the_vocabularys_layer_is_computed_in_the_runs_precision(model, tokenizer, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.pieces, "FEW", 0)
+    seen, whole = set(), trainer.pieces.weighted_cross_entropy
+
+    def watched(*given):
+        seen.add(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32)
+        return whole(*given)
+
+    monkeypatch.setattr(trainer.pieces, "weighted_cross_entropy", watched)
+    init = trainer.TrainingArguments.__init__
+    # transformers allows 16 bits on a CPU only where that is asked for
+    monkeypatch.setattr(trainer.TrainingArguments, "__init__", lambda *a, **k: init(*a, **{**k, "use_cpu": True}))
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        seen.clear()
+        trainer.tune(copy(model), tokenizer, rows, rows[:3], tmp_path / precision, **OPTIONS, precision=precision)
+        assert seen == {dtype}

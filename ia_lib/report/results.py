@@ -41,6 +41,8 @@ class Run:
             self.base = self._begins["run"]
         self.objective = settings["data"].get("objective", settings["recipe"])
         self.replay = settings["data"].get("replay", settings["data"].get("rows", ""))
+        if self.retention in ("ewc", "ssu"):
+            self.replay = 0  # the old rows are looked at, and none is trained on
         self._answers: dict[tuple, Answered] = {}
 
     @property

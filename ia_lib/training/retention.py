@@ -72,14 +72,16 @@ class AveragedGem(Retention):
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
 
     def step(self, rows, accumulate, scale=1.0):
-        old = [row for row in rows if row["role"] == "old"]
-        if not old:
-            return accumulate(rows)
+        old, new = ([row for row in rows if row["role"] == role] for role in ("old", "new"))
+        if not old or not new:
+            raise ValueError(
+                f"retention: found {len(old)} old and {len(new)} new rows in a step; allowed: some of both"
+            )
         accumulate(old)
         references = [weight.grad for weight in self.weights]
         for weight in self.weights:
             weight.grad = None
-        loss = accumulate([row for row in rows if row["role"] == "new"])
+        loss = accumulate(new)
         pairs = [
             (weight.grad, reference)
             for weight, reference in zip(self.weights, references, strict=True)
@@ -87,7 +89,11 @@ class AveragedGem(Retention):
         ]
         along = sum((gradient * reference).sum() for gradient, reference in pairs)
         size = sum((reference * reference).sum() for reference in references if reference is not None)
-        if along < 0:
+        if not torch.isfinite(size):
+            # 16-bit floats were too small: the optimiser must see it, and skip the step
+            for gradient, reference in pairs:
+                gradient.add_(reference)
+        elif along < 0:
             for gradient, reference in pairs:
                 gradient.sub_(reference * (along / size))
         return loss

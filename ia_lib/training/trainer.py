@@ -119,7 +119,9 @@ class AnswerTrainer(Trainer):
         if head is None:
             loss = (torch.nn.functional.cross_entropy(chosen.float(), targets, reduction="none") * weights).sum()
         else:
-            loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
+            # the model's own precision ends with its forward pass
+            with self.accelerator.autocast():
+                loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
         if self.model.training:
             # gradients are the mean over processes, each of which has its own rows' share of the weights
             loss = loss * self.accelerator.num_processes

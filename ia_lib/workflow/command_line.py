@@ -105,12 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
                 print(line, file=sys.stderr)
             return 1 if failed else 0
     except (SettingsError, StageFailed) as error:
-        print(error, file=sys.stderr)
+        # one of several processes tells its kind, too, by which its notebook finds it
+        print(f"{type(error).__name__}: {error}" if processes.here() > 1 else error, file=sys.stderr)
         return 1
     except BrokenPipeError:  # who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(unwritable(error, Path(options.outputs).expanduser().resolve()), file=sys.stderr)
+        said = unwritable(error, Path(options.outputs).expanduser().resolve())
+        print(f"OSError: {said}" if processes.here() > 1 else said, file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
         kept = scheduler.kept(table, options.runs) if table and options.command == "run" else ""

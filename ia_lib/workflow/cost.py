@@ -59,9 +59,6 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
-    bytes_each = {"none": 4 if run.evaluate.score_precision == "float32" else 2, "int8": 1, "nf4": 0.5}[
-        run.evaluate.quantisation
-    ]
     training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
         parameters,
@@ -69,9 +66,16 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
         steps * run.per_step,
         tokens,
         texts,
-        round(max(training, bytes_each * parameters * 1.2) / 2**30, 1),
+        round(max(training, scoring(run, source)) / 2**30, 1),
         {name: operations / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
     )
+
+
+def scoring(run: Settings, source: str | New) -> float:
+    """Bytes to score with a model; 0 for one whose size cannot be told."""
+    whole = 4 if run.evaluate.score_precision == "float32" else 2
+    bits = {"none": whole, "int8": 1, "nf4": 0.5}[run.evaluate.quantisation]
+    return bits * (_parameters(source) or 0) * 1.2
 
 
 def memory(run: Settings, source: str | New, report: dict | None = None) -> dict[str, float] | None:

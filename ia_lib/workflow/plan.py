@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory
+from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory, scoring
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     wanted = table.to_download(runs)
     for what in wanted:
         print(f"  to be downloaded: {what}")
-    header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>9}"
+    header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>11}"
     print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
     for run in dict.fromkeys(stage.run.name for stage in stages):
         print("  " + _estimated(table, table.by_name[run]))
@@ -37,12 +37,16 @@ def _smaller(table: "Table", stage: Stage) -> str:
     """With what a run that takes more memory than the smallest GPU has would fit there."""
     name, (_, _, gib) = next(iter(GPUS.items()))
     run, report = stage.run, _report(table, stage.run)
-    needs = memory(run, stage.inputs.origin, report)
-    if needs is None or sum(needs.values()) < gib * 2**30:
+    needs, free = memory(run, stage.inputs.origin, report), 0.9 * gib  # what the GPU's own libraries leave
+    if needs is None:
         return ""
-    found = fitting(run, stage.inputs.origin, gib, report)
-    said = f"with {found[0]} about {found[1]:.1f} GiB" if found else "nothing that the kit has is enough"
-    return f"on a {name} ({gib} GiB): {said}"
+    said = []
+    if sum(needs.values()) > free * 2**30:
+        found = fitting(run, stage.inputs.origin, free, report)
+        said.append(f"with {found[0]} about {found[1]:.1f} GiB" if found else "nothing that the kit has is enough")
+    if scoring(run, stage.inputs.origin) > free * 2**30:
+        said.append("to score it quantisation (int8, nf4) or score_precision: float16")
+    return f"on a {name} ({gib} GiB): {'; '.join(said)}" if said else ""
 
 
 def _report(table: "Table", run) -> dict | None:
@@ -74,7 +78,7 @@ def _estimated(table: "Table", run) -> str:
     found = estimate(run, inputs.origin, _report(table, run), known)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
-    line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>9}"
+    line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>11}"
     if found.hours is None:
         return line + "  the model's size is unknown"
     # a star: more memory than that GPU has
