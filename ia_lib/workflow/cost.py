@@ -52,8 +52,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
     cannot be told."""
     steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
-    _, per_step = _lengths(run, report)
-    tokens = round(steps * per_step)
+    tokens = round(steps * _per_step(run, report))
     texts, parameters = _texts(run) if texts is None else texts, _parameters(source)
     texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
     if parameters is None:
@@ -81,7 +80,7 @@ def scoring(run: Settings, source: str | New) -> float:
 def memory(run: Settings, source: str | New, report: dict | None = None) -> dict[str, float] | None:
     """Bytes at the peak of training, of each process, by what holds them; None for a model whose size cannot be told.
     What a batch leaves behind for its gradients (activations) is the roughest of them."""
-    parameters, (_, per_step) = _parameters(source), _lengths(run, report)
+    parameters = _parameters(source)
     if parameters is None:
         return None
     asked, adapter = run.train, run.train.adapter
@@ -91,7 +90,7 @@ def memory(run: Settings, source: str | New, report: dict | None = None) -> dict
         trained = parameters * (0.01 * adapter.rank / 16 + (0.25 if adapter.embeddings else 0))
         whole = 4 if asked.precision == "float32" else 2
         frozen = {"none": whole, "int8": 1, "nf4": 0.6}[adapter.quantisation] * parameters
-    tokens = per_step / asked.accumulation / asked.processes
+    tokens = _per_step(run, report) / asked.accumulation / asked.processes
     logits = min(3 * 4 * tokens * _vocabulary(source), 3 * 4 * 2**26)  # they are made in pieces
     kept = 2 * trained if (method := getattr(run.data, "retention", None)) and method.method == "ewc" else 0
     kept += trained if method and method.method == "agem" else 0
@@ -143,15 +142,15 @@ def _said(value) -> str:
     return str(value).lower()
 
 
-def _lengths(run: Settings, report: dict | None) -> tuple[dict[str, float], float]:
-    """Tokens of a row by its role, and of a step."""
+def _per_step(run: Settings, report: dict | None) -> float:
+    """Tokens of a step."""
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
     lengths = {
         "new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"],
         "old": mean.get("old", ASSUMED_TOKENS["old"]),
     }
-    return lengths, sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
+    return sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
 
 
 def assumptions() -> str:

@@ -24,9 +24,7 @@ def known() -> list[str]:
         said = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return [
-        str(number) for number, _ in enumerate(line for line in said.stdout.splitlines() if line.startswith("GPU "))
-    ]
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in said.stdout.splitlines()))]
 
 
 @contextlib.contextmanager

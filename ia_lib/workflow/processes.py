@@ -45,8 +45,8 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
     """Train the opened `stage` for `steps` in as many processes as its row says; `on_log` gets the records of their
     one log.
 
-    Raises RuntimeError with the error of the process that failed, and KeyboardInterrupt where a signal stopped them,
-    behind a checkpoint.
+    Raises ValueError for more processes than GPUs, where there are any, RuntimeError with the error of the process that
+    failed, and KeyboardInterrupt where a signal stopped them.
     """
     import psutil
     import torch
