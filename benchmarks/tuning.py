@@ -51,7 +51,7 @@ def main() -> None:
     print(json.dumps({"benchmark": "tuning", "threads": THREADS, "machine": platform.machine(), **found}))
 
 
-def rows(steps: int = STEPS + 1) -> list[dict]:
+def rows(count: int = (STEPS + 1) * BATCH) -> list[dict]:
     """Random rows; those of the first batch are for warming up."""
     import torch
 
@@ -61,7 +61,7 @@ def rows(steps: int = STEPS + 1) -> list[dict]:
         return int(torch.randint(low, high + 1, (1,), generator=draw))
 
     made = []
-    for _ in range(steps * BATCH):
+    for _ in range(count):
         start, answer = number(30, 112), number(8, 38)
         ids = torch.randint(10, VOCABULARY, (start + answer,), generator=draw).tolist()
         made.append({"input_ids": ids, "answer_start": start, "stream": "new", "role": "new"})

@@ -108,8 +108,29 @@ TABLE = {
         },
         {"name": "two", "objective": "mt", "processes": 2},
         {"name": "launched", "objective": "mt", "processes": 2, "steps": 6},
+        {"name": "narrow", "objective": "mt", "processes": 2, "steps": 6},
     ],
 }
+
+
+# What Python reads as it starts: in each of several processes no more than one row finds room.
+NARROW = """
+import os
+
+if "RANK" in os.environ:
+    import torch
+
+    from ia_lib.training.batches import Collator
+
+    whole = Collator.__call__
+
+    def narrow(self, rows):
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("too many rows")
+        return whole(self, rows)
+
+    Collator.__call__ = narrow
+"""
 
 
 def test_a_table_trains_rows_in_two_processes(tmp_path):
@@ -119,8 +140,8 @@ def test_a_table_trains_rows_in_two_processes(tmp_path):
     def command(what, *more):
         return [sys.executable, "-m", "ia_lib.runs", what, str(table), *more, "--outputs", str(outputs)]
 
-    def done(arguments):
-        where = {**os.environ, "OMP_NUM_THREADS": "1"}
+    def done(arguments, **more):
+        where = {**os.environ, "OMP_NUM_THREADS": "1", **more}
         return subprocess.run(arguments, env=where, capture_output=True, text=True, check=False)
 
     assert done(command("run", "base")).returncode == 0
@@ -157,6 +178,19 @@ def test_a_table_trains_rows_in_two_processes(tmp_path):
     assert launched.returncode == 0, launched.stderr[-3000:]
     assert (outputs / "t" / "launched" / "tune.ipynb").is_file()
     assert done(command("verify", "launched")).returncode == 0
+
+    # where memory runs out in one of them, all begin again with smaller parts of a batch
+    (tmp_path / "narrow").mkdir()
+    (tmp_path / "narrow" / "sitecustomize.py").write_text(NARROW)
+    assert done(command("stage", "narrow", "data")).returncode == 0
+    narrow = done(command("stage", "narrow", "tune"), PYTHONPATH=f"{tmp_path / 'narrow'}:{Path.cwd()}")
+    assert narrow.returncode == 0, narrow.stderr[-3000:]
+    shown = (outputs / "t" / "narrow" / "tune.ipynb").read_text()
+    assert "4 rows at once: from now on 2" in shown
+    assert "2 rows at once: from now on 1" in shown
+    losses = [logged(outputs / "t" / name / "tune", "loss") for name in ("narrow", "launched")]
+    assert len(losses[0]) == 6
+    np.testing.assert_allclose(*losses, atol=1e-4)
 
     three = done([*launcher[:-1], "3", *command("stage", "two", "tune")[1:]])
     assert three.returncode

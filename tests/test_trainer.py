@@ -351,6 +351,8 @@ def test_what_cannot_be_done_is_refused(model, tokenizer, rows, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="allowed: adamw or adafactor, where there is no GPU"):
             trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, optimiser="paged_adamw_8bit")
+        with pytest.raises(ValueError, match="precision: found 'float16'; allowed: float32 or bfloat16"):
+            trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, precision="float16")
 
 
 @pytest.fixture(scope="module")

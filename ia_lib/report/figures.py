@@ -86,16 +86,20 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
 
 def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = None) -> go.Figure:
     """What tuning changed in known languages (L1) against what it changed in taught ones (L2): differences to the base
-    in points of weighted F1, with 95% intervals, a point per row. `costs` says for a row what it took, beside it."""
+    in points of weighted F1, with 95% intervals, a point per row; hollow where one of the two is within chance. `costs`
+    says for a row how long its training took, beside it."""
     frame = plain(_groups(results)).dropna(subset=["difference"])
     figure = go.Figure()
-    known, taught = (frame[frame["group"] == group].set_index("row") for group in ("L1", "L2"))
+    known, taught = (frame[frame["group"] == group].set_index("row", drop=False) for group in ("L1", "L2"))
     for i, row in enumerate(dict.fromkeys(known.index.intersection(taught.index))):
         across, up = taught.loc[[row]], known.loc[[row]]
         took = (costs or {}).get(row)
         name = f"{row} ({took})" if took else row
         said = f"{row}<br>taught %{{x:+.1f}}, known %{{y:+.1f}} points<extra></extra>"
-        look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 11}
+        guessed = [one["group"].iloc[0] for one in (up, across) if one["within_chance"].any()]
+        said = said.replace("<extra>", "<br>within chance: " + ", ".join(guessed) + "<extra>") if guessed else said
+        symbol = SYMBOLS[i % len(SYMBOLS)] + ("-open" if guessed else "")
+        look = {"color": COLOURS[i % len(COLOURS)], "symbol": symbol, "size": 11}
         ends = {"error_x": error_bars(across, "difference"), "error_y": error_bars(up, "difference")}
         place = {"x": across["difference"], "y": up["difference"], "mode": "markers", "marker": look}
         figure.add_scatter(name=name, hovertemplate=said, **place, **ends)
@@ -103,7 +107,7 @@ def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = No
     figure.add_vline(x=0, line=LINE | {"width": 1})
     figure.update_xaxes(title=f"{group_title('L2')}: weighted F1 minus base (points)")
     figure.update_yaxes(title=f"{group_title('L1')}: weighted F1 minus base (points)")
-    return style(figure, "Kept against gained: up is less forgotten, right is more learnt")
+    return style(figure, "Kept against gained: up is less forgotten, right is more learnt (hollow = within chance)")
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:

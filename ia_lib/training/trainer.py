@@ -134,7 +134,7 @@ class AnswerTrainer(Trainer):
     @torch.inference_mode()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         # each of several processes reads all held-out rows, whose weights sum to one
-        rows, size = self.eval_dataset, self.args.eval_batch_size
+        rows, size = self.eval_dataset, -(-self.args.eval_batch_size // self.parts)
         self.model.eval()
         loss = sum(self.loss_of(rows[begin : begin + size]).float() for begin in range(0, len(rows), size))
         metrics = {"eval_loss": float(loss)}
@@ -287,8 +287,8 @@ def tune(
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts, for an optimiser
-    that needs a GPU where there is none, for `packing` with a model that cannot keep rows apart, and for `keep="best"`
-    without validation rows.
+    or a precision that needs a GPU where there is none, for `packing` with a model that cannot keep rows apart, and for
+    `keep="best"` without validation rows.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
@@ -296,7 +296,10 @@ def tune(
             allowed = "'answer' for an encoder-decoder model, which predicts no prompt"
             raise ValueError(f"loss: found 'all'; allowed: {allowed}")
         decoder_start = model.prepare_decoder_input_ids_from_labels(torch.zeros((1, 1), dtype=torch.long)).item()
-    if optimiser == "paged_adamw_8bit" and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if precision == "float16" and not gpu:
+        raise ValueError(f"precision: found {precision!r}; allowed: float32 or bfloat16, where there is no GPU")
+    if optimiser == "paged_adamw_8bit" and not gpu:
         raise ValueError(f"optimiser: found {optimiser!r}; allowed: adamw or adafactor, where there is no GPU")
     if packing and (model.config.is_encoder_decoder or not keeps_apart(plain(model))):
         raise ValueError("packing: found true; allowed: false, for a model that cannot tell rows in one sequence apart")
@@ -324,8 +327,9 @@ def tune(
         **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
         **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
         **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
-        **({"use_cpu": not torch.cuda.is_available(), "ddp_find_unused_parameters": False} if processes > 1 else {}),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **({"ddp_find_unused_parameters": False} if processes > 1 else {}),
+        use_cpu=not gpu,
+        dataloader_pin_memory=gpu,
     )
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = {"train_dataset": weighed, "eval_dataset": held_out or None}

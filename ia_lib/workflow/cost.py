@@ -57,7 +57,7 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
-    operations = 6 * parameters * tokens + 2 * parameters * (texts or 0) * _TEXT_TOKENS
+    operations = 6 * parameters * (tokens + _looked_at(run, report)) + 2 * parameters * (texts or 0) * _TEXT_TOKENS
     training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
         parameters,
@@ -144,13 +144,26 @@ def _said(value) -> str:
 
 def _per_step(run: Settings, report: dict | None) -> float:
     """Tokens of a step."""
+    lengths = _lengths(run, report)
+    return sum(stream.per_step * lengths[stream.role] for stream in run.streams)
+
+
+def _looked_at(run: Settings, report: dict | None) -> float:
+    """Tokens of the old rows that a method against forgetting looks at before the first step; of a whole pool they are
+    known once the data stage has read it."""
+    method = getattr(run.data, "retention", None)
+    if not run.trains or not method or method.method == "agem":
+        return 0.0
+    rows = (report or {}).get("old_rows", 0) if run.data.replay == "all" else run.data.replay
+    return rows * _lengths(run, report)["old"]
+
+
+def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
+    """Tokens of a row, by its role."""
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
-    lengths = {
-        "new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"],
-        "old": mean.get("old", ASSUMED_TOKENS["old"]),
-    }
-    return sum(stream.per_step * min(run.data.max_length, lengths[stream.role]) for stream in run.streams)
+    found = {"new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"], "old": ASSUMED_TOKENS["old"]}
+    return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
 
 def assumptions() -> str:

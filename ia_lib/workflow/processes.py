@@ -12,13 +12,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ia_lib.paths import root
 from ia_lib.workflow import ending
 from ia_lib.workflow.stages import CHANGES, Stage
 
+if TYPE_CHECKING:
+    from ia_lib.training.trainer import Stop
+
 # Set for processes whose notebook has opened the stage and finishes it.
 OPENED = "IA_OPENED"
+# In how many parts they compute their rows of a batch, if not in as many as their row says.
+PARTS = "IA_PARTS"
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?(?:[a-z_]\w*\.)*(\w*(?:Error|Exception|Refusal): .*)")
 # What the others say when one is gone: no cause.
@@ -43,27 +50,46 @@ def leave() -> None:
 
 def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None) -> None:
     """Train the opened `stage` for `steps` in as many processes as its row says; `on_log` gets the records of their
-    one log.
+    one log. Where one of them runs out of memory, all begin again behind the last checkpoint, with their rows of a
+    batch in twice as many parts.
 
     Raises ValueError for more processes than GPUs, where there are any, RuntimeError with the error of the process that
     failed, and KeyboardInterrupt where a signal stopped them.
     """
-    import psutil
     import torch
 
     from ia_lib.training.trainer import Stop
 
-    if torch.cuda.is_available() and stage.run.train.processes > torch.cuda.device_count():
-        raise ValueError(
-            f"processes: found {stage.run.train.processes}; allowed: {torch.cuda.device_count()} at most, the GPUs here"
-        )
     run, log = stage.run, stage.folder.with_name("tune.processes.log")
-    name, changes = stage.asked or (run.name, {})
+    if torch.cuda.is_available() and run.train.processes > torch.cuda.device_count():
+        raise ValueError(
+            f"processes: found {run.train.processes}; allowed: {torch.cuda.device_count()} at most, the GPUs here"
+        )
+    rows, parts = run.per_step // run.train.processes, run.train.accumulation
+    with Stop() as stop:
+        while (failed := _together(stage, steps, parts, log, stop, on_log)) is not None:
+            if stop.asked:
+                raise KeyboardInterrupt("stopped")
+            size = -(-rows // parts)
+            if not failed.startswith("OutOfMemoryError") or size == 1:
+                raise RuntimeError(f"{failed} (see {log})")
+            parts = -(-rows // (size // 2))
+            print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
+    log.unlink()
+
+
+def _together(
+    stage: Stage, steps: int, parts: int, log: Path, stop: "Stop", on_log: Callable[[dict], None] | None
+) -> str | None:
+    """Start the processes and wait for them; returns None, or the error of the one that failed."""
+    import psutil
+
+    run, (name, changes) = stage.run, stage.asked or (stage.run.name, {})
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.train.processes), "-m"]
     command = [sys.executable, "-m", *launcher, "ia_lib.runs", "stage", str(stage.table.resolve()), name, "tune"]
-    more = {OPENED: "1", ending.PARENT: str(os.getpid()), CHANGES: json.dumps(changes)}
+    more = {OPENED: "1", PARTS: str(parts), ending.PARENT: str(os.getpid()), CHANGES: json.dumps(changes)}
     more |= {"OMP_NUM_THREADS": str(run.threads), "PYTHONUNBUFFERED": "1"}
-    with open(log, "w") as file, Stop() as stop:
+    with open(log, "w") as file:
         process = subprocess.Popen(
             [*command, "--outputs", str(stage.outputs)],
             stdout=file,
@@ -89,13 +115,11 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
                     with contextlib.suppress(psutil.NoSuchProcess):
                         one.kill()
     _tell(stage, told, steps, on_log)
-    if asked and process.returncode:
-        raise KeyboardInterrupt("stopped")
-    if process.returncode:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = [match[1] for line in lines if (match := _ERROR.match(line.strip())) and not _LEFT.search(line)]
-        raise RuntimeError(f"{found[0] if found else 'one of the processes was killed'} (see {log})")
-    log.unlink()
+    if not process.returncode:
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    found = [match[1] for line in lines if (match := _ERROR.match(line.strip())) and not _LEFT.search(line)]
+    return found[0] if found else "one of the processes was killed"
 
 
 def _tell(stage: Stage, told: int, steps: int, on_log: Callable[[dict], None] | None) -> int:

@@ -184,6 +184,7 @@ def fit(stage: Stage, begun: Tuning, on_log: Callable[[dict], None] | None = Non
 
     run = stage.run
     chosen = run.train.model_dump(exclude={"alternation", "length_window", "adapter", "processes"})
+    chosen["accumulation"] = int(os.environ.get(processes.PARTS) or chosen["accumulation"])
     model = trainer.tune(
         begun.model,
         begun.tokenizer,
