@@ -190,7 +190,7 @@ def test_an_adapter_alone_names_its_model(model, tokenizer, tmp_path, monkeypatc
             tuned_model = ("some/model", "abc", (str(folder / "model"),))
 
     Stage.folder = folder
-    from ia_lib.workflow.inputs import Weights
+    from ia_lib.workflow.weights import Weights
 
     Stage.inputs.tuned_model = Weights(*Stage.inputs.tuned_model)
 

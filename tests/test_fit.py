@@ -180,7 +180,7 @@ def test_a_sentence_that_is_too_long_is_cut_and_told(tokenizer):
     plan = Plan("mt", ["ind"], ["bew"], 1, names={"bew": "Betawi"})
     how = {"max_length": 96, "end_of_sequence": True, "cut": "prompt", "chat": False, "encoder_decoder": False}
     model = small(tokenizer, n_positions=128)
-    with pytest.warns(CorpusWarning, match=r"held_out, bew: 2 of 4 true translations are longer than 64 tokens"):
+    with pytest.warns(CorpusWarning, match=r"held_out, bew: 2 of 4 true answers are longer than 64 tokens"):
         said, counts = translation.translate(
             model, tokenizer, tasks.load("held_out"), Dataset.from_dict(texts), plan, how
         )

@@ -99,6 +99,7 @@ def test_labels_in_the_documented_order():
 def test_the_kits_tasks():
     assert tasks.known() == [
         "held_out",
+        "held_out_past",
         "indolem/sentiment",
         "minilab/sentiment",
         "nusaparagraph/emotion",

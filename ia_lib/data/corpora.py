@@ -304,10 +304,17 @@ def check_xp3(codes: Iterable[str]) -> None:
         raise CorpusError(f"xP3 has no language {unknown[0]!r}; it has: {', '.join(XP3)}")
 
 
-def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", column: str | None = None) -> "Dataset":
+def past(
+    path: Path | None,
+    prompt: str = "prompt",
+    answer: str = "answer",
+    column: str | None = None,
+    more: str | None = None,
+) -> "Dataset":
     """Past instruction data from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
-    `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. No path means no
-    past: an empty data set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.
+    `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. What stands in the
+    field `more`, if anything does, belongs to the prompt, behind a blank line. No path means no past: an empty data
+    set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.
     """
     from datasets import Dataset
 
@@ -332,6 +339,11 @@ def past(path: Path | None, prompt: str = "prompt", answer: str = "answer", colu
             record[field] = files.text(record.get(field), f"{path}, {place}", field)
             if files.INVISIBLE.fullmatch(record[field]):
                 raise CorpusError(f"{path}, {place}: the field {field!r} is missing or empty; it must be text")
+        if more and record.get(more):
+            record[prompt] += "\n\n" + files.text(record[more], f"{path}, {place}", more)
+    if more and records and not any(more in record for _, record in records):
+        found = ", ".join(map(str, records[0][1]))[:200]
+        raise CorpusError(f"{path}: no row has the field {more!r}; found: {found}")
     rows = [row for _, row in records]
     further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}
     if column and rows and column not in further:

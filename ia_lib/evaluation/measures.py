@@ -68,7 +68,7 @@ def save(
         errors(scores, texts, rule).round(4).to_csv(folder / "errors.csv", index=False)
     if counts is not None and len(counts):
         answers |= counted(counts, seed)
-        said.append(predictions[PREDICTION_COLUMNS])
+        said += [] if predictions is None else [predictions[PREDICTION_COLUMNS]]
         counts.to_parquet(folder / "counts.parquet", index=False)
     said = pd.concat(said, ignore_index=True) if said else pd.DataFrame(columns=PREDICTION_COLUMNS)
     said.to_parquet(folder / "predictions.parquet", index=False)
@@ -155,14 +155,16 @@ def choices(
 
 
 def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
-    """What translations count, in every direction: the lines of counts.parquet, `dataset, task, source, language,
-    metric, example, counts, baseline, baseline_is`. `counts` is a list of numbers that `resampling.METRICS[metric]`
-    scores the sum of; lines of one example are added up. `baseline` and `baseline_is`, what costs nothing and its
-    score, are the same in all lines of a direction and metric. Raises ValueError for an unknown metric.
+    """What translations and other answers count, in every direction: the lines of counts.parquet, `dataset, task, kind,
+    source, language, metric, example, counts, baseline, baseline_is`. `counts` is a list of numbers that
+    `resampling.METRICS[metric]` scores the sum of; lines of one example are added up. `baseline` and `baseline_is`,
+    what costs nothing and its score, are the same in all lines of a direction and metric. Raises ValueError for an
+    unknown metric.
     """
+    counts = counts if "kind" in counts else counts.assign(kind="translate")
     cells: Answered = {}
-    by = ["dataset", "task", "metric", "language", "source"]
-    for (dataset, task, metric, language, source), part in counts.groupby(by, sort=False):
+    by = ["dataset", "task", "kind", "metric", "language", "source"]
+    for (dataset, task, kind, metric, language, source), part in counts.groupby(by, sort=False):
         if metric not in METRICS:
             raise ValueError(f"metric: found {metric!r}; allowed: {', '.join(METRICS)}")
         ids, where = np.unique(part["example"].astype(str), return_inverse=True)
@@ -170,7 +172,8 @@ def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
         np.add.at(sums, where, np.stack(part["counts"]))
         baseline = float(part["baseline"].iloc[0]), part["baseline_is"].iloc[0]
         answers = Answers(examples(tuple(ids.tolist()), seed), sums, [metric], *baseline)
-        cells[dataset, task, "translate", metric, language, source, "all"] = answers
+        # what has no source has one prompt
+        cells[dataset, task, kind, metric, language, source, "all" if source else 1] = answers
     return cells
 
 

@@ -1,7 +1,8 @@
 """Tasks: what a model is tested on, each a file of plain YAML; docs/tasks.md says what every field means.
 
 The kit's lie in params/tasks (`nusax/sentiment`), a user's own anywhere. A task's kind decides which fields it has, and
-how its texts become questions, answers and scores: `choose` one of several labels, or `translate` parallel text. Texts
+how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, or
+`answer` questions, whose true answers are scored. Texts
 come from `find(source, file)`, as those of `corpora` do; `places` says beforehand what it will be asked for.
 """
 
@@ -283,10 +284,52 @@ class Translate(Task):
         return corpora.parallel_file(path, columns, data.id, data.sheet)
 
 
-_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate}
+class Asked(_Part):
+    """Questions with their true answers: exactly one of held_out and file."""
+
+    held_out: StrictBool = False  # the rows that a run keeps back of its own past file
+    file: Text | None = None  # JSONL or parquet
+    prompt: Text = "prompt"
+    answer: Text = "answer"
+    input: Text | None = None  # a further field; where it is not empty it follows the prompt, behind a blank line
+    language: Text | None = None  # default: the first language that the model knows
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.held_out == bool(self.file):
+            raise Refusal("", "both" if self.file else None, "exactly one of held_out and file")
+        if self.prompt == self.answer:
+            raise Refusal("answer", self.answer, "another field than the prompt's")
+        return self
 
 
-def load(name: str, home: str | Path = "") -> Choose | Translate:
+class Answer(Task):
+    """Answer questions: how well the model knows the true answers."""
+
+    kind: Literal["answer"] = "answer"
+    data: Asked
+    metric: Literal["answer loss"] = "answer loss"
+
+    def has(self, codes: Iterable[str]) -> list[str]:
+        found = list(codes)
+        return [code for code in found if code == self.data.language] if self.data.language else found[:1]
+
+    def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
+        """(source, file) of what `read` reads; nothing for held-out rows."""
+        return [("file", self._own(self.data.file))] if self.data.file else []
+
+    def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
+        """Columns `prompt, answer`. Held-out rows are not read here: the run has them. Raises CorpusError."""
+        if self.data.held_out:
+            raise TaskError(f"the task {self.name} is of a run's held-out past, which is not in a file of its own")
+        data = self.data
+        return corpora.past(find(*self.places(codes, split)[0]), data.prompt, data.answer, more=data.input)
+
+
+_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer}
+
+
+def load(name: str, home: str | Path = "") -> Choose | Translate | Answer:
     """A task by its name in params/tasks, or by the path of a user's file, looked for in `home` first.
 
     Raises TaskError for one that there is not and for what is wrong in its file: file, line, field, found, allowed.
@@ -313,7 +356,7 @@ def own(file: str, language: str, labels: list[str], task: str = "sentiment", **
 
 
 @cache
-def _loaded(path: Path, time: int, name: str) -> Choose | Translate:
+def _loaded(path: Path, time: int, name: str) -> Choose | Translate | Answer:
     fields = yaml_files.read(path, "task", TaskError)
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:

@@ -6,7 +6,6 @@ draw examples anew.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ import pandas as pd
 from datasets import Dataset
 from sacrebleu.metrics import CHRF
 
-from ia_lib.data.files import CorpusWarning
+from ia_lib.evaluation.answering import COUNTS, shortened
 from ia_lib.evaluation.generation import answers
 from ia_lib.evaluation.measures import PREDICTION_COLUMNS
 from ia_lib.evaluation.scoring import label_logprobs
@@ -25,8 +24,6 @@ from ia_lib.evaluation.tasks import Translate
 from ia_lib.instructions import cross_lingual, templates
 from ia_lib.instructions.cross_lingual import Plan
 from ia_lib.models.encoding import encode
-
-COUNTS = ["dataset", "task", "source", "language", "metric", "example", "counts", "baseline", "baseline_is"]
 
 
 def directions(plan: Plan, languages: Collection[str]) -> list[tuple[str, str]]:
@@ -48,10 +45,10 @@ def translate(
     parallel: Dataset,
     plan: Plan,
     encoding: dict,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Translate `parallel` in all `directions` that it has languages for; `progress` is told of every few sentences
-    that are translated, how many they are.
+    what was done with them ("translation", "loss", "similarity") and how many they are.
 
     `parallel` is what the task reads, or for held-out sentences the second part of `cross_lingual.split_off`; `plan`
     also says templates, names of languages and the seed; `encoding` holds the keyword arguments of `encode`.
@@ -65,15 +62,27 @@ def translate(
 
     Several prompts of a task's own are added up in an example's counts.
     """
-    # how labels are scored here
-    score = partial(label_logprobs, model, tokenizer, chat=encoding.get("chat", False), progress=False)
+
+    def score(part: str, prompts: list[str], labels: list, each: int = 1):
+        """How labels are scored here; `each` of the prompts are of one sentence."""
+        done = 0
+
+        def tell(here: int, _: int) -> None:
+            nonlocal done
+            if progress and here // each > done:
+                progress(part, here // each - done)
+                done = here // each
+
+        more = {"chat": encoding.get("chat", False), "progress": tell}
+        return label_logprobs(model, tokenizer, prompts, labels, **more)
+
     said, counted = [], []
     for source, target in directions(plan, parallel.column_names):
-        place = {"dataset": task.dataset, "task": task.task, "source": source, "language": target}
+        place = {"dataset": task.dataset, "task": task.task, "kind": task.kind, "source": source, "language": target}
         predictions, counts = _translations(
             model, tokenizer, task, parallel, plan, encoding, source, target, score, progress
         )
-        said += [{**place, "kind": task.kind, **line} for line in predictions]
+        said += [{**place, **line} for line in predictions]
         counted += [{**place, **line} for line in counts + _similarity(parallel, plan, source, target, score)]
     return pd.DataFrame(said, columns=PREDICTION_COLUMNS), pd.DataFrame(counted, columns=COUNTS)
 
@@ -82,8 +91,6 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
     sources, targets, ids = parallel[source][:], parallel[target][:], parallel["sentence_id"][:]
     names = {"SOURCE_LANG": plan.name(source), "TARGET_LANG": plan.name(target)}
     chrf = CHRF()
-    # half of what the model reads at a time, so that a prompt has room, too
-    longest_answer = min(512, (getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1024) // 2)
     predictions, statistics, lost, tokens = [], 0, 0.0, 0
     for number in range(len(task.prompts.mt) if task.prompts else 1):
         asked = [
@@ -92,7 +99,8 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         ]
         rows, _ = encode(tokenizer, asked, targets, **encoding)
         longest = max(len(row["input_ids"]) - row["answer_start"] for row in rows)
-        said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)), progress=progress)
+        tell = partial(progress, "translation") if progress else None
+        said = answers(model, tokenizer, rows, tokens=max(1, min(2 * longest, 256)), progress=tell)
         said = said["model"].tolist()
         predictions += [
             {"example": example, "prompt": number + 1, "gold": gold, "predicted": predicted}
@@ -100,7 +108,8 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         ]
         # the counts of sentences, of which sacrebleu shows no more than the score of their sum
         statistics += np.array(chrf._extract_corpus_statistics(said, [targets]))
-        scores = score(asked, [[text] for text in _shortened(tokenizer, targets, longest_answer, task.name, target)])
+        whole = shortened(model, tokenizer, targets, f"{task.name}, {target}")
+        scores = score("loss", asked, [[text] for text in whole])
         lost, tokens = lost - scores.label_logprob[:, 0], tokens + scores.label_tokens[:, 0]
     found = {
         "chrF": (statistics, chrf.corpus_score(sources, [targets]).score, "the source copied"),
@@ -114,27 +123,12 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
     return predictions, lines
 
 
-def _shortened(tokenizer, texts: list[str], tokens: int, task: str, language: str) -> list[str]:
-    """The texts, those of more tokens without their ends, of which a warning tells."""
-    found = []
-    for text in texts:
-        # no token is less than a byte, so that most texts need not be read
-        while len(text.encode()) > tokens and len(tokenizer(text, add_special_tokens=False)["input_ids"]) > tokens:
-            text = text[: len(text) * 3 // 4].rstrip()
-        found.append(text)
-    long = sum(a != b for a, b in zip(texts, found, strict=True))
-    if long:
-        said = f"{task}, {language}: {long:,} of {len(texts):,} true translations are longer than {tokens:,} tokens"
-        warnings.warn(f"{said}; their answer loss is that of their beginnings", CorpusWarning, stacklevel=2)
-    return found
-
-
 def _similarity(parallel, plan, source, target, score) -> list[dict]:
     asked = replace(plan, objective="xss", xss_negatives="mixed", pivots=[source], taught=[target])
     count = 2 * len(parallel)
     made = (row for row in cross_lingual.stream(parallel, 2 * count, asked) if row["source_language"] == source)
     rows = list(islice(made, count))
-    best = score([row["prompt"] for row in rows], ["yes", "no"]).scores().argmax(1)
+    best = score("similarity", [row["prompt"] for row in rows], ["yes", "no"], 2).scores().argmax(1)
     counts = {row["source_id"]: [0.0, 0.0] for row in rows}
     for row, answer in zip(rows, best, strict=True):
         right, times = counts[row["source_id"]]

@@ -89,6 +89,11 @@ class Past(Part):
     xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
     prompt: str | None = None
     answer: str | None = None
+    input: str | None = (
+        None  # of a file: a further field; where it is not empty it follows the prompt, behind a blank line
+    )
+    held_out: Count | None = None  # of a file: so many of its rows are never drawn, and how well each model knows their
+    # answers is measured
     stream: StrictBool = False  # read a large local file line by line, holding only the rows that are drawn
     blocks: Count = 2000
     mixture: Mixture | None = None
@@ -108,6 +113,9 @@ class Past(Part):
             raise Refusal("answer", self.answer, "another field than the prompt's")
         if self.stream and not self.file:
             raise Refusal("stream", True, "nothing, unless there is a local file")
+        for field in ("input", "held_out"):
+            if getattr(self, field) and (not self.file or self.stream):
+                raise Refusal(field, getattr(self, field), "nothing, unless there is a local file that is read whole")
         return self
 
 
@@ -165,13 +173,15 @@ class Model(Part):
     run: str | None = None  # the model that this run of the table ended with
     name: Text | None = None  # a Hub name or a local folder
     revision: str | None = None
+    gguf: Text | None = None  # the file in that folder, or of that name on the Hub, which holds the whole model
     interpolate: Share | None = None  # of a run: between the weights that it began with (0) and ended with (1)
 
     @model_validator(mode="after")
     def _one_source(self):
         self.exactly_one("new", "run", "name")
-        if self.revision and not self.name:
-            raise Refusal("revision", self.revision, "nothing, unless the model has a name")
+        for field in ("revision", "gguf"):
+            if getattr(self, field) and not self.name:
+                raise Refusal(field, getattr(self, field), "nothing, unless the model has a name")
         if self.interpolate is not None and not self.run:
             raise Refusal("interpolate", self.interpolate, "nothing, unless the model is a run's")
         return self

@@ -92,8 +92,9 @@ class Run:
         rule, seed, found = rule or self.rule, seed or self.seed, {}
         if (kind, rule, seed) in self._answers:
             return self._answers[kind, rule, seed]
-        if kind == "translate" and len(counts := self._read("counts.parquet")):
-            found = measures.counted(counts, seed)
+        if kind != "choose" and len(counts := self._read("counts.parquet")):
+            # a cell's third part is its kind
+            found = {cell: counted for cell, counted in measures.counted(counts, seed).items() if cell[2] == kind}
         elif kind == "choose" and len(self.scores):
             majority = self.majority["majority_label"]
             majority = "test" if self.settings["evaluate"]["majority_of"] == "test" else majority
@@ -116,7 +117,7 @@ def every(runs: list[Run]) -> pd.DataFrame:
     row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
     frames = []
-    for kind in ("choose", "translate"):
+    for kind in ("choose", "translate", "answer"):
         there = {run.name: run for run in runs if run.answers(kind)}
         frames += [_lines(kind, [run], there) for run in there.values()]
         for seeds in _by_row(there.values()).values():
@@ -160,8 +161,10 @@ def groups(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(results: pd.DataFrame) -> pd.DataFrame:
-    """The lines of parallel text, for the eye: every direction and metric, then what averages several."""
-    lines = results[(results["kind"] == "translate") & ((results["source"] != "all") | (results["cells"] > 1))]
+    """The lines of parallel text and of true answers, for the eye: every direction and metric, then what averages
+    several."""
+    lines = results[(results["kind"] != "choose") & ((results["source"] != "all") | (results["cells"] > 1))]
+    lines = lines[(lines["kind"] == "translate") | ((lines["prompt"] == "all") & (lines["language"] != "all"))]
     columns = "run task metric source language group group_name value low high difference difference_low"
     columns += " difference_high baseline baseline_is examples"
     return lines[columns.split()].round(2).reset_index(drop=True)

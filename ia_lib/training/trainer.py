@@ -134,7 +134,7 @@ class AnswerTrainer(Trainer):
     @torch.inference_mode()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         # each of several processes reads all held-out rows, whose weights sum to one
-        rows, size = self.eval_dataset, -(-self.args.eval_batch_size // self.parts)
+        rows, size = self.eval_dataset, -(-self.args.train_batch_size // self.parts)
         self.model.eval()
         loss = sum(self.loss_of(rows[begin : begin + size]).float() for begin in range(0, len(rows), size))
         metrics = {"eval_loss": float(loss)}
@@ -311,7 +311,7 @@ def tune(
     per_step = [sum(lengths[begin : begin + batch_size]) for begin in range(0, len(rows), batch_size)]
     held_out = weigh(validation, len(validation) or 1, loss, loss_average)
     processes = int(os.environ.get("WORLD_SIZE") or 1)
-    sizes = {"per_device_train_batch_size": batch_size // processes, "per_device_eval_batch_size": batch_size}
+    sizes = {"per_device_train_batch_size": batch_size // processes}
     rates = {"learning_rate": learning_rate, "warmup_steps": round(warmup * steps), "weight_decay": weight_decay}
     rates |= {"optim": {"adamw": "adamw_torch_fused"}.get(optimiser, optimiser), **_scheduled(schedule, floor)}
     evaluation = {"eval_strategy": "steps" if held_out else "no", "eval_steps": validate_steps}

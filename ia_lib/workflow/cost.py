@@ -32,6 +32,7 @@ _MILLIONS = {
 # Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
+_TRANSLATED = 11  # prompts that take as long as a sentence that is translated, compared and whose loss is measured
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,12 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
     cannot be told."""
-    steps = ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
+    steps = _steps(run, report)
     tokens = round(steps * _per_step(run, report))
-    texts, parameters = _texts(run) if texts is None else texts, _parameters(source)
-    texts = None if texts is None else texts * 3 * len(run.evaluate.wordings)
+    texts, parameters = _prompts(run, texts), _parameters(source)
     if parameters is None:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
-    operations = 6 * parameters * (tokens + _looked_at(run, report)) + 2 * parameters * (texts or 0) * _TEXT_TOKENS
+    whole = sum(operations(run, source, report, texts).values())
     training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
         parameters,
@@ -66,8 +66,32 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
         tokens,
         texts,
         round(max(training, scoring(run, source)) / 2**30, 1),
-        {name: operations / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
+        {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
     )
+
+
+def operations(
+    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None
+) -> dict[str, float]:
+    """Floating-point operations of the stages tune and evaluate; 0 for a model whose size cannot be told. `prompts` are
+    those with labels."""
+    parameters = _parameters(source) or 0
+    prompts = _prompts(run) if prompts is None else prompts
+    directions = 2 * len(run.pivots) * len([code for code in run.paired_codes if code not in run.pivots])
+    sentences = directions * run.data.validation_sentences if run.measures_held_out else 0
+    return {
+        "tune": 6 * parameters * (_steps(run, report) * _per_step(run, report) + _looked_at(run, report)),
+        "evaluate": 2 * parameters * ((prompts or 0) + _TRANSLATED * sentences) * _TEXT_TOKENS,
+    }
+
+
+def _steps(run: Settings, report: dict | None) -> int:
+    return ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
+
+
+def _prompts(run: Settings, texts: int | None = None) -> int | None:
+    texts = _texts(run) if texts is None else texts
+    return None if texts is None else texts * 3 * len(run.evaluate.wordings)
 
 
 def scoring(run: Settings, source: str | New) -> float:

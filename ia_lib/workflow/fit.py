@@ -32,13 +32,13 @@ def check(inputs) -> None:
     check_labels(inputs, None)
     if run.chat and inputs.begins.model.new:
         raise Refusal("chat", True, "false, for a new model, whose tokenizer has no chat template")
-    made, adapter = inputs.tuned_model.adapters, run.train.adapter
+    adapters, adapter = inputs.adapters, run.train.adapter
     if run.trains and run.train.packing and inputs.begins.model.new:
         raise Refusal("packing", True, _NO_PACKING)
     one = "none, since the model that it begins with has an adapter already, which a quantised model cannot take in"
-    if run.trains and adapter and adapter.quantisation != "none" and len(made) > 1:
+    if run.trains and adapter and adapter.quantisation != "none" and adapters > 1:
         raise Refusal("adapter.quantisation", adapter.quantisation, one)
-    if run.evaluate.quantisation != "none" and len(made) > 1:
+    if run.evaluate.quantisation != "none" and adapters > 1:
         raise Refusal("quantisation", run.evaluate.quantisation, one)
     if model is None or (not isinstance(model, Folder) and model.missing()):
         return

@@ -15,10 +15,11 @@ from ia_lib.instructions.templates import PromptError
 from ia_lib.paths import locate, params, root
 from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import preflight, tables
-from ia_lib.workflow.inputs import Inputs, trained
+from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
-from ia_lib.workflow.sources import Address, HubModel
+from ia_lib.workflow.sources import Address, Gguf, HubModel
 from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest, write_json
+from ia_lib.workflow.weights import trained
 
 STAGES = ("data", "tune", "evaluate")
 
@@ -171,7 +172,7 @@ class Table:
         asked = set()
         for stage in self.stages(runs):
             for source in stage.inputs.sources.values():
-                if isinstance(source, HubModel) or (isinstance(source, Address) and not stage.done):
+                if isinstance(source, HubModel | Gguf) or (isinstance(source, Address) and not stage.done):
                     try:
                         if source not in asked:
                             source.settle()
@@ -222,13 +223,13 @@ class Table:
         inputs, needs = Inputs(self._chain(run), name, self.folder), self._needs(run, name)
         try:
             identities = inputs.identities()
-            translates = name == "evaluate" and bool(inputs.translations)
+            of_its_own = name == "evaluate" and bool(inputs.translations or inputs.answered)
         except Exception as error:
             raise self._said(run, error) from None
         block = "train" if name == "tune" else name
         shared = run.model_dump(mode="json", include=set(Shared.model_fields))
         settings = {"shared": shared, block: getattr(run, block).model_dump(mode="json")}
-        if translates:
+        if of_its_own:
             settings["data"] = run.data.model_dump(mode="json")
         if run.model.interpolate is not None:
             settings["interpolate"] = run.model.interpolate

@@ -5,11 +5,10 @@ cannot be read either.
 """
 
 import os
-import re
 from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -19,14 +18,14 @@ from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
-from ia_lib.evaluation.tasks import Choose, Task, TaskError, Translate
+from ia_lib.evaluation.tasks import Answer, Choose, Task, TaskError, Translate
 from ia_lib.instructions import templates
 from ia_lib.paths import params, root
 from ia_lib.randomness import generator, shuffled
-from ia_lib.recipes.fields import New
 from ia_lib.workflow import past
 from ia_lib.workflow.settings import Settings
-from ia_lib.workflow.sources import Address, Asked, File, Folder, HubModel, MiniLab, Published, Source
+from ia_lib.workflow.sources import Address, Asked, File, MiniLab, Published, Source
+from ia_lib.workflow.weights import Weighed
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,84 +33,17 @@ if TYPE_CHECKING:
     from ia_lib.instructions.cross_lingual import Plan
 
 
-_HUB = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
-
-
-class Weights(NamedTuple):
-    """Where a model's weights come from: a folder or Hub name, and the adapters on top of it, in order; for weights
-    between two models also the other one, and how far from it they are (0 to 1)."""
-
-    source: str
-    revision: str | None = None
-    adapters: tuple[str, ...] = ()
-    beginning: "Weights | None" = None
-    share: float = 1.0
-
-
-def trained(chain: list[Settings]) -> list[Settings]:
-    """The runs of a chain, latest first, whose weights make up the model that it ends with: the last one that trained,
-    and where that made an adapter those that it stands on."""
-    found: list[Settings] = []
-    for run in chain:
-        if run.trains:
-            found.append(run)
-            if not run.train.adapter:
-                break
-    return found
-
-
-class Inputs:
-    """The inputs of a stage of a run. `chain` is the run, the run whose model it begins with, and so on; `outputs` the
-    table's folder, in which each run has its own."""
+class Inputs(Weighed):
+    """The inputs of a stage of a run."""
 
     def __init__(self, chain: list[Settings], stage: str, outputs: Path):
-        self.chain, self.stage, self.outputs = chain, stage, outputs
-        self.run, self.begins = chain[0], chain[-1]
-
-    @property
-    def origin(self) -> str | New:
-        """The model at the beginning of the chain: its name or folder, or what a new one looks like."""
-        return self.begins.model.new or self._outside[0]
-
-    @property
-    def tokenizer(self) -> tuple[str, str | None]:
-        """Where the tokenizer comes from, as (folder or Hub name, revision)."""
-        return (str(self.made(self.begins, "data") / "tokenizer"), None) if self.begins.model.new else self._outside
-
-    @property
-    def model(self) -> Weights:
-        """Where the model that the run begins with comes from; not for a new one."""
-        return self._tuned(self.chain[1:])
-
-    @property
-    def tuned_model(self) -> Weights:
-        """Where the model that the run ends with lies: its own if it trains, else the one it began with."""
-        share = self.run.model.interpolate
-        if share is None:
-            return self._tuned(self.chain)
-        return self.model._replace(beginning=self._tuned(self.chain[2:]), share=share)
+        super().__init__(chain, outputs)
+        self.stage = stage
 
     @property
     def examples(self) -> Path:
         """The file of the rows that the run trains on."""
         return self.made(self.run, "data") / "examples.parquet"
-
-    def made(self, run: Settings | str, stage: str) -> Path:
-        return self.outputs / (run if isinstance(run, str) else run.name) / stage
-
-    def _tuned(self, chain: list[Settings]) -> Weights:
-        made = [(run, str(self.made(run, "tune") / "model")) for run in trained(chain)]
-        adapters = tuple(folder for run, folder in reversed(made) if run.train.adapter)
-        # an adapter stands on what the run before it ended with
-        whole = next((folder for run, folder in made if not run.train.adapter), None)
-        return Weights(*((whole, None) if whole else self._outside), adapters)
-
-    @property
-    def _outside(self) -> tuple[str, str | None]:
-        place = self.outside
-        return (
-            (place.name, place.commit or place.revision) if isinstance(place, HubModel) else (str(place.folder), None)
-        )
 
     @cached_property
     def sources(self) -> dict[str, Source]:
@@ -167,16 +99,6 @@ class Inputs:
         what was held out."""
         run = self.run
         return run.measures_held_out if self.stage == "evaluate" else bool(run.parallel_codes or run.model.new)
-
-    @property
-    def outside(self) -> Folder | HubModel:
-        """The model that the chain of models begins with, if it is one from outside."""
-        asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
-        if place.is_dir():
-            return Folder(asked.name, place.resolve())
-        if asked.name.startswith(("/", ".", "~")) or not _HUB.fullmatch(asked.name):
-            raise Refusal("model.name", asked.name, "a folder, or a name on the Hub; there is no such folder")
-        return HubModel(asked.name, asked.revision, self.outputs / "revisions.json")
 
     def _kits(self, path: Path) -> File:
         ours = path.is_relative_to(params())
@@ -300,7 +222,8 @@ class Inputs:
                 raise Refusal("tasks", name, "tasks with a name of their own each")
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
-        return [*found, *([tasks.load("held_out")] if run.measures_held_out else [])]
+        own = {"held_out": run.measures_held_out, "held_out_past": run.data.past and run.data.past.held_out}
+        return [*found, *(tasks.load(name) for name, measured in own.items() if measured)]
 
     def _shuffled(self, task: Choose) -> Choose:
         order = shuffled(generator(self.run.seed, self.run.name, "labels", task.name), len(task.labels))
@@ -317,12 +240,17 @@ class Inputs:
         return [task for task in self.tasks if isinstance(task, Translate)]
 
     @property
+    def answered(self) -> list[Answer]:
+        """Those of the tasks whose true answers are scored."""
+        return [task for task in self.tasks if isinstance(task, Answer)]
+
+    @property
     def of_files(self) -> list[Translate]:
         """Those of them whose text is not the run's own, held out."""
         return [task for task in self.translations if not task.data.held_out]
 
     def tested(self, task: Task) -> list[str]:
-        return task.has(self.run.codes if isinstance(task, Choose) else self.run.paired_codes)
+        return task.has(self.run.paired_codes if isinstance(task, Translate) else self.run.codes)
 
     def pairs(self, task: Translate) -> "Dataset":
         """The parallel text of a task: `sentence_id` and a column per language."""
@@ -330,8 +258,16 @@ class Inputs:
             return self.held_out()
         return task.read(self.find, self.tested(task), self._split(task))
 
+    def questions(self, task: Answer) -> "Dataset":
+        """The questions of a task and their true answers: columns `prompt, answer`."""
+        if task.data.held_out:
+            return past.split(self, self.find("file", self.run.data.past.file))[1]
+        return task.read(self.find, self.tested(task), self._split(task))
+
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""
+        if isinstance(task, Answer) and task.data.held_out:
+            return [("file", self.run.data.past.file)]
         return task.places(self.tested(task), self._split(task))
 
     @property
@@ -420,7 +356,7 @@ class Inputs:
         if run.corpus == "own" and part.file:
             read.append((part.file, part.sheet))
         for task in self.tasks:
-            sheet = task.data.columns.sheet if isinstance(task, Choose) else task.data.sheet
+            sheet = task.data.columns.sheet if isinstance(task, Choose) else getattr(task.data, "sheet", None)
             read += [(file, sheet) for source, file in self.places(task) if source == "file"]
         books = [(run.locate(file, self.data_folder), sheet) for file, sheet in dict.fromkeys(read)]
         said = (files.unread(Path(book), sheet) for book, sheet in books if book.lower().endswith(".xlsx"))

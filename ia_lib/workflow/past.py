@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia_lib.data import corpora, downloads
+from ia_lib.data.files import CorpusError
 from ia_lib.instructions import mixture, replay
+from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.tables import drawn
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
     released = asked.get("sampling") == "released"
     found = [inputs.find(*place) for place in places(inputs)]
     if past.file and (not past.stream or rows == "all"):
-        read = corpora.past(found[0], **past.fields, column=asked["stratify"])
+        read = split(inputs, found[0], asked["stratify"])[0]
         return (read if released else replay.spaced(read)), []
     if past.file and not released:
         drawn_rows = replay.reservoir(Jsonl(found[0], past.fields).rows(), rows, run.seed)
@@ -70,6 +72,22 @@ def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
         parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)]
         facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
     return replay.spaced(concatenate_datasets(parts)), facts
+
+
+def split(inputs, path: Path, column: str | None = None) -> "tuple[Dataset, Dataset]":
+    """The rows of the run's past file that may be drawn, and those that are held out; no prompt of these is among
+    those."""
+    run, asked = inputs.run, inputs.run.data.past
+    rows = corpora.past(path, **asked.fields, column=column, more=asked.input)
+    if not asked.held_out:
+        return rows, rows.select([])
+    if asked.held_out >= len(rows):
+        raise CorpusError(f"{path}: found {len(rows):,} rows; more than the {asked.held_out:,} held out are needed")
+    order = shuffled(generator(run.seed, "held-out past"), len(rows))
+    held_out = rows.select(sorted(order[: asked.held_out]))
+    prompts = set(map(corpora.normalised, held_out["prompt"]))
+    kept = [i for i, prompt in enumerate(rows["prompt"]) if corpora.normalised(prompt) not in prompts]
+    return rows.select(kept), held_out
 
 
 def _trained_on(examples: Path) -> "Dataset":

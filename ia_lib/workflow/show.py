@@ -160,8 +160,9 @@ def measures(done: Evaluated) -> pd.DataFrame:
 
 
 def translations(done: Evaluated) -> pd.DataFrame:
-    """What was measured on parallel text, a line for each direction, beside what costs nothing."""
-    frame = done.measures[(done.measures["kind"] == "translate") & (done.measures["language"] != "all")]
+    """What was measured on parallel text and true answers, a line for each direction, beside what costs nothing."""
+    frame = done.measures[(done.measures["kind"] != "choose") & (done.measures["language"] != "all")]
+    frame = frame[(frame["kind"] == "translate") | (frame["prompt"] == "all")]
     columns = "task metric source language value low high baseline baseline_is examples"
     return frame[frame["source"] != "all"][columns.split()].round(2)
 

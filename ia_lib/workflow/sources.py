@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,10 @@ class Folder(Source):
     def path(self) -> Path:
         return self.folder
 
+    def described(self) -> Path:
+        """The folder, or one with configuration and tokenizer alone."""
+        return self.folder
+
 
 @cache
 def _checksum(path: Path, size: int, changed: int) -> str:
@@ -152,6 +157,11 @@ class HubModel(Source):
 
     revision: str | None
     record: Path
+    instead: str = ""  # how the model can be had without the Hub
+
+    @property
+    def version(self) -> str | None:
+        return self.commit or self.revision
 
     @property
     def _asked(self) -> str:
@@ -214,23 +224,91 @@ class HubModel(Source):
             except Exception as error:  # the Hub's client raises what its libraries raise
                 if patience.again(error):
                     continue
-                said = f"the Hub does not tell its commit ({patience.problem})"
+                said = f"the Hub does not tell its commit ({patience.problem}){self.instead}"
                 raise SourceError(f"the model {self.name}: {said}") from None
 
     def identity(self) -> list[str | None]:
-        return [self.name, self.commit or self.revision]
+        return [self.name, self.version]
 
     def missing(self) -> str | None:
         from huggingface_hub import try_to_load_from_cache
 
         # whole or in parts; that a config is there says nothing of the weights
         files = (f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json"))
-        version = self.commit or self.revision
-        here = any(isinstance(try_to_load_from_cache(self.name, file, revision=version), str) for file in files)
-        return None if here else f"the model {self.name}"
+        here = any(isinstance(try_to_load_from_cache(self.name, file, revision=self.version), str) for file in files)
+        return None if here else f"the model {self.name}{self.instead}"
 
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "revision": self.revision, "commit": self.commit}
+
+
+@dataclass(frozen=True)
+class Gguf(Source):
+    """A model in one GGUF file, local or of the Hub. It is unpacked once, into a plain folder in full precision, which
+    all else reads; what its quantisation has rounded stays rounded."""
+
+    file: Path | str
+    hub: HubModel | None = None
+
+    @property
+    def _local(self) -> Path | None:
+        """Where the file lies; None for one that is still on the Hub."""
+        from huggingface_hub import try_to_load_from_cache
+
+        if self.hub is None:
+            return Path(self.file)
+        found = try_to_load_from_cache(self.name, self.file, revision=self.hub.version)
+        return Path(found) if isinstance(found, str) else None
+
+    def check(self) -> None:
+        if find_spec("gguf") is None:
+            raise SourceError(f"the model {self.name}: GGUF files are read by the package gguf: pip install gguf")
+        if self.hub is None and not Path(self.file).is_file():
+            others = ", ".join(sorted(path.name for path in Path(self.file).parent.glob("*.gguf"))) or "no GGUF file"
+            raise SourceError(f"model.gguf: {Path(self.file).name} is not in {self.name}; found there: {others}")
+
+    def settle(self) -> None:
+        if self.hub:
+            self.hub.settle()
+
+    def missing(self) -> str | None:
+        return None if self._local else f"the model {self.name}, {self.file}"
+
+    def identity(self) -> Any:
+        if self.hub:
+            return [*self.hub.identity(), self.file]
+        self.check()
+        state = Path(self.file).stat()
+        return {"gguf": _checksum(Path(self.file), state.st_size, state.st_mtime_ns)}
+
+    def provenance(self) -> dict[str, Any]:
+        known = {**self.hub.provenance(), "gguf": self.file} if self.hub else {"model": self.name, **self.identity()}
+        return {**known, "quantisation": self.quantisation}
+
+    @property
+    def quantisation(self) -> str:
+        """What the file's weights were rounded to, as Q4_1."""
+        from ia_lib.models import unpacked
+
+        return unpacked.quantisation(self.described())
+
+    def described(self) -> Path:
+        """The folder with configuration and tokenizer alone."""
+        return self._unpacked(False)
+
+    def path(self) -> Path:
+        return self._unpacked(True)
+
+    def _unpacked(self, weights: bool) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        from ia_lib.models import unpacked
+
+        self.check()
+        file = self._local or Path(hf_hub_download(self.name, self.file, revision=self.hub.version))
+        state = file.stat()
+        content = _checksum(file, state.st_size, state.st_mtime_ns)
+        return unpacked.unpack(file, downloads.cache_folder() / "gguf" / content[:16], weights)
 
 
 _unanswered: list[float] = []  # when the Hub's client asked, since it was answered last

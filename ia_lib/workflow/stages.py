@@ -37,7 +37,7 @@ from ia_lib.workflow.sources import HubModel
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 6, "tune": 5, "evaluate": 5, "report": 5}
+STAGE_VERSION = {"data": 6, "tune": 5, "evaluate": 6, "report": 5}
 _VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate peft bitsandbytes numpy pandas"
 _PACKAGE = Path(__file__).parents[1]
 
@@ -143,8 +143,8 @@ class Stage:
 
     @property
     def origin(self) -> str:
-        """The name of the model that the run's chain of models began with, empty for a new one."""
-        return self.inputs.begins.model.name or ""
+        """The model that the run's chain of models began with, empty for a new one."""
+        return self.inputs.called
 
     @property
     def marker(self) -> Path:
@@ -312,11 +312,16 @@ class Stage:
         return "its kernel died"
 
     def cost(self) -> float:
-        """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab."""
+        """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab, and for a
+        larger model with 20 billion operations a second."""
+        from ia_lib.workflow.cost import operations
+
         if self.name == "report":
             return 15
         if self.name == "data":
             return 6
+        if not self.inputs.begins.model.new and (known := operations(self.run, self.inputs.origin)[self.name]):
+            return 15 + known / 2e10
         if self.name == "evaluate":
             return 20
         steps = self.run.data.steps or 1000

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ia_lib.workflow import processes
+from ia_lib.workflow.pace import Pace
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import Stage
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# What is done with a sentence of parallel text -> how many times as long it takes as a prompt of three labels.
+_SENTENCE = {"translation": 8.0, "loss": 1.0, "similarity": 2.0}
 
 
 @dataclass
@@ -238,7 +243,9 @@ def tune_together(stage: Stage) -> bool:
 def _card(stage: Stage) -> str:
     """The model card of a tuned model."""
     run = stage.run
-    start = run.model.name or (f"the run {run.model.run}" if run.model.run else "random weights")
+    start = (
+        stage.inputs.called if run.model.name else (f"the run {run.model.run}" if run.model.run else "random weights")
+    )
     taught = ", ".join(run.taught) if run.parallel_codes else "none"
     said = ", ".join(f"{name} {value}" for name in ("objective", "replay", "rows")
                      if (value := getattr(run.data, name, None)) is not None)  # fmt: skip
@@ -294,22 +301,32 @@ def evaluate(stage: Stage, begun: Evaluation) -> Evaluated:
 def _evaluate(stage: Stage, begun: Evaluation) -> None:
     import pandas as pd
 
-    from ia_lib.evaluation import choice, measures, translation
+    from ia_lib.evaluation import answering, choice, measures, translation
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
-    # a translation is made token by token, and takes as long as some ten prompts that are scored
-    ways = {
-        task.name: len(translation.directions(inputs.plan(), inputs.tested(task))) * 10 for task in inputs.translations
-    }
     pairs = {task.name: inputs.pairs(task) for task in inputs.translations}
-    asked_for = len(begun.texts) * 3 * len(run.wordings)
-    total = asked_for + sum(ways[name] * len(text) for name, text in pairs.items())
-    done = asked_for
+    questions = {task.name: inputs.questions(task) for task in inputs.answered}
+    ways = {task.name: len(translation.directions(inputs.plan(), inputs.tested(task))) for task in inputs.translations}
+    sentences = sum(ways[name] * len(text) for name, text in pairs.items())
+    pace = Pace(
+        {
+            "labels": (len(begun.texts) * 3 * len(run.wordings), 1.0),
+            "answers": (sum(map(len, questions.values())), 1.0),
+            **{name: (sentences, cost) for name, cost in _SENTENCE.items()},
+        },
+        stage.progress,
+    )
 
-    def translated_more(sentences: int) -> None:
-        nonlocal done
-        done += 10 * sentences
-        stage.progress(min(done, total), total)
+    def since(part: str) -> Callable[[int, int], None]:
+        """Tells `pace` of a part by how much of it is done."""
+        before = 0
+
+        def tell(done: int, of: int) -> None:
+            nonlocal before
+            pace.add(part, done - before, of if part == "labels" else None)
+            before = done
+
+        return tell
 
     scores = choice.score(
         begun.model,
@@ -323,21 +340,27 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
         batch_tokens=run.machine.batch_tokens,
         # finished parts, so that a killed evaluation goes on where it was
         cache=stage.folder.with_name(".scores"),
-        progress=lambda scored, of: stage.progress(asked_for * scored / max(1, of), total),
+        progress=since("labels"),
     )
-    encoding = run.encoding(begun.model.config.is_encoder_decoder)
-    translated = [
-        translation.translate(
-            begun.model, begun.tokenizer, task, pairs[task.name], inputs.plan(), encoding, translated_more
+    counts = [
+        answering.surprise(
+            *(begun.model, begun.tokenizer, task, questions[task.name], inputs.tested(task)[0], run.chat),
+            since("answers"),
         )
-        for task in inputs.translations
+        for task in inputs.answered
     ]
-    predictions, counts = (pd.concat(frames) for frames in zip(*translated, strict=True)) if translated else (None,) * 2
+    encoding = run.encoding(begun.model.config.is_encoder_decoder)
+    predictions = []
+    for task in inputs.translations:
+        given = task, pairs[task.name], inputs.plan(), encoding, pace.add
+        said, counted = translation.translate(begun.model, begun.tokenizer, *given)
+        predictions.append(said)
+        counts.append(counted)
     measures.save(
         stage.part,
         scores,
-        predictions,
-        counts,
+        pd.concat(predictions) if predictions else None,
+        pd.concat(counts) if counts else None,
         inputs.training_labels(),
         run.shown(begun.texts.to_pandas()),
         run.groups,
