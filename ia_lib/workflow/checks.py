@@ -6,6 +6,7 @@ parallel text is read once, some thousand sentences at a time.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,17 @@ def _unchanged(new: "pd.DataFrame", contexts: dict[str, dict[str, str]]) -> dict
                 row.prompt.count(row.answer) > context.count(row.answer) if row.answer else False
             )
     return {code: round(sum(found) / len(found), 3) for code, found in seen.items()}
+
+
+def spelling(tokenizer, texts: dict[str, list[str]]) -> dict[str, tuple[float, float]]:
+    """Language -> how many tokens its words have, and the share of its letters (as often as they stand in the texts,
+    from 0 to 1) that the tokenizer has no token for and spells in bytes."""
+    found = {}
+    for code, some in texts.items():
+        letters = Counter(filter(str.isalpha, "".join(some)))
+        spelt = sum(letters[letter] for letter in _bytes_only(list(letters), tokenizer))
+        found[code] = _tokens_per_word(tokenizer, some), spelt / max(1, letters.total())
+    return found
 
 
 def _tokens_per_word(tokenizer, texts: list[str]) -> float:

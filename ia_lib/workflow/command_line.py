@@ -68,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     table = None
     try:
         table = Table(options.table, options.outputs)
+        if all(run.machine.offline for run in table.runs):
+            os.environ["HF_HUB_OFFLINE"] = "1"  # before what asks the Hub is loaded
         if options.command == "plan":
             table.check(options.runs)
             plan.print_plan(table, options.runs)

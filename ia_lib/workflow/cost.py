@@ -17,7 +17,7 @@ from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
-# Parameters in millions, of the models of the papers.
+# Parameters in millions: of the models of the papers, and of those of params/chat_models.yaml by their model cards.
 _MILLIONS = {
     "bloom-560m": 559,
     "bloom-1b1": 1065,
@@ -28,6 +28,24 @@ _MILLIONS = {
     "mt0-base": 582,
     "mt0-large": 1230,
     "mt0-xl": 3742,
+    "Llama-3.2-1B-Instruct": 1236,
+    "Llama-3.2-3B-Instruct": 3213,
+    "Qwen3-1.7B": 1720,
+    "Qwen3-4B": 4022,
+    "gemma-3-1b-it": 1000,
+    "SmolLM3-3B": 3075,
+    "SmolLM2-135M-Instruct": 135,
+    "Llama-SEA-LION-v3-8B-IT": 8030,
+    "Sailor2-1B-Chat": 988,
+    "Sailor2-8B-Chat": 8550,
+}
+# Tokens that models have logits for, by how their names begin.
+_VOCABULARIES = {
+    ("bloom", "mt0"): 250_880,
+    ("Llama", "SmolLM3"): 128_256,
+    ("Qwen3", "Sailor2"): 151_936,
+    ("gemma-3",): 262_144,
+    ("SmolLM2",): 49_152,
 }
 # Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
@@ -198,9 +216,9 @@ def assumptions() -> str:
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
-        "Memory: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: 0.6) and a batch's "
-        "activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to "
-        "score. Where no data stage has counted them: "
+        "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
+        "0.6) and a batch's activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to score. Where no data "
+        "stage has counted them: "
         f"{ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )
@@ -221,7 +239,8 @@ def _vocabulary(source: str | New) -> int:
         return source.vocabulary
     if (Path(source) / "config.json").is_file():
         return json.loads((Path(source) / "config.json").read_text(encoding="utf-8")).get("vocab_size") or 0
-    return 250_880 if source.rpartition("/")[2].startswith(("bloom", "mt0")) else 0
+    name = source.rpartition("/")[2]
+    return next((tokens for begins, tokens in _VOCABULARIES.items() if name.startswith(begins)), 0)
 
 
 @cache

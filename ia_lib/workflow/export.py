@@ -33,13 +33,17 @@ def export(table: "Table", name: str, folder: str | Path, merged: bool = False, 
     stage = table.stage(run.name, "tune")
     if not stage.done:
         raise SettingsError(f"{run.place}, run {run.name!r}: it is {stage.status}; `run` makes it first")
+    alone = run.train.adapter and not merged and between is None
+    if alone and precision != "float32":
+        said = f"found {precision}; allowed: float32, as it was trained, for an adapter alone (or --merged)"
+        raise SettingsError(f"{run.place}, run {run.name!r}, --precision: {said}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SettingsError(f"{folder}: found something there; allowed: a folder that is new or empty")
     made = stage.folder / "model"
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
-    if run.train.adapter and not merged and between is None:
+    if alone:
         weights = stage.inputs.tuned_model
         if len(weights.adapters) > 1 or not stage.inputs.begins.model.name or Path(weights.source).is_dir():
             said = "its adapter stands on a model that is not on the Hub"

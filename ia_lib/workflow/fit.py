@@ -33,8 +33,13 @@ def check(inputs) -> None:
     if run.chat and inputs.begins.model.new:
         raise Refusal("chat", True, "false, for a new model, whose tokenizer has no chat template")
     adapters, adapter = inputs.adapters, run.train.adapter
-    if run.trains and run.train.packing and inputs.begins.model.new:
-        raise Refusal("packing", True, _NO_PACKING)
+    if run.trains and inputs.begins.model.new:
+        if run.train.packing:
+            raise Refusal("packing", True, _NO_PACKING)
+        if adapter and adapter.targets:
+            from transformers import BloomConfig
+
+            _check_adapter(adapter, BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=8))
     one = "none, since the model that it begins with has an adapter already, which a quantised model cannot take in"
     if run.trains and adapter and adapter.quantisation != "none" and adapters > 1:
         raise Refusal("adapter.quantisation", adapter.quantisation, one)

@@ -300,6 +300,20 @@ class Inputs(Weighed):
                 ids.add(key)
         return concatenate_datasets([part.select(range(min(few or len(part), len(part)))) for part in parts])
 
+    def sample(self, count: int) -> dict[str, list[str]]:
+        """Some texts of each of the run's languages that can be read at once, known ones first."""
+        found: dict[str, list[str]] = {}
+        if self.run.corpus == "minilab":
+            return found
+        if self.here(self.parallel_places()) and self.run.paired_codes:
+            pairs = self.parallel()[:count]
+            found |= {code: pairs[code] for code in self.run.paired_codes}
+        if self.labels_here:
+            tests = self.tests(here=True).to_pandas()
+            for code, rows in tests.groupby("language", sort=False):
+                found.setdefault(code, rows["text"].tolist()[:count])
+        return {code: found[code] for code in self.run.codes if code in found}
+
     @property
     def labels(self) -> dict[str, list[str]]:
         """The labels of every task of the run, in the order in which its prompts name them."""

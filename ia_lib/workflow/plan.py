@@ -9,6 +9,8 @@ from ia_lib.workflow.stages import Stage
 if TYPE_CHECKING:
     from ia_lib.workflow.graph import Table
 
+_LOOKED_AT = 200  # texts of a language, to tell how a tokenizer cuts it
+
 
 def print_plan(table: "Table", runs: list[str] | None) -> None:
     """What is finished, and what each run would take."""
@@ -25,12 +27,38 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for run in dict.fromkeys(stage.run.name for stage in stages):
         print("  " + _estimated(table, table.by_name[run]))
     print(f"* more memory than this GPU has; {assumptions()}")
+    for line in _spelling(table, stages):
+        print(f"  {line}")
     alike: dict[str, list[str]] = {}
     for stage in (one for one in stages if one.name == "tune"):
         alike.setdefault(_smaller(table, stage), []).append(stage.run.name)
     for said, names in alike.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(f"  {', '.join(names[:3])}{more} {said}" if said else "", end="\n" if said else "")
+
+
+def _spelling(table: "Table", stages: list[Stage]) -> list[str]:
+    """What languages cost the models that are here: tokens a word, beside those of the first known language."""
+    from ia_lib.models.load import load_tokenizer
+    from ia_lib.workflow import checks
+
+    lines, seen = [], set()
+    for stage in (one for one in stages if one.name == "evaluate"):
+        inputs, run = stage.inputs, stage.run
+        codes = tuple(run.codes)
+        if not inputs.begins.model.name or inputs.outside.missing() or (inputs.called, codes) in seen:
+            continue
+        seen.add((inputs.called, codes))
+        if not (texts := inputs.sample(_LOOKED_AT)):
+            continue
+        found = checks.spelling(load_tokenizer(*inputs.tokenizer), texts)
+        first, *others = found
+        said = [f"{run.language(first)} {found[first][0]:.2f}"]
+        said += [f"{run.language(c)} {found[c][0]:.2f} ({found[c][0] / found[first][0]:.1f} times)" for c in others]
+        lines.append(f"{inputs.called}, tokens a word: {', '.join(said)}")
+        if spelt := [f"{run.language(code)} {share:.1%}" for code, (_, share) in found.items() if share >= 0.001]:
+            lines.append(f"{inputs.called}, letters spelt in bytes: {', '.join(spelt)}")
+    return lines
 
 
 def _smaller(table: "Table", stage: Stage) -> str:

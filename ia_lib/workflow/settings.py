@@ -88,6 +88,10 @@ class Settings(fields.Shared):
         """What training reads, in turn (`training.streams.Stream`)."""
         return self.method.streams(self)
 
+    def language(self, code: str) -> str:
+        """What prompts call a language."""
+        return self.languages.get(code) or languages.name(code)
+
     @property
     def trains(self) -> bool:
         return bool(self.streams)
@@ -236,6 +240,9 @@ class Settings(fields.Shared):
             raise Refusal("steps", 0, "at least 1 for a run that trains")
         if (steps := self.data.steps or 0) * self.per_step > _ROWS:
             raise Refusal("steps", steps, f"{_ROWS // self.per_step:,} at most, with {self.per_step:,} rows a step")
+        if self.trains and self.train.keep == "best" and (self.data.steps or 10**9) < self.train.validate_steps:
+            allowed = f"{self.data.steps} at most, the steps, where keep is best: what is not validated cannot be best"
+            raise Refusal("validate_steps", self.train.validate_steps, allowed)
         if self.train.adapter and self.model.new:
             raise Refusal("adapter", "an adapter", "nothing, for a new model, whose layers know nothing yet")
         if self.model.interpolate is not None and self.trains:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from ia_lib import recipes
 from ia_lib.data.yaml_files import Refusal, explain, listed, meant, place, plain, read, told, unknown, where
+from ia_lib.recipes.fields import Train
 from ia_lib.workflow import settings
 from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
 
@@ -76,10 +77,17 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
                 raise SettingsError(_explain(error, known, path, defaults, entry, changed)) from None
             except SettingsError as error:
                 refuse(entry if "recipe" in entry else defaults, "recipe", str(error), f"run {told(entry['name'])}")
+            if not run.trains and (field := next((name for name in asked if name in _OF_TRAINING), None)):
+                allowed = "nothing, in a row that trains on nothing (it has no objective)"
+                refuse(entry, field, f"found {told(asked[field])}; allowed: {allowed}", f"run {told(entry['name'])}")
             run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
             runs.append(run if seed is None else _at_seed(run, seed))
     _check_references(runs, path)
     return runs
+
+
+# What says nothing to a row that does not train; where it stands in the row itself an objective has been forgotten.
+_OF_TRAINING = {*Train.model_fields, "retention"}
 
 
 def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
