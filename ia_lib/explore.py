@@ -158,6 +158,25 @@ class Explorer:
 
         return _panel(controls, draw)
 
+    def questions(self) -> widgets.Widget:
+        """A question or request of one's own, answered by two runs side by side."""
+        controls = {
+            **_two(self.models),
+            "text": _text("you", "What is the capital of France?"),
+            "tokens": widgets.IntSlider(60, 10, 200, step=10, description="tokens", continuous_update=False),
+        }
+
+        def draw(first, second, text, tokens) -> str:
+            if not text.strip():
+                return "<p>Write something.</p>"
+            said = []
+            for model, tokenizer in (self.models[first], self.models[second]):
+                rows, _ = encode(tokenizer, [text], ["?"], **self.run.encoding(model.config.is_encoder_decoder))
+                said.append(f"<pre>{escape(answers(model, tokenizer, rows, tokens)['model'][0])}</pre>")
+            return _table([escape(first), escape(second)], [("", *said)])
+
+        return _panel(controls, draw)
+
     def predictions(self) -> widgets.Widget:
         """The predictions of two runs side by side."""
         every = next(iter(self.scores.values()))

@@ -73,6 +73,10 @@ def test_a_text_of_ones_own_is_scored_and_translated(
     panel = explorer.translations()
     assert "<th>tlm</th><th>t5</th>" in shown(panel)
     assert parallel[run.pivots[-1]][0] in controls(panel)["text"].value
+    panel = explorer.questions()
+    assert "<th>tlm</th><th>t5</th>" in shown(panel)
+    controls(panel)["you"].value = " "
+    assert "Write something" in shown(panel)
 
 
 def test_batches_and_predictions_of_two_runs(run, tokenizer, model):

@@ -39,15 +39,16 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
 
 def _spelling(table: "Table", stages: list[Stage]) -> list[str]:
     """What languages cost the models that are here: tokens a word, beside those of the first known language."""
-    from ia_lib.models.load import load_tokenizer
-    from ia_lib.workflow import checks
-
     lines, seen = [], set()
     for stage in (one for one in stages if one.name == "evaluate"):
         inputs, run = stage.inputs, stage.run
         codes = tuple(run.codes)
         if not inputs.begins.model.name or inputs.outside.missing() or (inputs.called, codes) in seen:
             continue
+        # both bring much along, and nothing else in a plan needs them
+        from ia_lib.models.load import load_tokenizer
+        from ia_lib.workflow import checks
+
         seen.add((inputs.called, codes))
         if not (texts := inputs.sample(_LOOKED_AT)):
             continue
