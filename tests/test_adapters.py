@@ -204,3 +204,15 @@ def test_an_adapter_alone_names_its_model(model, tokenizer, tmp_path, monkeypatc
     assert (config["base_model_name_or_path"], config["revision"]) == ("some/model", "abc")
     assert (made / "tokenizer.json").is_file()
     assert (made / "README.md").read_text() == "card"
+    with pytest.raises(SettingsError, match=r"--precision: found bfloat16; allowed: float32, as it"):
+        export(table, "a", tmp_path / "half", precision="bfloat16")
+
+
+@pytest.mark.quick
+def test_a_new_models_layers_are_known_beforehand(data, tmp_path):  # noqa: F811
+    path = tmp_path / "lab.yaml"
+    new = "{name: base, recipe: instructions, past: {mixture: {mt: 100, rows: 300}}, model: {new: {}}, per_step: 8}"
+    row = "{name: b, objective: mt, model: {run: base}, past: {run: base}, adapter: {targets: [q_proj]}}"
+    path.write_text(f"runs:\n  - {new}\n  - {row}\n")
+    with pytest.raises(SettingsError, match=r"'adapter.targets': found 'q_proj'; allowed: linear layers of the model"):
+        Table(path, tmp_path / "outputs").check()

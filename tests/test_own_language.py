@@ -104,7 +104,7 @@ def test_without_labels_held_out_sentences_are_measured_and_texts_stay_unseen(tm
     assert set(found["language"]) == {"no", "nan"}
     assert set(found["metric"]) == {"chrF", "similarity", "answer loss"}
     page = (report / "index.html").read_text()
-    assert "Translation and similarity" in page
+    assert "Translation, similarity and true answers" in page
     plan.print_results(table)
     shown = [page, *(nb.read_text() for nb in table.folder.rglob("*.ipynb"))]
     for sentence in [*parallel["ind"][:40], *parallel["jav"][:40]]:

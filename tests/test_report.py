@@ -299,7 +299,7 @@ def test_without_labelled_tests_there_are_held_out_sentences(tmp_path):
     found = page.write(tmp_path, "tiny", [evaluate(tmp_path / "outputs", table, row) for row in ("base", "tlm")], [])
     assert set(found["kind"]) == {"translate"}
     assert page.draw(found) == {}
-    assert "Translation and similarity" in (tmp_path / "index.html").read_text()
+    assert "Translation, similarity and true answers" in (tmp_path / "index.html").read_text()
 
 
 def test_settings_that_differ_are_told_apart(runs):

@@ -102,6 +102,8 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("{name: some/model}", "base", 2, ["'model'", "'base'", "some of new, run, name"]),
         ("{name: some/model}", "{new: {heads: 3}}", 2, ["'model.new.heads'", "3", "divisor of hidden"]),
         ("{name: some/model}", "{new: {}, revision: a}", 2, ["'model.revision'"]),
+        ("{name: some/model}", "{new: {}, gguf: a}", 2, ["'model.gguf'", "unless the model has a name"]),
+        ("    objective: tlm", "    warmup: 0.1", 6, ["'one'", "'warmup'", "0.1", "it has no objective"]),
         ("{file: past.jsonl}", "{mixture: {rows: 100}}", 3, ["'past.mixture'", "no shares"]),
         ("    objective: tlm", "    learning_rate: .inf\n    objective: tlm", 6, ["'learning_rate'", "inf"]),
         ("    objective: tlm", "    noise_probability: '0.5'\n    objective: tlm", 6, ["'noise_probability'", "'0.5'"]),
@@ -141,6 +143,11 @@ def test_bad_tables_are_refused_with_one_sentence(tmp_path, old, new, line, part
     for part in parts:
         assert part in message, message
     assert f"line {line}" in message, message
+
+
+def test_what_is_not_validated_cannot_be_best(tmp_path):
+    message = refusal(tmp_path, GOOD.replace("objective: tlm", "objective: tlm\n    keep: best\n    steps: 60"))
+    assert "field 'validate_steps': found 500; allowed: 60 at most, the steps, where keep is best" in message
 
 
 def test_a_key_given_twice_is_refused(tmp_path):
