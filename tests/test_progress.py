@@ -82,3 +82,9 @@ def test_kinds_that_none_was_of_are_told_as_such(watched):
     assert {word for left, _, word in found if 110 < left < 400} == {"at"}  # at least
     assert {word for left, _, word in found if left < 98} == {"about"}
     assert all(guess == pytest.approx(left, rel=0.15, abs=15) for left, guess, _ in found if left < 98)
+
+
+def test_what_costs_little_says_little_of_what_costs_much(watched):
+    # a real model: the data stage is slow for what it costs, tuning and evaluation are as fast as each other
+    found = told(watched([Stage("data", 6, 20), Stage("tune", 1500, 400), Stage("evaluate", 1800, 500)]))
+    assert all(guess == pytest.approx(left, rel=0.3) for left, guess, _ in found if 100 < left < 810)

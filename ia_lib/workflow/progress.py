@@ -21,7 +21,8 @@ class Watch:
         # stage -> its share when it was first seen, and when and at which share it first went on from there
         self.seen: dict[str, tuple[float, float, float] | float] = {}
         self.began: dict[str, float] = {}  # stage -> when it was first at work
-        self.speeds: dict[str, list[float]] = {}  # kind of stage -> seconds per cost of those that were finished
+        # kind of stage -> seconds and cost of those that were finished
+        self.speeds: dict[str, list[tuple[float, float]]] = {}
 
     def look(self) -> None:
         now, running, finished, shares = {}, [], 0, {}
@@ -58,7 +59,7 @@ class Watch:
         if share == 1 and name in self.began:
             from_start = known if isinstance(known, float) else known[0]
             took = (elapsed - self.began.pop(name)) / max(0.01, 1 - from_start)
-            self.speeds.setdefault(stage.name, []).append(took / stage.cost())
+            self.speeds.setdefault(stage.name, []).append((took, stage.cost()))
 
     def _left(self, shares: dict[str, float], elapsed: float) -> str:
         """About how much time is left, as far as the stages so far tell; at least that much, while the larger part of
@@ -68,21 +69,21 @@ class Watch:
             match self.seen.get(str(stage)):
                 case (_, when, then) if then < shares[str(stage)] < 1 and elapsed > when:
                     running[str(stage)] = (1 - shares[str(stage)]) * (elapsed - when) / (shares[str(stage)] - then)
-                    speed = running[str(stage)] / (1 - shares[str(stage)]) / stage.cost()
-                    self.speeds.setdefault(f"{stage.name}, at work", []).append(speed)
+                    took = running[str(stage)] / (1 - shares[str(stage)])
+                    self.speeds.setdefault(f"{stage.name}, at work", []).append((took, stage.cost()))
         for stage in self.todo:
             name, share = str(stage), shares[str(stage)]
             speeds = self.speeds.get(stage.name) or self.speeds.get(f"{stage.name}, at work", [])[-5:]
             if name in running:
                 known += running[name]
             elif speeds and share < 1:
-                known += (1 - share) * stage.cost() * sum(speeds) / len(speeds)
+                known += (1 - share) * stage.cost() * _mean(speeds)
             else:
                 unknown += (1 - share) * stage.cost()
         every = [speed for speeds in self.speeds.values() for speed in speeds[-5:]]
         if not known and not every:
             return ""
-        guessed = unknown * sum(every) / len(every) if every else 0.0
+        guessed = unknown * _mean(every) if every else 0.0
         most = max(running.values(), default=0.0)
         seconds = max(most, (known + guessed) / min(os.cpu_count() or 1, sum(s < 1 for s in shares.values())))
         return f"{'at least' if guessed > known else 'about'} {_minutes(seconds)} left"
@@ -125,6 +126,11 @@ class Watch:
         clear = "\r\033[K" if sys.stdout.isatty() else ""
         width = shutil.get_terminal_size().columns - 1
         print(clear + (line if ends else line[:width]), end="\n" if ends else "", flush=True)
+
+
+def _mean(speeds: list[tuple[float, float]]) -> float:
+    """Seconds for a cost of one; what costs little says little of what costs much."""
+    return sum(seconds for seconds, _ in speeds) / sum(cost for _, cost in speeds)
 
 
 def _minutes(seconds: float) -> str:
