@@ -60,6 +60,8 @@ for stage in stages:
         log:
             local(stage.log),
         threads: cores(stage)
+        # what others wait for comes first
+        priority: {"tune": 2, "data": 1}.get(stage.name, 0)
         params:
             command=lambda wildcards, said=shlex.join(
                 [*command, name, stage.name, "--outputs", str(table.outputs)]
