@@ -138,6 +138,44 @@ CHATS = {
         _LLAMA_ASSISTANT,
         "<|eot_id|>",
     ),
+    # a system turn with the date and what kind of thinking is asked for; an empty block where none is
+    "smollm3": Chat(
+        """
+{%- set mode = '/think' if enable_thinking | default(true) else '/no_think' %}
+{{- '<|im_start|>system\\nToday Date: ' + strftime_now('%d %B %Y') + '\\nReasoning Mode: ' + mode + '<|im_end|>\\n' }}
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if message.role == 'assistant' and mode == '/no_think' %}
+        {%- set content = '<think>\\n\\n</think>\\n' + content.lstrip('\\n') %}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if mode == '/no_think' %}
+        {{- '<think>\\n\\n</think>\\n' }}
+    {%- endif %}
+{%- endif %}""",
+        "<|im_start|>system\nToday Date: 26 Jul 2024\nReasoning Mode: /no_think<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n",
+        "<|im_end|>",
+    ),
+    # a default system turn in more words, the role of each turn as it is given
+    "sailor2": Chat(
+        """
+{%- for message in messages %}
+    {%- if loop.first and message.role != 'system' %}
+        {{- '<|im_start|>system\\nYou are an AI assistant called Sailor2.<|im_end|>\\n' }}
+    {%- endif %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content | trim + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}""",
+        "<|im_start|>system\nYou are an AI assistant called Sailor2.<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
     # a Llama that thinks by default, with a switch of its own
     "sea-lion": Chat(
         "{{- bos_token }}"

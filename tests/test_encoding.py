@@ -72,7 +72,9 @@ def test_a_conversation_is_the_templates_own(turns_tokenizer, chat):
         # the model is given the very same tokens when it is asked
         given = turns_tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt.strip()}], add_generation_prompt=True, return_dict=False,
-            enable_thinking=False, thinking_mode="off", date_string="26 Jul 2024",
+            enable_thinking=False, thinking_mode="off",
+            # some ask what day it is
+            chat_template="{% macro strftime_now(form) %}26 Jul 2024{% endmacro %}" + chat.template,
         )  # fmt: skip
         assert ids[:start] == given
         assert ids.count(turns_tokenizer.bos_token_id) == chat.before.startswith("<s>")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from chats import CHATS
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ia_lib.evaluation.generation import answers
 from ia_lib.models.encoding import encode
@@ -492,3 +492,17 @@ def test_the_vocabularys_layer_is_computed_in_the_runs_precision(model, tokenize
         seen.clear()
         trainer.tune(copy(model), tokenizer, rows, rows[:3], tmp_path / precision, **OPTIONS, precision=precision)
         assert seen == {dtype}
+
+
+@pytest.mark.quick
+def test_of_a_model_that_also_reads_pictures_the_text_part_is_tuned(tokenizer, rows, tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 8, **sizes}
+    seen = {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14, **sizes}
+    config = AutoConfig.for_model("gemma3", text_config=text, vision_config=seen, mm_tokens_per_image=4)
+    whole = AutoModelForCausalLM.from_config(config)
+    before = {name: weight.clone() for name, weight in whole.named_parameters()}
+    tuned = trainer.tune(whole, tokenizer, rows, [], tmp_path, **OPTIONS)
+    changed = {name for name, weight in tuned.named_parameters() if not torch.equal(weight, before[name])}
+    assert any("language_model" in name for name in changed)
+    assert not any("vision" in name for name in changed)
