@@ -65,6 +65,22 @@ def test_a_prompt_that_is_held_out_stands_nowhere_else(written, tmp_path):
 
 
 @pytest.mark.quick
+def test_nor_in_what_an_earlier_run_of_the_chain_draws(written, tmp_path):
+    written({"held_out": 8}, model={"name": "nobody/nothing"})
+    table = yaml.safe_load((tmp_path / "t.yaml").read_text())
+    first = table["runs"][0]
+    for more, fits in (({}, True), ({"seed": 2}, False), ({"past": PAST}, False)):
+        second = {**first, "name": "b", "model": {"run": "a"}}
+        (tmp_path / "t.yaml").write_text(yaml.safe_dump({"runs": [{**first, **more}, second]}))
+        made = Table(tmp_path / "t.yaml", tmp_path / "outputs")
+        if fits:
+            made.check()
+        else:
+            with pytest.raises(SettingsError, match=r"'a' (was trained on|may draw) \d of the \d"):
+                made.check()
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("past", "said"),
     [
@@ -74,8 +90,10 @@ def test_a_prompt_that_is_held_out_stands_nowhere_else(written, tmp_path):
     ],
 )
 def test_what_cannot_be_held_out_is_refused(written, past, said):
-    with pytest.raises((SettingsError, CorpusError), match=said):
-        written(past).check()
+    for more in ({}, {"objective": "none", "replay": 0}):
+        # also where nothing of it is replayed
+        with pytest.raises((SettingsError, CorpusError), match=said):
+            written(past, model={"name": "nobody/nothing"}, **more).check()
 
 
 @pytest.mark.quick

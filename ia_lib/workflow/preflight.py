@@ -42,6 +42,12 @@ def check(inputs, seen: set) -> None:
             pairs = inputs.pairs(task)
             for code in inputs.tested(task):
                 _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
+    for task in inputs.answered if inputs.stage == "evaluate" else ():
+        if inputs.here(inputs.places(task)) and (task.name, str(inputs.places(task))) not in seen:
+            seen.add((task.name, str(inputs.places(task))))
+            questions = inputs.questions(task)
+            for column in ("prompt", "answer"):
+                _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} ({column}s)")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
     if inputs.stage == "evaluate":
@@ -57,6 +63,7 @@ def check(inputs, seen: set) -> None:
         _check_texts(inputs, seen, paired)
     if inputs.stage == "evaluate":
         check_earlier(inputs)
+        _check_earlier_past(inputs)
     if inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
         pool = inputs.pool()[0]
         try:
@@ -135,6 +142,23 @@ def check_earlier(inputs) -> None:
             said = f"while {earlier.run.name!r} was trained on {tested:,} pairs that occur in the test texts here"
             allowed = "a run with the same tests, which then leaves them out, or drop_test_overlap: false"
             raise Refusal("model.run", run.model.run, allowed, said=said)
+
+
+def _check_earlier_past(inputs) -> None:
+    """Refuse a model that was trained on rows of its past which this run holds out of the same one."""
+    run = inputs.run
+    if not (run.data.past and run.data.past.held_out and inputs.here(past := [("file", run.data.past.file)])):
+        return
+    (task,) = (one for one in inputs.answered if one.data.held_out)
+    held_out = set(map(corpora.normalised, inputs.questions(task)["prompt"]))
+    for i, earlier in enumerate(inputs.chain[1:], 1):
+        if not (earlier.trains and drawn(earlier) and earlier.data.past.file and not earlier.data.past.stream):
+            continue
+        theirs = Inputs(inputs.chain[i:], "data", inputs.outputs)
+        if theirs.here(past) and (shared := held_out & set(map(corpora.normalised, theirs.pool()[0]["prompt"]))):
+            said = f"while {earlier.name!r} may draw {len(shared):,} of the {len(held_out):,} old rows that are "
+            allowed = "a run with the same seed and past, held_out in it"
+            raise Refusal("model.run", run.model.run, allowed, said=f"{said}held out here")
 
 
 def _all_here(inputs) -> bool:
