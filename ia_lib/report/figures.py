@@ -110,6 +110,31 @@ def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = No
     return style(figure, "Kept against gained: up is less forgotten, right is more learnt (hollow = within chance)")
 
 
+def answer_losses(results: pd.DataFrame) -> go.Figure:
+    """How much true answers and true translations surprise each row's model (nats a token, less is better), with 95%
+    intervals: a line of points for each task and direction."""
+    frame = of_rows(results, "answer loss")
+    single = (frame["language"] != "all") & (frame["source"] != "all")
+    frame = plain(frame[single & ((frame["source"] != "") | (frame["prompt"].astype(str) == "all"))])
+    several = frame["task"].nunique() > 1
+    names = dict(zip(frame["language"], frame["language_name"], strict=True))
+    sources = frame["source"].map(lambda code: names.get(code, code))
+    pairs = (sources + " to " + frame["language_name"]).where(frame["source"] != "", frame["language_name"])
+    frame["place"] = frame["task"] + ": " + pairs if several else pairs
+    figure = go.Figure()
+    for i, (row, part) in enumerate(frame.groupby("row", sort=False)):
+        ends = error_bars(part, "value")
+        look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 10}
+        hover = f"{row}<br>%{{y}}: %{{x:.2f}} nats a token<extra></extra>"
+        place = {"x": part["value"], "y": part["place"], "orientation": "h", "mode": "markers", "marker": look}
+        figure.add_scatter(name=row, error_x=ends, hovertemplate=hover, **place)
+    figure.update_layout(scattermode="group", legend_title="run")
+    figure.update_xaxes(title="nats a token (left is better known)")
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    height = 180 + 24 * frame["place"].nunique() * max(2, frame["row"].nunique())
+    return style(figure, "How much true answers surprise the model", height)
+
+
 def heat_map(results: pd.DataFrame) -> go.Figure:
     """Weighted F1 of every run in every language; columns in the order known, taught, never seen.
 

@@ -118,7 +118,7 @@ def write(
 
 def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base, that of what was kept several. `every` has the lines of results.csv, `costs` says what each row took."""
+    base, that of what was kept several; and of all tasks with true answers one of their losses. `every` has the lines of results.csv, `costs` says what each row took."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
@@ -132,6 +132,8 @@ def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, 
             if len(tasks) > 1:
                 figure.update_layout(title_text=f"{figures.plain_text(task)}: {figure.layout.title.text}")
             drawn[f"{title}-{_in_file_name(task)}" if len(tasks) > 1 else title] = figure
+    if (every["metric"] == "answer loss").any():
+        drawn["losses"] = figures.answer_losses(every)
     return drawn
 
 
