@@ -119,7 +119,7 @@ def test_results_have_every_run_beside_its_baselines(results):
 
 def test_every_figure_draws_from_the_results(results):
     drawn = page.draw(results)
-    assert set(drawn) == {"groups", "languages", "difference"}
+    assert set(drawn) == {"groups", "languages", "difference", "losses"}
     bars = [trace for trace in drawn["groups"].data if isinstance(trace, go.Bar)]
     assert [bar.name for bar in bars] == ["base", "tlm"]
     assert list(bars[0].x) == ["known before (L1)", "taught (L2)", "never seen (L3)"]
@@ -298,7 +298,14 @@ def test_without_labelled_tests_there_are_held_out_sentences(tmp_path):
     table = scores(0.5)[:0]
     found = page.write(tmp_path, "tiny", [evaluate(tmp_path / "outputs", table, row) for row in ("base", "tlm")], [])
     assert set(found["kind"]) == {"translate"}
-    assert page.draw(found) == {}
+    drawn = page.draw(found)
+    assert list(drawn) == ["losses"]
+    told = found[(found["metric"] == "answer loss") & (found["language"] != "all") & (found["source"] != "all")]
+    points = [(trace.name, place, value) for trace in drawn["losses"].data
+              for place, value in zip(trace.y, trace.x, strict=True)]  # fmt: skip
+    assert sorted(value for _, _, value in points) == sorted(told["value"])
+    assert {name for name, _, _ in points} == {"base", "tlm"}
+    assert all(" to " in place for _, place, _ in points)
     assert "Translation, similarity and true answers" in (tmp_path / "index.html").read_text()
 
 

@@ -118,7 +118,8 @@ def write(
 
 def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base, that of what was kept several; and of all tasks with true answers one of their losses. `every` has the lines of results.csv, `costs` says what each row took."""
+    base, that of what was kept several. One is of all tasks with true answers, of their losses. `every` has the lines
+    of results.csv, `costs` says what each row took."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
