@@ -14,10 +14,11 @@ from ia_lib.report import results
 from ia_lib.training import retention, trainer
 from ia_lib.training.batches import lay_out
 from ia_lib.training.streams import Stream
-from ia_lib.workflow import inputs, scheduler, tables
+from ia_lib.workflow import scheduler, tables
 from ia_lib.workflow.export import export
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
+from ia_lib.workflow.weights import Weights
 
 STEPS, NEW, OLD, RATE = 5, 4, 4, 1e-3
 OPTIONS = {"batch_size": NEW + OLD, "learning_rate": RATE, "log_steps": 1}
@@ -231,11 +232,11 @@ def test_weights_between_two_models(adapter, model, tokenizer, given, tmp_path):
     trainer.tune(tuned, tokenizer, rows, [], tmp_path / "tune", **{**OPTIONS, "learning_rate": 1e-2}, steps=STEPS)
     trainer.save(tuned, tokenizer, tmp_path / "end", "")
     start, end = str(tmp_path / "start"), str(tmp_path / "end")
-    whole = inputs.Weights(start, None, (end,)) if adapter else inputs.Weights(end)
-    ends = [weights(load.load_model(*one)) for one in (inputs.Weights(start), whole)]
+    whole = Weights(start, None, (end,)) if adapter else Weights(end)
+    ends = [weights(load.load_model(*one)) for one in (Weights(start), whole)]
     assert (ends[1] - ends[0]).abs().max() > 1e-3
     for share in (0.0, 0.3, 1.0):
-        between = load.load_model(*whole._replace(beginning=inputs.Weights(start), share=share))
+        between = load.load_model(*whole._replace(beginning=Weights(start), share=share))
         torch.testing.assert_close(weights(between), ends[0] + share * (ends[1] - ends[0]), atol=1e-6, rtol=0)
 
 

@@ -105,6 +105,7 @@ def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = No
         figure.add_scatter(name=name, hovertemplate=said, **place, **ends)
     figure.add_hline(y=0, line=LINE | {"width": 1})
     figure.add_vline(x=0, line=LINE | {"width": 1})
+    figure.update_layout(legend_title="run (what its training took)" if costs else "run")
     figure.update_xaxes(title=f"{group_title('L2')}: weighted F1 minus base (points)")
     figure.update_yaxes(title=f"{group_title('L1')}: weighted F1 minus base (points)")
     return style(figure, "Kept against gained: up is less forgotten, right is more learnt (hollow = within chance)")
