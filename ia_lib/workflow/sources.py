@@ -308,7 +308,10 @@ class Gguf(Source):
         file = self._local or Path(hf_hub_download(self.name, self.file, revision=self.hub.version))
         state = file.stat()
         content = _checksum(file, state.st_size, state.st_mtime_ns)
-        return unpacked.unpack(file, downloads.cache_folder() / "gguf" / content[:16], weights)
+        try:
+            return unpacked.unpack(file, downloads.cache_folder() / "gguf" / content[:16], weights)
+        except ValueError as error:
+            raise SourceError(f"the model {self.name}: {error}") from None
 
 
 _unanswered: list[float] = []  # when the Hub's client asked, since it was answered last
