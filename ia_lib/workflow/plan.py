@@ -169,7 +169,7 @@ def print_results(table: "Table") -> None:
         print(f"\n{name}")
         _print_task(part)
     if len(held_out):
-        print("\nparallel text\n" + held_out.to_string(index=False))
+        print("\nparallel text\n" + held_out.to_string(index=False, na_rep=""))
     if not report.done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
