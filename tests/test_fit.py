@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TABLE
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMaskedLM, Qwen2VLConfig
 
 from ia_lib.data.files import CorpusWarning
 from ia_lib.evaluation import tasks, translation
@@ -85,6 +85,10 @@ SPOILT = {
             BertConfig(vocab_size=len(t), hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
         ).save_pretrained(f),
         "a BertForMaskedLM, which answers no prompts",
+    ),
+    "pictures": (
+        lambda f, t: Qwen2VLConfig(architectures=["Qwen2VLForConditionalGeneration"]).save_pretrained(f),
+        "a Qwen2VL, which reads pictures and is no language model alone",
     ),
     "few embeddings": (lambda f, t: small(t, vocab_size=260).save_pretrained(f), "which knows 260 tokens, while its"),
     "no tokenizer": (

@@ -115,7 +115,11 @@ def _config(model, source: str, revision: str | None) -> Any:
     kinds = {*AutoModelForCausalLM._model_mapping, *AutoModelForSeq2SeqLM._model_mapping}
     called = next((name for name in config.architectures or [] if _OTHER.search(name)), None)
     if called or type(config) not in kinds:
-        said = f"a {called or type(config).__name__.removesuffix('Config')}, which answers no prompts"
+        what = called or type(config).__name__.removesuffix("Config")
+        pictures = hasattr(config, "vision_config")
+        said = (
+            f"a {what}, which {'reads pictures and is no language model alone' if pictures else 'answers no prompts'}"
+        )
         raise _unfit(model.name, said, "a causal or an encoder-decoder language model")
     return config
 
