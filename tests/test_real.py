@@ -140,7 +140,7 @@ def test_the_short_table_runs(tmp_path, real_data):
     results = pd.read_csv(tmp_path / "smollm2_short" / "report" / "results.csv")
     assert set(results["run"]) == {"base", "tlm-mt", "tlm-mt-lora"}
     assert set(results["kind"]) == {"choose", "translate", "answer"}
-    assert set(results["began_with"]) <= {f"{NAME} (GGUF, Q4_1)", "base"}
+    assert set(results["model"]) == {f"{NAME} (GGUF, Q4_1)"}
     loss = results[(results["metric"] == "answer loss") & (results["source"] == "eng")].set_index("run")["value"]
     # six steps are enough for it to know true translations better
     assert loss["tlm-mt"] < loss["base"]
