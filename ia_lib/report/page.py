@@ -100,6 +100,7 @@ def write(
         several_names=groups["name"].nunique() > 1,
         group_averages=groups.to_dict("records"),
         one_label=_one_label(languages),
+        models=list(dict.fromkeys(filter(None, (run.manifest["origin"] for run in runs)))),
         scoring_rules=list(dict.fromkeys(run.rule for run in runs)),
         pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
         rule_names=[rule for rule in RULES if rule in claims],
