@@ -257,7 +257,7 @@ def report(tmp_path_factory) -> Path:
 def test_texts_of_others_are_text_in_the_report(report):
     """Of every page: no tag of theirs, and each text is there as text."""
     pages = [*report.glob("*.html"), *report.glob("figures/*.html"), *report.glob("notebooks/*.html")]
-    assert len(pages) == 1 + 6 + 6
+    assert len(pages) == 1 + 7 + 6
     for path in pages:
         found = Tags()
         found.feed(path.read_text(encoding="utf-8"))
