@@ -24,7 +24,7 @@ all that no job has: the command looks after the run all the time.
 Measured on two idle cores, params/mini.yaml (412 s): overhead was 23.2% of 687 seconds of jobs and 22.3% of 669
 processor seconds. Of the former 92 s were imports, 47 papermill with what belongs to it, 15 Python, 5 Snakemake and 0.6
 manifests. Tuning had 13.3%, data 48%, evaluation 44%, and the report took 11.7 s. A job's 6 s of imports are nearly all
-those of torch, transformers, peft and bitsandbytes. They are the same whatever the work: a job of an hour has 0.5%.
+those of torch, transformers, peft and bitsandbytes. They are the same whatever the work: some 10 s of overhead a job.
 """
 
 import json

@@ -150,11 +150,7 @@ class Explorer:
             names = [run.language(code) for code in (source, target)]
             slots = {"SOURCE_LANG": names[0], "TARGET_LANG": names[1], "SOURCE_TEXT": text, "TARGET_TEXT": ""}
             prompt, _ = templates.fill("mt", template - 1, **slots)
-            said = []
-            for model, tokenizer in (self.models[first], self.models[second]):
-                rows, _ = encode(tokenizer, [prompt], [text], **run.encoding(model.config.is_encoder_decoder))
-                said.append(f"<pre>{escape(answers(model, tokenizer, rows)['model'][0])}</pre>")
-            return f"<pre>{escape(prompt)}</pre>{_table([escape(first), escape(second)], [('', *said)])}"
+            return f"<pre>{escape(prompt)}</pre>{self._side_by_side(first, second, prompt)}"
 
         return _panel(controls, draw)
 
@@ -167,15 +163,18 @@ class Explorer:
         }
 
         def draw(first, second, text, tokens) -> str:
-            if not text.strip():
-                return "<p>Write something.</p>"
-            said = []
-            for model, tokenizer in (self.models[first], self.models[second]):
-                rows, _ = encode(tokenizer, [text], ["?"], **self.run.encoding(model.config.is_encoder_decoder))
-                said.append(f"<pre>{escape(answers(model, tokenizer, rows, tokens)['model'][0])}</pre>")
-            return _table([escape(first), escape(second)], [("", *said)])
+            return self._side_by_side(first, second, text, tokens) if text.strip() else "<p>Write something.</p>"
 
         return _panel(controls, draw)
+
+    def _side_by_side(self, first: str, second: str, prompt: str, tokens: int = 40) -> str:
+        """What two runs answer to a prompt."""
+        said = []
+        for model, tokenizer in (self.models[first], self.models[second]):
+            # the true answer is not known, and nothing of it is shown
+            rows, _ = encode(tokenizer, [prompt], ["?"], **self.run.encoding(model.config.is_encoder_decoder))
+            said.append(f"<pre>{escape(answers(model, tokenizer, rows, tokens)['model'][0])}</pre>")
+        return _table([escape(first), escape(second)], [("", *said)])
 
     def predictions(self) -> widgets.Widget:
         """The predictions of two runs side by side."""

@@ -216,3 +216,72 @@ def test_a_new_models_layers_are_known_beforehand(data, tmp_path):  # noqa: F811
     path.write_text(f"runs:\n  - {new}\n  - {row}\n")
     with pytest.raises(SettingsError, match=r"'adapter.targets': found 'q_proj'; allowed: linear layers of the model"):
         Table(path, tmp_path / "outputs").check()
+
+
+@pytest.mark.quick
+def test_the_output_layer_gets_none_where_it_shares_its_weights(any_model, tmp_path):
+    """Merged into it, what an adapter adds would change the embeddings, too."""
+    model = copy(any_model)
+    head = model.get_output_embeddings()
+    (name,) = (name for name, module in model.named_modules() if module is head)
+    shared = model.get_input_embeddings().weight is head.weight
+    model.save_pretrained(tmp_path / "model")
+    if shared:
+        with pytest.raises(ValueError, match=f"adapter.targets: found '{name}'; allowed: other layers, since"):
+            adapters.attach(model, rank=4, alpha=8, targets=[name])
+    else:
+        adapted = adapters.attach(model, rank=4, alpha=8, targets=[name])
+        with torch.no_grad():
+            for weight in (weight for weight in adapted.parameters() if weight.requires_grad):
+                weight.normal_(0, 0.3)
+        adapted.save_pretrained(tmp_path / "adapter")
+        merged = load.load_model(str(tmp_path / "model"), adapters=[str(tmp_path / "adapter")])
+        torch.testing.assert_close(logits(merged), logits(adapted), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.quick
+def test_the_output_layer_is_refused_before_work(data, tmp_path):  # noqa: F811
+    path = tmp_path / "own.yaml"
+    path.write_text((OWN % {"data": data}).rstrip() + "\n    adapter: {targets: [query_key_value, lm_head]}\n")
+    with pytest.raises(SettingsError, match=r"'adapter.targets': found 'lm_head'; allowed: other layers"):
+        Table(path, tmp_path / "outputs").check()
+
+
+@pytest.mark.quick
+def test_a_4_bit_model_has_its_gradients_also_after_it_was_looked_through(any_model, tmp_path):
+    """Of the very same numbers in full precision; some CPUs pack such layers at their first use without training."""
+    import bitsandbytes
+
+    any_model.save_pretrained(tmp_path)
+    ids = torch.arange(3, 19)[None]
+
+    def gradients(model):
+        model.train()
+        torch.nn.functional.cross_entropy(model(input_ids=ids, use_cache=False).logits[0, :-1], ids[0, 1:]).backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+    quantised = load.load_model(str(tmp_path), quantisation="nf4")
+    whole = load.load_model(str(tmp_path))
+    layers = {name: part for name, part in quantised.named_modules() if isinstance(part, bitsandbytes.nn.Linear4bit)}
+    with torch.no_grad():
+        for name, part in layers.items():
+            state = part.weight.quant_state
+            numbers = bitsandbytes.functional.dequantize_4bit(part.weight.data, state)
+            numbers = numbers.reshape(part.out_features, part.in_features)
+            layer = whole.get_submodule(name)
+            # GPT-2's layers stand the other way round
+            layer.weight.copy_(numbers if isinstance(layer, torch.nn.Linear) else numbers.T)
+    found = []
+    for model in (quantised, whole):
+        adapted = adapters.attach(model, rank=4, alpha=8, targets=sorted({name.rpartition(".")[2] for name in layers}))
+        with torch.no_grad():
+            for weight in (weight for name, weight in adapted.named_parameters() if "lora_B" in name):
+                weight.fill_(0.05)
+        adapted.eval()
+        with torch.no_grad():
+            adapted(input_ids=ids, use_cache=False)
+        found.append(gradients(adapted))
+    assert found[0]
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-5, rtol=2e-3)

@@ -384,7 +384,7 @@ def test_the_best_weights_are_kept_and_training_ends_early(model, tokenizer, wor
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("damage", ["none", "last", "best"])
+@pytest.mark.parametrize("damage", ["none", "last", "best", "moved"])
 def test_the_best_is_found_again_after_a_kill(model, tokenizer, worsening, tmp_path, damage):
     options, mixed, held_out = worsening
     options = {**options, "keep": "best"}
@@ -401,12 +401,34 @@ def test_the_best_is_found_again_after_a_kill(model, tokenizer, worsening, tmp_p
         trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options, on_progress=kill)
     state = json.loads((tmp_path / f"part/checkpoints/checkpoint-{STEPS - 2}/trainer_state.json").read_text())
     spoilt = {"last": f"checkpoint-{STEPS - 2}", "best": state["best_model_checkpoint"].rpartition("/")[2]}
-    if damage != "none":
+    if damage in spoilt:
         file = tmp_path / "part/checkpoints" / spoilt[damage] / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-    again = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options)
+    folder, steps = tmp_path / "part", []
+    if damage == "moved":
+        folder = folder.rename(tmp_path / "elsewhere")
+    more = {**options, "on_progress": lambda step, of: steps.append(step)}
+    again = trainer.tune(copy(model), tokenizer, mixed, held_out, folder, **more)
     assert torch.equal(weights(again), weights(whole))
-    assert logged(tmp_path / "part", "loss") == logged(tmp_path / "whole", "loss")
+    assert logged(folder, "loss") == logged(tmp_path / "whole", "loss")
+    if damage in ("none", "moved"):
+        # nothing of it was thrown away
+        assert steps[0] == STEPS - 1
+
+
+@pytest.mark.quick
+def test_the_best_of_the_last_but_one_is_kept_until_the_last_is_sealed(tmp_path):
+    """Should the last one be damaged, training goes on from the one before it, which needs its own best."""
+    for step, best in {5: 5, 10: 5, 15: 5, 20: 20}.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = {"best_model_checkpoint": f"/elsewhere/checkpoint-{best}"}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "checkpoint-99").write_text("a file, and none of ours")
+    (tmp_path / "checkpoint-6 (1)").mkdir()
+    trainer._prune(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"checkpoint-5", "checkpoint-15", "checkpoint-20", "checkpoint-99", "checkpoint-6 (1)"}
 
 
 @pytest.mark.quick

@@ -158,8 +158,8 @@ def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
     """What translations and other answers count, in every direction: the lines of counts.parquet, `dataset, task, kind,
     source, language, metric, example, counts, baseline, baseline_is`. `counts` is a list of numbers that
     `resampling.METRICS[metric]` scores the sum of; lines of one example are added up. `baseline` and `baseline_is`,
-    what costs nothing and its score, are the same in all lines of a direction and metric. Raises ValueError for an
-    unknown metric.
+    what costs nothing and its score, are the same in all lines of a direction and metric. Lines without a kind are a
+    translation's. Raises ValueError for an unknown metric.
     """
     counts = counts if "kind" in counts else counts.assign(kind="translate")
     cells: Answered = {}

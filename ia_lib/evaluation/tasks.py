@@ -2,8 +2,8 @@
 
 The kit's lie in params/tasks (`nusax/sentiment`), a user's own anywhere. A task's kind decides which fields it has, and
 how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, or
-`answer` questions, whose true answers are scored. Texts
-come from `find(source, file)`, as those of `corpora` do; `places` says beforehand what it will be asked for.
+`answer` questions, whose true answers are scored. Texts come from `find(source, file)`, as those of `corpora` do;
+`places` says beforehand what it will be asked for.
 """
 
 import re

@@ -14,6 +14,8 @@ import torch
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SHARED = "other layers, since the embeddings have the same weights (embeddings: true trains both)"
+
 
 def attach(
     model: "PreTrainedModel",
@@ -32,11 +34,19 @@ def attach(
     names end with one of `targets`: a peft.PeftModel. What an adapter adds is scaled by alpha / rank (rsLoRA: by
     alpha / sqrt(rank)). `embeddings` trains the whole embedding and output layer too. Its random weights hang on `seed`
     alone. Raises ValueError for targets that the model has not, and for `embeddings` of an encoder-decoder model, which
-    has them in several places."""
+    has them in several places, and for a target that is the output layer where that shares its weights with the
+    embeddings, which merging would change, too."""
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     if embeddings and model.config.is_encoder_decoder:
         raise ValueError("adapter.embeddings: found true; allowed: false for an encoder-decoder model")
+    if shared := shares_weights(model, targets or ()):
+        raise ValueError(f"adapter.targets: found {shared!r}; allowed: {SHARED}")
+    for module in model.modules():
+        # when it is first looked through and not trained, a CPU of some kinds packs a 4-bit layer so that it can be
+        # trained no more: its gradients are then wrong, or there are none
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()] if embeddings else []
@@ -63,6 +73,15 @@ def attach(
     # the kit knows what it is an adapter of, and peft would ask the Hub about a name each time it is saved
     adapted.peft_config["default"].base_model_name_or_path = ""
     return adapted
+
+
+def shares_weights(model: "PreTrainedModel", targets: Sequence[str]) -> str | None:
+    """The one of `targets` that names the output layer of a model whose embeddings are the same weights."""
+    head = model.get_output_embeddings()
+    if head is None or head.weight is not model.get_input_embeddings().weight:
+        return None
+    names = [name for name, module in model.named_modules() if module is head]
+    return next((t for t in targets for name in names if name == t or name.endswith(f".{t}")), None)
 
 
 def applied(model: "PreTrainedModel", folders: Sequence[str | Path]) -> "PreTrainedModel":

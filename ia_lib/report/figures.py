@@ -87,7 +87,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
 def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = None) -> go.Figure:
     """What tuning changed in known languages (L1) against what it changed in taught ones (L2): differences to the base
     in points of weighted F1, with 95% intervals, a point per row; hollow where one of the two is within chance. `costs`
-    says for a row how long its training took, beside it."""
+    says for a row what its training took, beside it."""
     frame = plain(_groups(results)).dropna(subset=["difference"])
     figure = go.Figure()
     known, taught = (frame[frame["group"] == group].set_index("row", drop=False) for group in ("L1", "L2"))
@@ -95,9 +95,9 @@ def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = No
         across, up = taught.loc[[row]], known.loc[[row]]
         took = (costs or {}).get(row)
         name = f"{row} ({took})" if took else row
-        said = f"{row}<br>taught %{{x:+.1f}}, known %{{y:+.1f}} points<extra></extra>"
         guessed = [one["group"].iloc[0] for one in (up, across) if one["within_chance"].any()]
-        said = said.replace("<extra>", "<br>within chance: " + ", ".join(guessed) + "<extra>") if guessed else said
+        more = f"<br>within chance: {', '.join(guessed)}" if guessed else ""
+        said = f"{row}<br>taught %{{x:+.1f}}, known %{{y:+.1f}} points{more}<extra></extra>"
         symbol = SYMBOLS[i % len(SYMBOLS)] + ("-open" if guessed else "")
         look = {"color": COLOURS[i % len(COLOURS)], "symbol": symbol, "size": 11}
         ends = {"error_x": error_bars(across, "difference"), "error_y": error_bars(up, "difference")}

@@ -77,7 +77,7 @@ def write(
         "published": ("published against ours", _by(["paper", "table"], compared)),
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
-        "held-out": ("translation and similarity", results.held_out(every).to_dict("records")),
+        "held-out": ("translation and true answers", results.held_out(every).to_dict("records")),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),
         "costs": ("costs", _costs(runs)),

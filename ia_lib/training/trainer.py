@@ -157,6 +157,9 @@ class _Log(TrainerCallback, ExportableState):
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_step, self.last_time = state.global_step, time.monotonic()
         self.first = state.is_world_process_zero
+        if state.best_model_checkpoint:
+            # the folder may have been moved since
+            state.best_model_checkpoint = str(Path(args.output_dir, Path(state.best_model_checkpoint).name))
         kept = state.stateful_callbacks.get("_Log", {})
         self.losses, self.losses_from = kept.get("losses", 0.0), kept.get("losses_from", state.global_step)
         if not self.first:
@@ -173,6 +176,7 @@ class _Log(TrainerCallback, ExportableState):
         if not self.first:
             return
         write_sealed(folder / _SUMS, json.dumps(_sums(folder)).encode())
+        _prune(folder.parent)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress and self.first:
@@ -323,7 +327,7 @@ def tune(
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,
-        **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "save_total_limit": 2, "seed": seed},
+        **{**sizes, **rates, **evaluation, **reading, "save_steps": save_steps, "seed": seed},
         **{"bf16": precision == "bfloat16", "fp16": precision == "float16"},
         **{"logging_steps": log_steps, "logging_nan_inf_filter": False, "disable_tqdm": True},
         **({"gradient_checkpointing": True} if gradient_checkpointing else {}),
@@ -360,8 +364,7 @@ def _scheduled(schedule: str, floor: float) -> dict:
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The last checkpoint that is what was written; later ones that are not are removed, with a word."""
-    found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
-    for path in sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True):
+    for path in _checkpoints(folder):
         kept = read_sealed(path / _SUMS)
         if kept is not None and json.loads(kept) == _sums(path) and _has_best(path):
             return str(path)
@@ -370,13 +373,36 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None
 
 
+def _prune(folder: Path) -> None:
+    """Remove all checkpoints but the last two and the best ones that these name. Trainer would do so before the last
+    one is sealed, and take from the one before it the best that it names."""
+    found = _checkpoints(folder)
+    kept = {*found[:2], *(best for path in found[:2] if (best := _best(path)))}
+    for path in set(found) - kept:
+        shutil.rmtree(path)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, the last one first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
+def _best(checkpoint: Path) -> Path | None:
+    """The best checkpoint so far, if one names any: by its name, since the folder may have been moved."""
+    with contextlib.suppress(OSError, ValueError):  # of a damaged one
+        best = json.loads((checkpoint / "trainer_state.json").read_text()).get("best_model_checkpoint")
+        return checkpoint.with_name(Path(best).name) if best else None
+    return None
+
+
 def _has_best(checkpoint: Path) -> bool:
     """Whether the best model so far, if a checkpoint names one, is there and what was written."""
-    best = json.loads((checkpoint / "trainer_state.json").read_text()).get("best_model_checkpoint")
-    if best is None or Path(best) == checkpoint:
+    best = _best(checkpoint)
+    if best is None or best == checkpoint:
         return True
-    kept = read_sealed(Path(best) / _SUMS)
-    return kept is not None and json.loads(kept) == _sums(Path(best))
+    kept = read_sealed(best / _SUMS)
+    return kept is not None and json.loads(kept) == _sums(best)
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:

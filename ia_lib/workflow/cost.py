@@ -17,7 +17,8 @@ from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
-# Parameters in millions: of the models of the papers, and of those of params/chat_models.yaml by their model cards.
+# Parameters in millions: of the models of the papers, and of those of params/chat_models.yaml by what
+# they are said to have.
 _MILLIONS = {
     "bloom-560m": 559,
     "bloom-1b1": 1065,
@@ -214,7 +215,8 @@ def assumptions() -> str:
         f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in GPUS.items()
     )
     return (
-        "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens) / (peak x assumed share): "
+        "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
+        f"translated counts as {_TRANSLATED} prompts) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6) and a batch's activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to score. Where no data "

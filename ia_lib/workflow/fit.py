@@ -79,6 +79,8 @@ def _check_adapter(asked, config) -> None:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from transformers.pytorch_utils import Conv1D
 
+    from ia_lib.models import adapters
+
     if asked.embeddings and config.is_encoder_decoder:
         raise Refusal("adapter.embeddings", True, "false for an encoder-decoder model")
     if asked.targets:
@@ -89,6 +91,8 @@ def _check_adapter(asked, config) -> None:
         for target in asked.targets:
             if target not in kinds:
                 raise Refusal("adapter.targets", target, f"linear layers of the model ({listed(kinds, target)})", kinds)
+        if shared := adapters.shares_weights(model, asked.targets):
+            raise Refusal("adapter.targets", shared, adapters.SHARED)
 
 
 def _unfit(name: str, said: str, allowed: str) -> Refusal:

@@ -27,7 +27,7 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for run in dict.fromkeys(stage.run.name for stage in stages):
         print("  " + _estimated(table, table.by_name[run]))
     print(f"* more memory than this GPU has; {assumptions()}")
-    for line in _spelling(table, stages):
+    for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
     for stage in (one for one in stages if one.name == "tune"):
@@ -37,7 +37,7 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
         print(f"  {', '.join(names[:3])}{more} {said}" if said else "", end="\n" if said else "")
 
 
-def _spelling(table: "Table", stages: list[Stage]) -> list[str]:
+def _spelling(stages: list[Stage]) -> list[str]:
     """What languages cost the models that are here: tokens a word, beside those of the first known language."""
     lines, seen = [], set()
     for stage in (one for one in stages if one.name == "evaluate"):
@@ -169,7 +169,7 @@ def print_results(table: "Table") -> None:
         print(f"\n{name}")
         _print_task(part)
     if len(held_out):
-        print("\nparallel text\n" + held_out.to_string(index=False, na_rep=""))
+        print("\nparallel text and true answers\n" + held_out.to_string(index=False, na_rep=""))
     if not report.done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")

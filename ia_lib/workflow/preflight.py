@@ -43,8 +43,7 @@ def check(inputs, seen: set) -> None:
             for code in inputs.tested(task):
                 _look(inputs, seen, corpora.cells(pairs, code), f"of {task.name} in {code}")
     for task in inputs.answered if inputs.stage == "evaluate" else ():
-        if inputs.here(inputs.places(task)) and (task.name, str(inputs.places(task))) not in seen:
-            seen.add((task.name, str(inputs.places(task))))
+        if inputs.here(inputs.places(task)):
             questions = inputs.questions(task)
             for column in ("prompt", "answer"):
                 _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} ({column}s)")

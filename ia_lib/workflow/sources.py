@@ -128,11 +128,8 @@ class Folder(Source):
     folder: Path
 
     def identity(self) -> dict[str, str]:
-        files = {path: path.stat() for path in sorted(self.folder.rglob("*")) if path.is_file()}
-        return {
-            path.relative_to(self.folder).as_posix(): _checksum(path, state.st_size, state.st_mtime_ns)
-            for path, state in files.items()
-        }
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): _content(path) for path in files}
 
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "files": self.identity()}
@@ -143,6 +140,12 @@ class Folder(Source):
     def described(self) -> Path:
         """The folder, or one with configuration and tokenizer alone."""
         return self.folder
+
+
+def _content(path: Path) -> str:
+    """A file's hash; of one that has not changed since it is remembered."""
+    state = path.stat()
+    return _checksum(path, state.st_size, state.st_mtime_ns)
 
 
 @cache
@@ -278,8 +281,7 @@ class Gguf(Source):
         if self.hub:
             return [*self.hub.identity(), self.file]
         self.check()
-        state = Path(self.file).stat()
-        return {"gguf": _checksum(Path(self.file), state.st_size, state.st_mtime_ns)}
+        return {"gguf": _content(Path(self.file))}
 
     def provenance(self) -> dict[str, Any]:
         known = {**self.hub.provenance(), "gguf": self.file} if self.hub else {"model": self.name, **self.identity()}
@@ -306,10 +308,8 @@ class Gguf(Source):
 
         self.check()
         file = self._local or Path(hf_hub_download(self.name, self.file, revision=self.hub.version))
-        state = file.stat()
-        content = _checksum(file, state.st_size, state.st_mtime_ns)
         try:
-            return unpacked.unpack(file, downloads.cache_folder() / "gguf" / content[:16], weights)
+            return unpacked.unpack(file, downloads.cache_folder() / "gguf" / _content(file)[:16], weights)
         except ValueError as error:
             raise SourceError(f"the model {self.name}: {error}") from None
 

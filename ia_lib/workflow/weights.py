@@ -60,7 +60,7 @@ class Weighed:
 
     @property
     def called(self) -> str:
-        """The model from outside as people are told of it; empty for a new one."""
+        """The model from outside, as people are told of it; empty for a new one."""
         place = self.outside if self.begins.model.name else None
         if not isinstance(place, Gguf) or place.missing():
             return self.begins.model.name or ""
@@ -111,6 +111,9 @@ class Weighed:
         """The model that the chain of models begins with, if it is one from outside."""
         asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
         package, install, hub = _PACKAGED.get(asked.name, (None, "", asked.name))
+        for field in ("revision", "gguf") if package else ():
+            if getattr(asked, field):
+                raise Refusal(f"model.{field}", getattr(asked, field), f"nothing, with the name {asked.name}")
         if package and (found := find_spec(package)):
             (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
             return Gguf(asked.name, file)
