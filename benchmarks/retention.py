@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -49,8 +48,8 @@ def main() -> None:
 def side(name: str) -> None:
     from types import SimpleNamespace
 
-    import psutil
     import torch
+    from peak import grown
     from transformers import BloomConfig, BloomForCausalLM
 
     from ia_lib.models import adapters
@@ -67,12 +66,7 @@ def side(name: str) -> None:
     )()
     old = ROWS if name in ("replay", "agem") else 0
     rows, kept = made(["new"] * ROWS + ["old"] * old), made(["old"])[:KEPT] if name in ("ewc", "ssu") else []
-    process, peak, done, before, times = psutil.Process(), [0], threading.Event(), [0.0], []
-    loaded, prepare = process.memory_info().rss, method.prepare
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
+    before, times, prepare = [0.0], [], method.prepare
 
     def timed(*given) -> None:
         begun = time.perf_counter()
@@ -80,15 +74,14 @@ def side(name: str) -> None:
         before[0] = time.perf_counter() - begun
 
     method.prepare = timed
-    threading.Thread(target=watch, daemon=True).start()
     tokenizer = SimpleNamespace(eos_token_id=3, pad_token_id=3)
     with tempfile.TemporaryDirectory() as folder:
-        trainer.tune(model, tokenizer, rows, [], Path(folder), steps=STEPS + 1, batch_size=ROWS + old,
-                     learning_rate=1e-5, save_steps=10**6, retention=method, kept=kept,
-                     on_progress=lambda step, of: times.append(time.perf_counter()))  # fmt: skip
-    done.set()
+        memory = grown(lambda: trainer.tune(
+            model, tokenizer, rows, [], Path(folder), steps=STEPS + 1, batch_size=ROWS + old, learning_rate=1e-5,
+            save_steps=10**6, retention=method, kept=kept,
+            on_progress=lambda step, of: times.append(time.perf_counter())))  # fmt: skip
     took = {"step": (times[-1] - times[0]) / STEPS, "before": before[0]}
-    print(json.dumps({**took, "memory_mb": (peak[0] - loaded) / 2**20}))
+    print(json.dumps({**took, "memory_mb": memory}))
 
 
 def made(roles: list[str]) -> list[dict]:

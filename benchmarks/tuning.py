@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -79,26 +78,18 @@ def limit(loss: str) -> float:
 
 
 def side(name: str, loss: str) -> None:
-    import psutil
     import torch
+    from peak import grown
     from transformers import BloomConfig, BloomForCausalLM
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(1)
     sizes = {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "vocab_size": VOCABULARY}
     model = BloomForCausalLM(BloomConfig(**sizes, hidden_dropout=0.0, attention_dropout=0.0))
-    process, peak, done = psutil.Process(), [0], threading.Event()
-    loaded = process.memory_info().rss
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    threading.Thread(target=watch, daemon=True).start()
+    took = {}
     with tempfile.TemporaryDirectory() as folder:
-        took = {"plain": plain, "kit": kit}[name](model, loss, folder)
-    done.set()
-    print(json.dumps({**took, "memory_mb": (peak[0] - loaded) / 2**20}))
+        memory = grown(lambda: took.update({"plain": plain, "kit": kit}[name](model, loss, folder)))
+    print(json.dumps({**took, "memory_mb": memory}))
 
 
 def plain(model, loss: str, folder: str) -> dict:

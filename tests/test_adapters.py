@@ -168,6 +168,7 @@ def test_an_adapter_without_a_place_is_refused_before_work(data, tmp_path):  # n
         "{targets: [query_key]}": r"field 'adapter.targets': found 'query_key'; did you mean 'query_key_value'\?",
         "{rank: 0}": r"field 'adapter.rank': found 0; allowed: at least 1",
         "{quantisation: int4}": r"field 'adapter.quantisation': found 'int4'; did you mean 'int8'\?",
+        "{quantisation: int8, dora: true}": r"field 'adapter.dora': found true; allowed: false, where quantisation is",
     }.items():
         path.write_text((OWN % {"data": data}).rstrip() + f"\n    adapter: {adapter}\n")
         with pytest.raises(SettingsError, match=said):

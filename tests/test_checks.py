@@ -3,11 +3,13 @@ import dataclasses
 import pandas as pd
 import pytest
 from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ia_lib.data import corpora, dirt
 from ia_lib.instructions import cross_lingual
+from ia_lib.recipes.fields import Adapter
 from ia_lib.workflow import checks
-from ia_lib.workflow.cost import estimate
+from ia_lib.workflow.cost import estimate, memory
 from ia_lib.workflow.settings import Settings
 
 pytestmark = pytest.mark.quick
@@ -95,6 +97,23 @@ def test_texts_of_ones_own_count_in_the_estimate(settings):
     assert without.texts is None
     assert found.texts == 3 * len(run.evaluate.wordings) * 70
     assert found.hours["T4"] > without.hours["T4"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_memory_counts_both_ends_of_a_model(settings, tmp_path, tied):
+    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(**sizes, vocab_size=1000, tie_word_embeddings=tied)
+    config.save_pretrained(tmp_path)
+    model, ends = LlamaForCausalLM(config), 8000 if tied else 16000
+    whole = memory(settings, str(tmp_path))
+    assert whole["weights"] == 4 * model.num_parameters()
+    assert model.num_parameters() - ends < 1000
+    adapter = memory(settings.changed(adapter=Adapter()), str(tmp_path))
+    both = memory(settings.changed(adapter=Adapter(embeddings=True, quantisation="nf4")), str(tmp_path))
+    assert adapter["weights"] < 4.1 * model.num_parameters()
+    # what is trained stands beside what is frozen, and neither is quantised
+    assert both["weights"] > 4 * 2 * ends
+    assert both["optimiser"] > 8 * ends > adapter["optimiser"]
 
 
 def test_without_trouble_there_is_no_warning_about_the_text(tokenizer, settings, parallel):

@@ -191,3 +191,14 @@ def test_a_sentence_that_is_too_long_is_cut_and_told(tokenizer):
     assert len(said) == 8
     lost = counts[(counts["metric"] == "answer loss") & (counts["language"] == "bew")]
     assert max(tokens for _, tokens in lost["counts"]) <= 65
+
+
+def test_what_needs_a_gpu_is_warned_of_where_there_is_none(folder, tmp_path, monkeypatch):
+    for gpus, said in (("", True), ("0", False)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+        fit._gpus.cache_clear()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            checked(tmp_path, ", optimiser: paged_adamw_8bit")
+        assert any("the run one: optimiser: paged_adamw_8bit needs a GPU" in str(w.message) for w in found) == said
+    fit._gpus.cache_clear()

@@ -417,6 +417,32 @@ def test_the_best_is_found_again_after_a_kill(model, tokenizer, worsening, tmp_p
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("killed", ["before the end", "behind it"])
+def test_patience_ends_a_killed_run_where_it_ends_an_unbroken_one(model, tokenizer, worsening, tmp_path, killed):
+    options, mixed, held_out = worsening
+    mixed = [*mixed, *mixed[-(NEW + OLD) :]] * 2
+    options = {**options, "keep": "best", "patience": 2, "steps": len(mixed) // (NEW + OLD)}
+    whole = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "whole", **options)
+    end = len(logged(tmp_path / "whole", "loss"))
+    assert end < options["steps"]
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, of):
+        # the last but one validation was worse already
+        if killed == "before the end" and step == end:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options, on_progress=kill)
+    again = trainer.tune(copy(model), tokenizer, mixed, held_out, tmp_path / "part", **options)
+    assert torch.equal(weights(again), weights(whole))
+    for name in ("loss", "validation_loss"):
+        assert logged(tmp_path / "part", name) == logged(tmp_path / "whole", name)
+
+
+@pytest.mark.quick
 def test_the_best_of_the_last_but_one_is_kept_until_the_last_is_sealed(tmp_path):
     """Should the last one be damaged, training goes on from the one before it, which needs its own best."""
     for step, best in {5: 5, 10: 5, 15: 5, 20: 20}.items():

@@ -241,6 +241,13 @@ class Adapter(Part):
     embeddings: StrictBool = False  # train the embedding and output layer, too
     quantisation: Literal["none", "int8", "nf4"] = "none"  # of the frozen layers (QLoRA)
 
+    @model_validator(mode="after")
+    def _goes_together(self):
+        if self.dora and self.quantisation == "int8":
+            # bitsandbytes' layers lose their scale in the second pass, once peft has read it for the weights' sizes
+            raise Refusal("dora", True, "false, where quantisation is int8 (nf4 takes it)")
+        return self
+
 
 class Retention(Part):
     """A method against forgetting that old rows are used for, other than being trained on."""

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainerState,
     TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState, PrinterCallback
@@ -244,6 +245,20 @@ class Stop(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+class _Patience(EarlyStoppingCallback):
+    """Early stopping that counts on from a checkpoint."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.early_stopping_patience_counter = self.counted(state)
+
+    @staticmethod
+    def counted(state: TrainerState) -> int:
+        """Validations without a lower loss up to a checkpoint."""
+        kept = state.stateful_callbacks.get("_Patience", {}).get("attributes", {})
+        return kept.get("early_stopping_patience_counter", 0)
+
+
 def tune(
     model: "PreTrainedModel | PeftModel",
     tokenizer: PreTrainedTokenizerBase,
@@ -347,9 +362,15 @@ def tune(
     with Stop() as stop:
         trainer.add_callback(stop)
         if patience:
-            trainer.add_callback(EarlyStoppingCallback(patience))
+            trainer.add_callback(_Patience(patience))
         with arguments.main_process_first(local=False):
             last = _last_checkpoint(folder / "checkpoints")
+        if last and patience:
+            state = TrainerState.load_from_json(str(Path(last, "trainer_state.json")))
+            if _Patience.counted(state) >= patience:
+                # it had ended there, and only what comes behind the last step is left to do
+                arguments.max_steps = state.global_step
+                trainer.train_dataset = weighed[: state.global_step * batch_size]
         trainer.train(resume_from_checkpoint=last)
         if stop.asked and trainer.state.global_step < steps:
             raise KeyboardInterrupt(f"stopped behind step {trainer.state.global_step}, which is kept")

@@ -17,28 +17,28 @@ from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
-# Parameters in millions: of the models of the papers, and of those of params/chat_models.yaml by what
-# they are said to have.
+# Parameters in millions, and how many of them are the embeddings and the output layer: of the models of the
+# papers, and of those of params/chat_models.yaml by what they are said to have.
 _MILLIONS = {
-    "bloom-560m": 559,
-    "bloom-1b1": 1065,
-    "bloom-1b7": 1722,
-    "bloom-3b": 3003,
-    "bloom-7b1": 7069,
-    "mt0-small": 300,
-    "mt0-base": 582,
-    "mt0-large": 1230,
-    "mt0-xl": 3742,
-    "Llama-3.2-1B-Instruct": 1236,
-    "Llama-3.2-3B-Instruct": 3213,
-    "Qwen3-1.7B": 1720,
-    "Qwen3-4B": 4022,
-    "gemma-3-1b-it": 1000,
-    "SmolLM3-3B": 3075,
-    "SmolLM2-135M-Instruct": 135,
-    "Llama-SEA-LION-v3-8B-IT": 8030,
-    "Sailor2-1B-Chat": 988,
-    "Sailor2-8B-Chat": 8550,
+    "bloom-560m": (559, 257),
+    "bloom-1b1": (1065, 385),
+    "bloom-1b7": (1722, 514),
+    "bloom-3b": (3003, 642),
+    "bloom-7b1": (7069, 1028),
+    "mt0-small": (300, 256),
+    "mt0-base": (582, 384),
+    "mt0-large": (1230, 512),
+    "mt0-xl": (3742, 1024),
+    "Llama-3.2-1B-Instruct": (1236, 263),
+    "Llama-3.2-3B-Instruct": (3213, 394),
+    "Qwen3-1.7B": (1720, 311),
+    "Qwen3-4B": (4022, 389),
+    "gemma-3-1b-it": (1000, 302),
+    "SmolLM3-3B": (3075, 263),
+    "SmolLM2-135M-Instruct": (135, 28),
+    "Llama-SEA-LION-v3-8B-IT": (8030, 1051),
+    "Sailor2-1B-Chat": (988, 136),
+    "Sailor2-8B-Chat": (8550, 1089),
 }
 # Tokens that models have logits for, by how their names begin.
 _VOCABULARIES = {
@@ -73,8 +73,8 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
     cannot be told."""
     steps = _steps(run, report)
     tokens = round(steps * _per_step(run, report))
-    texts, parameters = _prompts(run, texts), _parameters(source)
-    if parameters is None:
+    texts, (parameters, _) = _prompts(run, texts), _parameters(source)
+    if not parameters:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
     whole = sum(operations(run, source, report, texts).values())
     training = sum(memory(run, source, report).values()) if run.trains else 0
@@ -94,7 +94,7 @@ def operations(
 ) -> dict[str, float]:
     """Floating-point operations of the stages tune and evaluate; 0 for a model whose size cannot be told. `prompts` are
     those with labels."""
-    parameters = _parameters(source) or 0
+    parameters, _ = _parameters(source)
     prompts = _prompts(run) if prompts is None else prompts
     directions = 2 * len(run.pivots) * len([code for code in run.paired_codes if code not in run.pivots])
     sentences = directions * run.data.validation_sentences if run.measures_held_out else 0
@@ -116,25 +116,33 @@ def _prompts(run: Settings, texts: int | None = None) -> int | None:
 def scoring(run: Settings, source: str | New) -> float:
     """Bytes to score with a model; 0 for one whose size cannot be told."""
     whole = 4 if run.evaluate.score_precision == "float32" else 2
-    bits = {"none": whole, "int8": 1, "nf4": 0.5}[run.evaluate.quantisation]
-    return bits * (_parameters(source) or 0) * 1.2
+    return 1.2 * _held(source, whole, run.evaluate.quantisation)
+
+
+def _held(source: str | New, whole: int, quantisation: str, trained: bool = False) -> float:
+    """Bytes of a model's weights, `whole` for each that is not quantised: embeddings and output layer never are, and
+    have all their digits where it is `trained`."""
+    parameters, ends = _parameters(source)
+    if quantisation == "none":
+        return whole * parameters
+    return {"int8": 1, "nf4": 0.6}[quantisation] * (parameters - ends) + (4 if trained else whole) * ends
 
 
 def memory(run: Settings, source: str | New, report: dict | None = None) -> dict[str, float] | None:
     """Bytes at the peak of training, of each process, by what holds them; None for a model whose size cannot be told.
     What a batch leaves behind for its gradients (activations) is the roughest of them."""
-    parameters = _parameters(source)
-    if parameters is None:
+    parameters, ends = _parameters(source)
+    if not parameters:
         return None
     asked, adapter = run.train, run.train.adapter
     trained, frozen = parameters, 0.0
     if adapter:
-        # at rank 16 of models of 1 to 8 B some hundredth of the parameters; both ends of a small model a quarter
-        trained = parameters * (0.01 * adapter.rank / 16 + (0.25 if adapter.embeddings else 0))
-        whole = 4 if asked.precision == "float32" else 2
-        frozen = {"none": whole, "int8": 1, "nf4": 0.6}[adapter.quantisation] * parameters
+        # at rank 16 of models of 1 to 8 B some hundredth of the parameters
+        trained = 0.01 * adapter.rank / 16 * parameters + (ends if adapter.embeddings else 0)
+        frozen = _held(source, 4 if asked.precision == "float32" else 2, adapter.quantisation, trained=True)
     tokens = _per_step(run, report) / asked.accumulation / asked.processes
-    logits = min(3 * 4 * tokens * _vocabulary(source), 3 * 4 * 2**26)  # they are made in pieces
+    told = tokens * (1 if asked.loss == "all" else 0.25)  # an answer is about a quarter of its row
+    logits = min(3 * 4 * told * _vocabulary(source), 3 * 4 * 2**26)  # they are made in pieces
     kept = 2 * trained if (method := getattr(run.data, "retention", None)) and method.method == "ewc" else 0
     kept += trained if method and method.method == "agem" else 0
     return {
@@ -142,7 +150,7 @@ def memory(run: Settings, source: str | New, report: dict | None = None) -> dict
         # several processes hold what they tell each other, too
         "gradients": 4 * trained * (2 if asked.processes > 1 else 1) + 4 * kept,
         "optimiser": {"adamw": 8, "paged_adamw_8bit": 2, "adafactor": 0.1}[asked.optimiser] * trained,
-        "activations": 120 * tokens * parameters**0.5 / (4 if asked.gradient_checkpointing else 1),
+        "activations": 150 * tokens * (parameters - ends) ** 0.5 / (4 if asked.gradient_checkpointing else 1),
         "logits": logits,
     }
 
@@ -219,20 +227,23 @@ def assumptions() -> str:
         f"translated counts as {_TRANSLATED} prompts) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
-        "0.6) and a batch's activations to train, 4 (16 bits: 2, int8: 1, nf4: 0.5) to score. Where no data "
-        "stage has counted them: "
+        "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "
+        "Where no data stage has counted them: "
         f"{ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )
 
 
-def _parameters(source: str | New) -> int | None:
+def _parameters(source: str | New) -> tuple[int, int]:
+    """How many there are, and how many of them are the embeddings and the output layer; 0 where that cannot be told."""
     if isinstance(source, New):
-        return source.vocabulary * source.hidden + source.layers * 12 * source.hidden**2
+        ends = source.vocabulary * source.hidden
+        return ends + source.layers * 12 * source.hidden**2, ends
     name = source.rpartition("/")[2].replace("bloomz", "bloom")
     if name in _MILLIONS:
-        return _MILLIONS[name] * 10**6
-    return _counted(source) if (Path(source) / "config.json").is_file() else None
+        whole, ends = _MILLIONS[name]
+        return whole * 10**6, ends * 10**6
+    return _counted(source) if (Path(source) / "config.json").is_file() else (0, 0)
 
 
 def _vocabulary(source: str | New) -> int:
@@ -246,12 +257,16 @@ def _vocabulary(source: str | New) -> int:
 
 
 @cache
-def _counted(folder: str) -> int:
+def _counted(folder: str) -> tuple[int, int]:
     import torch
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        return AutoModel.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
+        model = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM).from_config(config)
+    # the same weights, where they are tied
+    ends = {part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None}
+    return model.num_parameters(), sum(weight.numel() for weight in ends)
 
 
 def _texts(run: Settings) -> int | None:

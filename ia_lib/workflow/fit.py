@@ -13,6 +13,7 @@ from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusWarning
 from ia_lib.data.yaml_files import Refusal, listed, told
 from ia_lib.instructions import templates
+from ia_lib.workflow import devices
 from ia_lib.workflow.sources import Folder
 
 # What a model is called that answers no prompt: one that fills gaps, or tells classes.
@@ -29,6 +30,10 @@ def check(inputs) -> None:
     of its evaluate stage. Raises Refusal, or SourceError for a conversation with a model that has none."""
     run = inputs.run
     model = inputs.outside if inputs.begins.model.name else None
+    for field, value in _for_gpus(run).items():
+        if not _gpus():
+            said = f"{field}: {value} needs a GPU, and this machine has none: training will be refused here"
+            warnings.warn(f"the run {run.name}: {said}", CorpusWarning, stacklevel=2)
     check_labels(inputs, None)
     if run.chat and inputs.begins.model.new:
         raise Refusal("chat", True, "false, for a new model, whose tokenizer has no chat template")
@@ -61,6 +66,17 @@ def check(inputs) -> None:
     if run.chat:
         _check_chat(run, tokenizer, config)
     check_labels(inputs, tokenizer, config.is_encoder_decoder)
+
+
+def _for_gpus(run) -> dict[str, str]:
+    """What a run asks for that trains on GPUs alone."""
+    asked = {"optimiser": ("paged_adamw_8bit",), "precision": ("float16",)} if run.trains else {}
+    return {field: found for field, some in asked.items() if (found := getattr(run.train, field)) in some}
+
+
+@cache
+def _gpus() -> bool:
+    return bool(devices.known())
 
 
 def _may_pack(config) -> bool:
