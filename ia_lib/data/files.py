@@ -165,7 +165,7 @@ def text_lines(raw: Iterator[bytes], name: str) -> Iterator[str]:
     number = 0
     # only the line feed ends a line: what Unicode calls a line separator can stand in a sentence
     for number, line in enumerate(raw, 1):
-        text = _decoded(line, name, number).strip()
+        text = decoded(line, name, number).strip()
         if INVISIBLE.fullmatch(text):
             raise CorpusError(f"{name}, line {number}: the line is empty; every line needs a text, in all languages")
         if "\0" in text:
@@ -184,7 +184,7 @@ def records(path: Path) -> Iterator[tuple[int, dict]]:
     must_exist(path)
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
-            if (line := _decoded(raw, str(path), number)).strip():
+            if (line := decoded(raw, str(path), number)).strip():
                 record = parsed(line, f"{path}, line {number}")
                 if not isinstance(record, dict):
                     raise CorpusError(f"{path}, line {number}: this is no JSON object but {line.strip()[:40]!r}")
@@ -223,7 +223,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _decoded(line: bytes, name: str, number: int) -> str:
+def decoded(line: bytes, name: str, number: int) -> str:
+    """A line of a text, the first one without its byte-order mark. Raises CorpusError for what is not UTF-8."""
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -252,7 +253,7 @@ def _text(path: Path) -> Iterator[str]:
                     f"{path}: this is no table of text but a workbook or ZIP; save it as CSV, or as .xlsx"
                 )
             # a file from an old Mac ends its lines by a carriage return alone
-            yield from io.StringIO(_decoded(line, str(path), number), newline="")
+            yield from io.StringIO(decoded(line, str(path), number), newline="")
 
 
 def _csv(path: Path, columns: Sequence[str]):

@@ -1,6 +1,6 @@
 """Language codes and the names that prompts use for them (InstructAlign, section 4 and appendix A).
 
-Codes are ISO 639-3 as in the papers, and the two-letter codes of the multilingual Alpaca study; `no` is Norwegian."""
+Codes are ISO 639-3, and the two-letter codes of the multilingual Alpaca study; `no` is Norwegian."""
 
 NAMES = {
     **{"eng": "English", "ind": "Indonesian", "sun": "Sundanese", "jav": "Javanese", "ban": "Balinese"},
@@ -9,6 +9,8 @@ NAMES = {
     **{"mak": "Makassarese", "mui": "Musi", "rej": "Rejang"},
     **{"bg": "Bulgarian", "bn": "Bengali", "en": "English", "es": "Spanish", "fr": "French", "no": "Norwegian"},
     **{"ru": "Russian", "zh": "Chinese"},
+    **{"hin": "Hindi", "tha": "Thai", "ell": "Greek", "tam": "Tamil", "ben": "Bengali"},
+    **{"zho": "Chinese", "deu": "German"},
 }
 
 # What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.

@@ -118,6 +118,11 @@ _OF_LABELS = {
     "macro_recall": lambda true, said, both: _mean(_share(both, true), true + said),
     "balanced_accuracy": lambda true, said, both: _mean(_share(both, true), true),
 }
+# Of answers from passages: two measures under three rules, and the exact ones among them of two kinds of questions.
+RULES = ("corrected", "squad", "mlqa")
+KINDS = ("answerable", "unanswerable")
+EXTRACTED = tuple(f"{name}, {rule}" for rule in RULES for name in ("exact match", "F1"))
+EXTRACTED += tuple(f"exact match, {kind}" for kind in KINDS)
 LABEL_METRICS = tuple(_OF_LABELS)  # the first is the headline
 METRICS = {
     # confusions: how often each label is true where each is predicted, row by row
@@ -129,6 +134,8 @@ METRICS = {
     # 95%, from 25 on it holds). What they count: sacrebleu's statistics of a sentence; nats lost and tokens.
     "chrF": Metric(chrf, _nothing),
     "answer loss": Metric(ratio, _nothing, inf),
+    # how much of an answer is right (0 to 1), of how many questions
+    **{name: Metric(lambda counts: 100 * ratio(counts), _one_asked) for name in EXTRACTED},
 }
 
 

@@ -1,9 +1,9 @@
 """Tasks: what a model is tested on, each a file of plain YAML; docs/tasks.md says what every field means.
 
 The kit's lie in params/tasks (`nusax/sentiment`), a user's own anywhere. A task's kind decides which fields it has, and
-how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, or
-`answer` questions, whose true answers are scored. Texts come from `find(source, file)`, as those of `corpora` do;
-`places` says beforehand what it will be asked for.
+how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, `answer`
+questions, whose true answers are scored, or `extract` answers from passages. Texts come from `find(source, file)`, as
+those of `corpora` do; `places` says beforehand what it will be asked for.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, field_validator, model_validator
 
-from ia_lib.data import corpora, downloads, files, languages, yaml_files
+from ia_lib.data import corpora, downloads, files, languages, questions, yaml_files
 from ia_lib.data.addresses import Told
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal, Text, either, listed, meant, told
@@ -326,10 +326,70 @@ class Answer(Task):
         return corpora.past(find(*self.places(codes, split)[0]), data.prompt, data.answer, more=data.input)
 
 
-_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer}
+class Passages(_Part):
+    """Questions on passages, in a file of SQuAD's layout for each language."""
+
+    source: Text = "file"  # of ia_lib/data/downloads.yaml, or a user's own file
+    file: Text  # with {tag}, what the files call a language
+    languages: dict[Text, Text] = Field(min_length=1)  # language -> its tag
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.source not in (allowed := [*downloads.known(), "file"]):
+            raise Refusal("source", self.source, ", ".join(allowed))
+        if "{tag}" not in self.file and len(self.languages) > 1:
+            raise Refusal("file", self.file, "a name with {tag}, since there are several languages")
+        return self
 
 
-def load(name: str, home: str | Path = "") -> Choose | Translate | Answer:
+class Extract(Task):
+    """Answer questions by words of the passage that they are about."""
+
+    kind: Literal["extract"] = "extract"
+    data: Passages
+    prompts: dict[Text, str] = Field(min_length=1)  # language, or `all` -> a template with [CONTEXT] and [QUESTION]
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    metric: Literal["exact match, corrected"] = "exact match, corrected"  # the headline; six are measured
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for code, prompt in self.prompts.items():
+            for slot in ("[CONTEXT]", "[QUESTION]"):
+                if prompt.count(slot) != 1:
+                    raise Refusal(f"prompts.{code}", prompt, "a template with [CONTEXT] and [QUESTION], each once")
+            if code != "all" and code not in self.data.languages:
+                raise Refusal(f"prompts.{code}", code, f"all, or one of {', '.join(self.data.languages)}")
+        for code in self.data.languages:
+            if not {code, "all"} & {*self.prompts}:
+                raise Refusal("prompts", list(self.prompts), f"a template for {code}, or one for all")
+        return self
+
+    def prompt(self, code: str, context: str, question: str) -> str:
+        """What the model is asked."""
+        before, _, rest = self.prompts.get(code, self.prompts.get("all", "")).partition("[CONTEXT]")
+        between, _, after = rest.partition("[QUESTION]")
+        return f"{before}{context}{between}{question}{after}"
+
+    def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
+        """(source, file) of what `read` reads. Raises CorpusError for a language that the task has not."""
+        found = []
+        for code in codes:
+            if code not in self.data.languages:
+                known = ", ".join(self.data.languages)
+                raise CorpusError(f"the task {self.name} has no language {code!r}; it has: {known}")
+            file = self.data.file.replace("{tag}", self.data.languages[code])
+            found.append((self.data.source, self._own(file) if self.data.source == "file" else file))
+        return found
+
+    def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
+        """The questions in one language, as `questions.read` has them. Raises CorpusError."""
+        return questions.read(find(*self.places(codes, split)[0]))
+
+
+_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer, "extract": Extract}
+
+
+def load(name: str, home: str | Path = "") -> Choose | Translate | Answer | Extract:
     """A task by its name in params/tasks, or by the path of a user's file, looked for in `home` first.
 
     Raises TaskError for one that there is not and for what is wrong in its file: file, line, field, found, allowed.
@@ -356,7 +416,7 @@ def own(file: str, language: str, labels: list[str], task: str = "sentiment", **
 
 
 @cache
-def _loaded(path: Path, time: int, name: str) -> Choose | Translate | Answer:
+def _loaded(path: Path, time: int, name: str) -> Choose | Translate | Answer | Extract:
     fields = yaml_files.read(path, "task", TaskError)
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:

@@ -65,6 +65,19 @@ def encode(
     return rows, shortened
 
 
+def asked(tokenizer, prompts: Sequence[str], *, chat: bool = False, encoder_decoder: bool = False) -> list[list[int]]:
+    """The tokens that a model is given to answer each prompt: behind the tokenizer's beginning-of-sequence token, if it
+    has one; with `chat` up to the end of the assistant's header; for an encoder with the end-of-sequence token. Raises
+    ValueError as `encode` does."""
+    if encoder_decoder:
+        return [[*own, *closing] for _, own, closing, _ in _two_texts(tokenizer, prompts, ["."] * len(prompts), chat)]
+    turns = in_chat(tokenizer, prompts, ["."] * len(prompts)) if chat else [("", prompt) for prompt in prompts]
+    found = [ids for ids, *_ in tokenised(tokenizer, [parts[:3] for parts in turns], add_special_tokens=not chat)]
+    # some tokenizers end every text
+    end = tokenizer.eos_token_id
+    return [ids[:-1] if not chat and len(ids) > 1 and ids[-1] == end else ids for ids in found]
+
+
 def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
     """The tokens before a prompt's own text, of that text, between it and the answer, and of the answer."""
     pairs = zip(prompts, answers, strict=True)

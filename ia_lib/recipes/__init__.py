@@ -7,10 +7,11 @@ training takes in turn, and their rows. A row names its recipe by `recipe: NAME`
 - `streams(run) -> list[Stream]`: what a batch is made of; none, if the row trains on nothing
 - `examples(run, inputs) -> (frame, facts)`: the rows of all streams (columns: `instructions.COLUMNS` and its own), and
   what else is known, if it is: `steps`, where the row does not say them; `rows_of_epoch`, of the streams that are read
-  once; the `pool` that was drawn from, and its `provenance`
+  once; the `pool` that was drawn from, and its `provenance`; what else belongs into report.json (`report`)
 - `drawn(run) -> dict | None`, if it draws rows from the run's past: the keywords of `replay.draw` beside pool and seed
 - `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected
 - `check(run)`, if it has rules over several fields; raises `fields.Refusal`
+- `places(run) -> list[(source, file)]`, if it reads files that no other field of a row names
 - `parallel(run) -> list[str]`, if it trains on parallel text: the languages that it reads
 """
 

@@ -299,7 +299,7 @@ class Train(Part):
 class Evaluate(Part):
     """What evaluation reads beside the model."""
 
-    tasks: Annotated[list[str], Field(min_length=1)] | None = None
+    tasks: list[str] | None = None  # none at all for a row that is only on the way to others
     tests: list[Test] = []
     held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"

@@ -16,7 +16,7 @@ from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
-from ia_lib.evaluation.tasks import Answer, Choose, Task, Translate
+from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, Translate
 from ia_lib.instructions import templates
 from ia_lib.paths import params, root
 from ia_lib.workflow import past
@@ -68,6 +68,7 @@ class Inputs(Tested):
             wanted += self.places(task)
         if self.stage == "data":
             wanted += past.places(self)
+            wanted += run.method.places(run) if hasattr(run.method, "places") else []
         else:
             found += self._majority.values()
         return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
@@ -90,6 +91,8 @@ class Inputs(Tested):
         """Whether the stage reads parallel text: to make instructions of it, to train a tokenizer on it, to test on it
         what was held out."""
         run = self.run
+        if run.corpus == "own" and not run.data.parallel:
+            return False
         return run.measures_held_out if self.stage == "evaluate" else bool(run.parallel_codes or run.model.new)
 
     def _kits(self, path: Path) -> File:
@@ -185,6 +188,11 @@ class Inputs(Tested):
             return past.split(self, self.find("file", self.run.data.past.file))[1]
         return task.read(self.find, self.tested(task), self._split(task))
 
+    def passages(self, task: Extract, code: str) -> "Dataset":
+        """The questions of a task in one language, with their passages; the first `examples` of them."""
+        found, few = task.read(self.find, [code], self._split(task)), self.run.evaluate.examples
+        return found.select(range(min(few or len(found), len(found))))
+
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""
         if isinstance(task, Answer) and task.data.held_out:
@@ -226,7 +234,7 @@ class Inputs(Tested):
         found: dict[str, list[str]] = {}
         if self.run.corpus == "minilab":
             return found
-        if self.here(self.parallel_places()) and self.run.paired_codes:
+        if (places := self.parallel_places()) and self.here(places) and self.run.paired_codes:
             pairs = self.parallel()[:count]
             found |= {code: pairs[code] for code in self.run.paired_codes}
         if self.labels_here:
@@ -283,7 +291,7 @@ class Inputs(Tested):
     def remarks(self) -> list[str]:
         """What is said of workbooks of the user's of which only one sheet is read."""
         run, part, read = self.run, self.run.data.parallel, []
-        if run.corpus == "own" and part.file:
+        if part and part.file:
             read.append((part.file, part.sheet))
         for task in self.tasks:
             sheet = task.data.columns.sheet if isinstance(task, Choose) else getattr(task.data, "sheet", None)
@@ -297,6 +305,8 @@ class Inputs(Tested):
         run, part = self.run, self.run.data.parallel
         if run.corpus != "own":
             return corpora.places(run.corpus, run.paired_codes, "train")
+        if not part:
+            return []
         if part.file:
             return [("file", part.file)]
         for code in run.paired_codes:

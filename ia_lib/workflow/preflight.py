@@ -47,10 +47,16 @@ def check(inputs, seen: set) -> None:
             questions = inputs.questions(task)
             for column in ("prompt", "answer"):
                 _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} ({column}s)")
+    for task in inputs.extracted if inputs.stage == "evaluate" else ():
+        for code in inputs.tested(task):
+            if inputs.here(task.places([code], "test")):
+                questions = inputs.passages(task, code)
+                for column in ("context", "question"):
+                    _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} in {code} ({column}s)")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
     if inputs.stage == "evaluate":
-        read = {code for task in inputs.choices for code in inputs.tested(task)}
+        read = {code for task in [*inputs.choices, *inputs.extracted] for code in inputs.tested(task)}
         read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
         for code in (code for code in [*run.taught, *run.unseen] if code not in read):
             _say(seen, f"the run {run.name} reads no text in {code}: neither a test nor parallel text")

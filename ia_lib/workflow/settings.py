@@ -156,13 +156,13 @@ class Settings(fields.Shared):
     def measures_held_out(self) -> bool:
         """Whether held-out parallel text is measured too; unless the row says, where there is no labelled test."""
         asked = self.evaluate
-        without = self.corpus == "own" and not asked.tasks and not asked.tests
+        without = self.corpus == "own" and asked.tasks is None and not asked.tests
         return without if asked.held_out is None else asked.held_out
 
     @property
     def named_tasks(self) -> dict[str, str]:
         """The row's tasks: what each is called in results -> its name or file (`evaluation.tasks.load`)."""
-        if not self.evaluate.tasks and self.corpus == "own":
+        if self.evaluate.tasks == [] or (self.evaluate.tasks is None and self.corpus == "own"):
             return {}
         own = self.corpus if self.corpus in ("minilab", "nusax", "nusatranslation") else "nusax"
         names = self.evaluate.tasks or ["sentiment"]
@@ -231,9 +231,12 @@ class Settings(fields.Shared):
                 raise Refusal("pivots" if other[0] in self.pivots else "taught", other[0], allowed)
             if self.corpus == "minilab" and (other := [c for c in seen if c not in have]):
                 raise Refusal(seen[other[0]], other[0], allowed)
-        if (self.data.parallel is None) != (self.corpus != "own"):
-            found = None if self.data.parallel is None else "a part parallel"
-            raise Refusal("parallel", found, "parallel together with corpus: own; neither without the other")
+        if self.data.parallel and self.corpus != "own":
+            raise Refusal("parallel", "a part parallel", "nothing, unless corpus is own")
+        if not self.data.parallel and self.corpus == "own" and (self.parallel_codes or self.measures_held_out):
+            raise Refusal(
+                "parallel", None, "parallel text, where corpus is own and the row trains on it or is tested on it"
+            )
 
     def _check_batches(self) -> None:
         if self.trains and self.data.steps == 0:

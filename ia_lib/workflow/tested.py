@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
-from ia_lib.evaluation.tasks import Answer, Choose, Task, TaskError, Translate
+from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, TaskError, Translate
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.weights import Weighed
 
@@ -76,6 +76,11 @@ class Tested(Weighed):
     def answered(self) -> list[Answer]:
         """Those of the tasks whose true answers are scored."""
         return [task for task in self.tasks if isinstance(task, Answer)]
+
+    @property
+    def extracted(self) -> list[Extract]:
+        """Those of the tasks whose answers stand in passages."""
+        return [task for task in self.tasks if isinstance(task, Extract)]
 
     @property
     def of_files(self) -> list[Translate]:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # What is done with a sentence of parallel text -> how many times as long it takes as a prompt of three labels.
 _SENTENCE = {"translation": 8.0, "loss": 1.0, "similarity": 2.0}
+_PASSAGE = 20.0  # the same of a question on a passage
 
 
 @dataclass
@@ -84,6 +86,7 @@ def _make_data(stage: Stage) -> None:
     )
     if run.corpus == "minilab":
         report["untranslated_share"] = minilab.untranslated_shares(run.seed)
+    report |= facts.get("report", {})
     report["warnings"] += inputs.remarks()
     report["estimated"] = asdict(estimate(run, inputs.origin, report, texts=len(inputs.tests(every=False))))
     examples.to_parquet(stage.part / "examples.parquet", index=False)
@@ -301,17 +304,19 @@ def evaluate(stage: Stage, begun: Evaluation) -> Evaluated:
 def _evaluate(stage: Stage, begun: Evaluation) -> None:
     import pandas as pd
 
-    from ia_lib.evaluation import answering, choice, measures, translation
+    from ia_lib.evaluation import answering, choice, extraction, measures, translation
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
     pairs = {task.name: inputs.pairs(task) for task in inputs.translations}
     questions = {task.name: inputs.questions(task) for task in inputs.answered}
+    passages = [(task, code, inputs.passages(task, code)) for task in inputs.extracted for code in inputs.tested(task)]
     ways = {task.name: len(translation.directions(inputs.plan(), inputs.tested(task))) for task in inputs.translations}
     sentences = sum(ways[name] * len(text) for name, text in pairs.items())
     pace = Pace(
         {
             "labels": (len(begun.texts) * 3 * len(run.wordings), 1.0),
             "answers": (sum(map(len, questions.values())), 1.0),
+            "passages": (sum(len(some) for *_, some in passages), _PASSAGE),
             **{name: (sentences, cost) for name, cost in _SENTENCE.items()},
         },
         stage.progress,
@@ -354,6 +359,11 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
     for task in inputs.translations:
         given = task, pairs[task.name], inputs.plan(), encoding, pace.add
         said, counted = translation.translate(begun.model, begun.tokenizer, *given)
+        predictions.append(said)
+        counts.append(counted)
+    for task, code, some in passages:
+        given = begun.model, begun.tokenizer, task, some, code
+        said, counted = extraction.extract(*given, chat=run.chat, progress=partial(pace.add, "passages"))
         predictions.append(said)
         counts.append(counted)
     measures.save(

@@ -1,0 +1,75 @@
+"""Instructions in Alpaca's form: read from JSON or JSONL, put into Stanford Alpaca's template, and code-mixed (COMMIT,
+section 3: every part by itself, the template never)."""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from ia_lib.data import files
+from ia_lib.data.files import CorpusError
+from ia_lib.instructions.code_mixing import Mixed, mix
+
+# What a row has, whatever a file calls it.
+PARTS = ("instruction", "input", "output")
+_BEGINS = "Below is an instruction that describes a task"
+_WITH_INPUT = ", paired with an input that provides further context"
+_ASKS = "Write a response that appropriately completes the request."
+
+
+def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
+    """The rows of a JSON list or of JSONL, with `PARTS`; `fields` says what the file calls them. An input may be empty
+    or missing. Raises CorpusError for what is not text, an instruction or output that is empty, and no row at all."""
+    path, rows = Path(path), []
+    if path.suffix.lower() == ".json":
+        files.must_exist(path)
+        lines = (files.decoded(line, str(path), number) for number, line in enumerate(path.open("rb"), 1))
+        found = files.parsed("".join(lines), str(path))
+        if not isinstance(found, list):
+            raise CorpusError(f"{path}: found no list of rows; a JSON file is a list of objects, one a row")
+        records = ((f"row {number}", record) for number, record in enumerate(found, 1))
+    else:
+        records = ((f"line {number}", record) for number, record in files.records(path))
+    for place, record in records:
+        if not isinstance(record, dict):
+            raise CorpusError(f"{path}, {place}: this is no JSON object")
+        row = {}
+        for part in PARTS:
+            if fields[part] not in record and part != "input":
+                found = ", ".join(record)[:200]
+                raise CorpusError(f"{path}, {place}: there is no field {fields[part]!r}; found: {found}")
+            row[part] = files.text(record.get(fields[part]), f"{path}, {place}", fields[part])
+            if part != "input" and files.INVISIBLE.fullmatch(row[part]):
+                raise CorpusError(f"{path}, {place}: the field {fields[part]!r} is empty")
+        rows.append(row)
+    if not rows:
+        raise CorpusError(f"{path}: there are no rows in it; it needs at least one")
+    return rows
+
+
+def prompt(instruction: str, further: str = "") -> str:
+    """Stanford Alpaca's prompt, with the section of an input where there is one. The answer follows at once."""
+    begins = f"{_BEGINS}{_WITH_INPUT if further else ''}. {_ASKS}"
+    sections = [begins, f"### Instruction:\n{instruction}", *([f"### Input:\n{further}"] if further else [])]
+    return "\n\n".join([*sections, "### Response:"])
+
+
+def mixed(
+    row: Mapping[str, str],
+    dictionary: Mapping[str, Sequence[str]],
+    alpha: float,
+    parts: Collection[str],
+    key: tuple,
+    **how: str,
+) -> tuple[str, str, list[Mixed]]:
+    """A row's prompt and answer with the words of these `parts` mixed, and how: each of `PARTS` by itself before it
+    goes into the template, or with "prompt" the filled prompt as one text, the template too (naive mixing). `key` and
+    `how` are those of `code_mixing.mix`."""
+    found: dict[str, Mixed] = {}
+
+    def through(part: str, text: str) -> str:
+        if part not in parts or not text:
+            return text
+        found[part] = mix(text, dictionary, alpha, (*key, part), **how)
+        return found[part].text
+
+    asked = prompt(through("instruction", row["instruction"]), through("input", row["input"]))
+    return through("prompt", asked), through("output", row["output"]), list(found.values())

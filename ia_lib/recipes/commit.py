@@ -1,0 +1,207 @@
+"""COMMIT (Lee et al., Findings of NAACL 2024): an English-centric model is aligned by language modelling on text of the
+target language with English words in it, then tuned on English instructions with words of the target language."""
+
+from collections.abc import Iterator
+from itertools import chain, count, islice, pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StrictBool, model_validator
+
+from ia_lib.data.yaml_files import Refusal, Text
+from ia_lib.recipes import fields, instructions
+from ia_lib.recipes.fields import Count, Number, Share
+from ia_lib.training.streams import Stream, steps_for
+
+# Evaluation and the rest as for plain instruction tuning; docs/fidelity.md explains them.
+READINGS = {
+    **instructions.READINGS,
+    "words": ("unicode", "spaces", "unicode"),
+    "case": ("exact", "exact", "fallback"),
+    "identical": (True, True, False),
+}
+
+
+class Dictionary(fields.Part):
+    """Words and their translations (see `data.dictionaries`)."""
+
+    file: Text
+    source: Text | None = None  # columns of a table; without them a line is a pair
+    target: Text | None = None
+    reverse: StrictBool = False
+    sheet: Text | None = None
+
+    @model_validator(mode="after")
+    def _both(self):
+        if (self.source is None) != (self.target is None):
+            field = "target" if self.source else "source"
+            raise Refusal(field, None, "a column, since the other one is named")
+        return self
+
+
+class Instructions(fields.Part):
+    """A JSON or JSONL file, and what it calls the parts of a row."""
+
+    file: Text
+    instruction: Text = "instruction"
+    input: Text = "input"
+    output: Text = "output"
+
+
+class Data(fields.Data):
+    """COMMIT's own fields: with `texts` a row aligns, with `instructions` it tunes."""
+
+    texts: dict[Text, Text] = Field({})  # language -> a text file, one text a line
+    instructions: Instructions | None = None
+    dictionaries: dict[Text, Dictionary] = Field({})  # by the language that is taught
+    alpha: Share = 0.9
+    mix: list[Literal["instruction", "input", "output", "prompt"]] = Field(["instruction", "input", "output"])
+    words: Literal["unicode", "spaces"] = "unicode"
+    case: Literal["fallback", "exact"] = "fallback"
+    identical: StrictBool = False
+    per_step: Count = 16
+    epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
+
+
+def streams(run) -> list[Stream]:
+    """One stream, whose rows are mixed anew in every epoch."""
+    return [Stream("text" if run.data.texts else "instructions", "new", run.data.per_step)]
+
+
+def check(run) -> None:
+    """Refuse what does not go together."""
+    data = run.data
+    if bool(data.texts) == bool(data.instructions):
+        found = "both" if data.texts else None
+        raise Refusal("instructions", found, "exactly one of texts (to align) and instructions (to tune)")
+    if run.model.new:
+        raise Refusal("model.new", "a new model", "a model that was trained before, by name or run")
+    if (data.steps is None) == (data.epochs is None):
+        raise Refusal("steps", None if data.steps is None else "steps and epochs", "exactly one of steps and epochs")
+    if not run.taught:
+        raise Refusal("taught", run.taught, "at least one language")
+    if data.texts and run.train.loss != "all":
+        raise Refusal("loss", run.train.loss, "all, since text has no prompt")
+    if data.texts and run.chat:
+        raise Refusal("chat", True, "false, since text is no conversation")
+    for code in data.texts:
+        if code not in run.taught:
+            raise Refusal(f"texts.{code}", code, f"one of taught ({', '.join(run.taught)})")
+    if "prompt" in data.mix and {"instruction", "input"} & {*data.mix}:
+        raise Refusal("mix", data.mix, "prompt without instruction and input, which stand in it")
+    for code in data.texts or run.taught if _mixes(run) else ():
+        if code not in data.dictionaries:
+            raise Refusal("dictionaries", list(data.dictionaries) or None, f"one for {code}, or alpha: 0 or mix: []")
+
+
+def places(run) -> list[tuple[str, str]]:
+    """(source, file) of what `examples` reads."""
+    data = run.data
+    files = [*data.texts.values(), *([data.instructions.file] if data.instructions else [])]
+    return [("file", file) for file in [*files, *(data.dictionaries[code].file for code in _mixed_into(run))]]
+
+
+def examples(run, inputs):
+    """The rows of the stream (see the package), with `before`: prompt and answer as they were unmixed. A text of more
+    than `max_length` tokens makes several rows."""
+    import pandas as pd
+
+    from ia_lib.instructions import COLUMNS
+
+    made = (_Texts if run.data.texts else _Instructions)(run, inputs)
+    first = list(made.epoch(0))
+    steps = run.data.steps or steps_for(run.data.epochs, len(first), run.data.per_step)
+    more = (row for epoch in count(1) for row in made.epoch(epoch))
+    rows = list(islice(chain(first, more), steps * run.data.per_step))
+    fixed = {"stream": streams(run)[0].name, "role": "new", "split": "train", "position": range(len(rows))}
+    frame = pd.DataFrame(rows).assign(**fixed)[[*COLUMNS, "before"]]
+    return frame, {"steps": steps, "rows_of_epoch": len(first), "report": {"code_mixing": made.rates()}}
+
+
+class _Mixing:
+    """The rows of every epoch, mixed, and what was mixed so far."""
+
+    def __init__(self, run, inputs):
+        from ia_lib.data import dictionaries
+
+        self.run, self.how = run, {"words": run.data.words, "case": run.data.case}
+        self.books, self.mixed = {}, {}
+        for code in _mixed_into(run):
+            asked = run.data.dictionaries[code]
+            file, more = inputs.find("file", asked.file), asked.model_dump(exclude={"file"})
+            self.books[code] = dictionaries.read(file, identical=run.data.identical, **more)
+            self.mixed[code] = []
+
+    def order(self, epoch: int, rows: list) -> Iterator[tuple[int, Any]]:
+        """The rows with their numbers, in an order of their own in every epoch."""
+        from ia_lib.randomness import generator, shuffled
+
+        return ((i, rows[i]) for i in shuffled(generator(self.run.seed, "code-mixing", epoch), len(rows)))
+
+    def words(self, code: str) -> dict[str, list[str]]:
+        return self.books[code].translations if code in self.books else {}
+
+    def rates(self) -> dict[str, dict]:
+        """Of each language's dictionary what it has, and how much it reached."""
+        from ia_lib.instructions.code_mixing import reached
+
+        return {code: {**book.counts(), **reached(self.mixed[code])} for code, book in self.books.items()}
+
+
+class _Texts(_Mixing):
+    """Rows of plain text, all of which are answers."""
+
+    def __init__(self, run, inputs):
+        from ia_lib.data import files
+        from ia_lib.models.load import load_tokenizer
+
+        super().__init__(run, inputs)
+        places = {code: inputs.find("file", file) for code, file in run.data.texts.items()}
+        self.texts = [(code, line) for code, place in places.items() for line in files.lines(place)]
+        self.tokenizer = load_tokenizer(*inputs.tokenizer)
+
+    def epoch(self, epoch: int) -> Iterator[dict]:
+        from ia_lib.instructions.code_mixing import mix
+        from ia_lib.models.encoding import tokenised
+
+        room = max(1, self.run.data.max_length - 2)  # beside what begins and ends a text
+        for number, (code, text) in self.order(epoch, self.texts):
+            mixed = mix(text, self.words(code), self.run.data.alpha, (self.run.seed, epoch, number, "text"), **self.how)
+            self.mixed.get(code, []).append(mixed)
+            ((ids, offsets, _),) = tokenised(self.tokenizer, [("", mixed.text)], add_special_tokens=False)
+            borders = [offsets[i][0] for i in range(room, len(ids), room)]
+            for begin, end in pairwise([0, *borders, len(mixed.text)]):
+                row = {"prompt": "", "answer": mixed.text[begin:end], "kind": "alignment", "language": code}
+                yield {**row, "source_id": str(number), "epoch": epoch, "before": text}
+
+
+class _Instructions(_Mixing):
+    """Rows of instructions, of several languages in another one in every epoch."""
+
+    def __init__(self, run, inputs):
+        from ia_lib.instructions import alpaca
+
+        super().__init__(run, inputs)
+        asked = run.data.instructions
+        self.rows = alpaca.read(inputs.find("file", asked.file), asked.model_dump(exclude={"file"}))
+
+    def epoch(self, epoch: int) -> Iterator[dict]:
+        from ia_lib.instructions import alpaca
+
+        data, taught = self.run.data, self.run.taught
+        for number, row in self.order(epoch, self.rows):
+            code = taught[(number + epoch) % len(taught)]
+            words, key = self.words(code), (self.run.seed, epoch, number)
+            prompt, answer, mixed = alpaca.mixed(row, words, data.alpha, data.mix if words else (), key, **self.how)
+            self.mixed.get(code, []).extend(mixed)
+            before = alpaca.prompt(row["instruction"], row["input"]) + row["output"]
+            line = {"prompt": prompt, "answer": answer, "kind": "instructions", "language": code}
+            yield {**line, "source_id": str(number), "epoch": epoch, "before": before}
+
+
+def _mixes(run) -> bool:
+    return bool(run.data.alpha and (run.data.texts or run.data.mix))
+
+
+def _mixed_into(run) -> list[str]:
+    """The languages whose dictionaries are read."""
+    return list(run.data.texts or run.taught) if _mixes(run) else []
