@@ -183,7 +183,7 @@ def test_answers_are_counted_beside_what_costs_nothing(task, model, tokenizer):
     assert not predictions["predicted"].str.contains("\n").any()
     lines = counts.drop_duplicates("metric").set_index("metric")
     assert lines.loc["exact match, squad", "baseline"] == pytest.approx(200 / 3)  # a number, and none
-    assert lines.loc["F1, squad", "baseline_is"] == "the nearest sentence"
+    assert lines.loc["F1, squad", "baseline_is"] == "the first number"
     assert lines.loc["exact match, unanswerable", ["baseline", "baseline_is"]].tolist() == [100, "no answer"]
     found = measures.measures(measures.counted(counts), {"L1": ["eng"]})
     line = found[(found["metric"] == "exact match, corrected") & (found["prompt"] == "all")].iloc[0]

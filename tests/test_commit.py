@@ -1,0 +1,173 @@
+"""The recipe `commit`: two phases as two rows, code-mixed anew in every epoch, tested by questions on passages."""
+
+import json
+
+import pandas as pd
+import pytest
+from test_adapters import carried_out
+
+from ia_lib.instructions import alpaca
+from ia_lib.workflow.graph import Table
+from ia_lib.workflow.settings import SettingsError
+
+ROWS = [
+    {"instruction": f"Name food {i}.", "input": "good food" if i % 2 else "", "output": f"Food {i}."} for i in range(5)
+]
+TABLE = """
+defaults:
+  recipe: commit
+  corpus: own
+  known: [eng]
+  taught: [ind, jav]
+  unseen: []
+  pivots: [eng]
+  model: {run: align}
+  tasks: [q.yaml]
+  instructions: {file: rows.json}
+  dictionaries: {ind: {file: en-id.txt}, jav: {file: jv.csv, source: eng, target: jav}}
+  per_step: 4
+  epochs: 2
+  max_length: 96
+  learning_rate: 1.0e-3
+runs:
+  - {name: base, recipe: instructions, past: {file: old.jsonl, prompt: p, answer: a}, per_step: 2, steps: 2,
+     epochs: null, model: {new: {hidden: 16, layers: 1, heads: 2, vocabulary: 400}}, tasks: []}
+  - {name: align, model: {run: base}, instructions: null, texts: {ind: text.txt}, alpha: 0.5, loss: all, tasks: [],
+     dictionaries: {ind: {file: en-id.txt, reverse: true}}, max_length: 24}
+  - {name: mixed}
+  - {name: naive, mix: [prompt, output]}
+  - {name: plain, mix: []}
+"""
+TASK = """
+kind: extract
+data: {file: "q.{tag}.json", languages: {eng: en, ind: id}}
+prompts: {all: "[CONTEXT]\\n\\nQ:[QUESTION]\\n\\nA:"}
+max_new_tokens: 5
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("commit")
+    (path / "t.yaml").write_text(TABLE)
+    (path / "q.yaml").write_text(TASK)
+    (path / "rows.json").write_text(json.dumps(ROWS))
+    (path / "old.jsonl").write_text("".join(json.dumps({"p": f"Say {i}", "a": f"it {i}"}) + "\n" for i in range(300)))
+    (path / "en-id.txt").write_text("food\tmakanan\ngood bagus\ngood baik\nname nama\n")
+    (path / "jv.csv").write_text("eng,jav\nfood,panganan\ngood,apik\n")
+    (path / "text.txt").write_text("makanan bagus\n" + "nama makanan itu bagus " * 9 + "\n")
+    for tag, said in (("en", "Ani has 3 cats."), ("id", "Ani punya 3 kucing.")):
+        asked = [{"id": str(i), "question": "?", "answers": [{"text": "3", "answer_start": 0}]} for i in range(4)]
+        text = {"data": [{"paragraphs": [{"context": said, "qas": asked}]}]}
+        (path / f"q.{tag}.json").write_text(json.dumps(text))
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(folder):
+    table = Table(folder / "t.yaml", folder / "outputs")
+    table.check()
+    carried_out(table)
+    return table
+
+
+def rows_of(table, name):
+    return pd.read_parquet(table.stage(name, "data").folder / "examples.parquet")
+
+
+def test_all_phases_are_carried_out(table):
+    assert all(stage.done for stage in table.stages())
+    measured = pd.read_csv(table.folder / "mixed" / "evaluate" / "measures.csv")
+    assert set(measured["language"]) >= {"eng", "ind"}
+    assert {"exact match, corrected", "F1, corrected", "exact match, squad"} <= set(measured["metric"])
+    assert not len(pd.read_csv(table.folder / "align" / "evaluate" / "measures.csv"))
+    said = pd.read_parquet(table.folder / "mixed" / "evaluate" / "predictions.parquet")
+    assert set(said["gold"]) == {"3"}
+
+
+def test_instructions_are_mixed_anew_and_in_turn(table):
+    rows = rows_of(table, "mixed")
+    # two epochs of five rows, as whole batches of four
+    assert len(rows) == 12
+    assert rows["epoch"].tolist() == [0] * 5 + [1] * 5 + [2] * 2
+    assert set(rows["source_id"][:5]) == set(rows["source_id"][5:10]) == set("01234")
+    for number, both in rows[:10].groupby("source_id"):
+        # in another language in every epoch
+        assert set(both["language"]) == {"ind", "jav"}
+        source = ROWS[int(number)]
+        before = alpaca.prompt(source["instruction"], source["input"]) + source["output"]
+        assert set(both["before"]) == {before}
+    assert rows["prompt"].str.startswith("Below is an instruction that describes a task").all()
+    assert rows["prompt"].str.contains("makanan|panganan").any()
+    report = json.loads((table.stage("mixed", "data").folder / "report.json").read_text())["code_mixing"]
+    assert report["ind"]["pairs"] == 4
+    assert report["ind"]["words_with_several_translations"] == 1
+    assert 0 < report["jav"]["words_changed"] <= report["jav"]["words_in_dictionary"]
+
+
+def test_what_is_mixed_is_what_was_asked_for(table):
+    plain, naive = rows_of(table, "plain"), rows_of(table, "naive")
+    assert (plain["prompt"] + plain["answer"] == plain["before"]).all()
+    assert (naive["prompt"] + naive["answer"] != naive["before"]).any()
+    assert set(plain["source_id"]) == set(naive["source_id"])
+    assert "code_mixing" not in plain
+    assert json.loads((table.stage("plain", "data").folder / "report.json").read_text())["code_mixing"] == {}
+
+
+def test_long_texts_make_several_rows_and_lose_nothing(table):
+    rows = rows_of(table, "align")
+    assert (rows["prompt"] == "").all()
+    first = rows[(rows["epoch"] == 0) & (rows["source_id"] == "1")]
+    assert len(first) > 1
+    assert set("".join(first["answer"]).split()) <= {"makanan", "food", "bagus", "good", "nama", "name", "itu"}
+    assert len("".join(first["answer"]).split()) == 36
+    report = json.loads((table.stage("align", "data").folder / "report.json").read_text())
+    assert report["answers_cut"] == {"new alignment": 0}
+
+
+def test_the_same_settings_make_the_same_rows(table, folder):
+    again = Table(folder / "t.yaml", folder / "again")
+    for name in ("mixed", "naive"):
+        stage = again.stage(name, "data")
+        for needed in stage.needs:
+            assert needed.run.name in ("base", "align")
+        stage.part.mkdir(parents=True)
+        frame, _ = stage.run.method.examples(stage.run, stage.inputs)
+        pd.testing.assert_frame_equal(frame.astype(object), rows_of(table, name).astype(object))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("instructions: null, tasks: []", r"'instructions': found nothing; allowed: exactly one of texts .* and"),
+        ("texts: {ind: text.txt}", r"'instructions': found 'both'"),
+        ("epochs: 1, steps: 3", r"'steps': found 'steps and epochs'; allowed: exactly one"),
+        ("dictionaries: {ind: {file: en-id.txt}}", r"'dictionaries': found \['ind'\]; allowed: one for jav"),
+        (
+            "dictionaries: {ind: {file: jv.csv, source: eng}}",
+            r"'dictionaries.ind.target': found nothing; allowed: a col",
+        ),
+        ("mix: [prompt, input]", r"'mix': .*allowed: prompt without instruction and input"),
+        ("mix: [whole]", r"'mix.0': found 'whole'"),
+        ("instructions: null, texts: {ind: text.txt}", r"'loss': found 'answer'; allowed: all"),
+        ("instructions: null, texts: {eng: text.txt}, loss: all", r"'texts.eng': found 'eng'; allowed: one of taught"),
+        ("instructions: null, texts: {ind: text.txt}, loss: all, chat: true", r"'chat': found true"),
+        ("model: {new: {hidden: 16}}", r"'model.new'"),
+        ("held_out: true", r"'parallel': found nothing; allowed: parallel text"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder, change, said):
+    path = folder / "refused.yaml"
+    path.write_text(TABLE + f"  - {{name: x, {change}}}\n")
+    with pytest.raises(SettingsError, match=said):
+        Table(path, folder / "other").check()
+
+
+@pytest.mark.quick
+def test_files_are_looked_at_before_any_work(folder):
+    path = folder / "missing.yaml"
+    for change in ("instructions: {file: none.json}", "dictionaries: {ind: {file: none.txt}, jav: {file: en-id.txt}}"):
+        path.write_text(TABLE + f"  - {{name: x, {change}}}\n")
+        with pytest.raises((SettingsError, ValueError), match="none"):
+            Table(path, folder / "other").check()
