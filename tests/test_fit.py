@@ -14,6 +14,7 @@ from ia_lib.data.files import CorpusWarning
 from ia_lib.evaluation import tasks, translation
 from ia_lib.instructions.cross_lingual import Plan
 from ia_lib.workflow import fit
+from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -202,3 +203,18 @@ def test_what_needs_a_gpu_is_warned_of_where_there_is_none(folder, tmp_path, mon
             checked(tmp_path, ", optimiser: paged_adamw_8bit")
         assert any("the run one: optimiser: paged_adamw_8bit needs a GPU" in str(w.message) for w in found) == said
     fit._gpus.cache_clear()
+
+
+def test_plan_tells_what_languages_cost_by_the_texts_that_a_row_reads(folder, tmp_path, capsys):
+    """Also of a row that only is tested, beside one that is trained on parallel text."""
+    (tmp_path / "pairs.tsv").write_text("id\teng\tjav\n" + "".join(f"{i}\tText {i}\tTeks {i}\n" for i in range(40)))
+    (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"teks {i},{'ab'[i % 2]}\n" for i in range(10)))
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "defaults: {corpus: own, known: [eng], taught: [jav], unseen: [], pivots: [eng], parallel: {file: pairs.tsv}, "
+        "tests: [{file: test.csv, language: jav, labels: [a, b]}]}\n"
+        "runs:\n  - {name: base, model: {name: model}}\n"
+        "  - {name: taught, model: {run: base}, objective: mt, steps: 2, new_per_step: 2, validation_sentences: 5}\n"
+    )
+    assert main(["plan", str(path), "--outputs", str(tmp_path / "outputs")]) == 0
+    assert "model, tokens a word: English " in capsys.readouterr().out

@@ -52,6 +52,11 @@ def load_model(
     kind = transformers.AutoModelForSeq2SeqLM if two_parts else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(source, **options)
     model = model.to(device) if quantisation == "none" else model
+    for module in model.modules():
+        # A CPU of some kinds packs 4-bit layers when it first looks through them without training. They then compute
+        # in bfloat16: scores are not those of what was trained, and gradients are wrong or not there.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model = applied(model, adapters) if adapters else model
     if beginning:
         _interpolate(model, load_model(*beginning, device, precision=precision), share)

@@ -247,10 +247,15 @@ def _card(stage: Stage) -> str:
         stage.inputs.called if run.model.name else (f"the run {run.model.run}" if run.model.run else "random weights")
     )
     taught = ", ".join(run.taught) if run.parallel_codes else "none"
-    said = ", ".join(f"{name} {value}" for name in ("objective", "replay", "rows")
-                     if (value := getattr(run.data, name, None)) is not None)  # fmt: skip
+    said = [f"{name} {value}" for name in ("objective", "replay", "rows")
+            if (value := getattr(run.data, name, None)) is not None]  # fmt: skip
+    if method := getattr(run.data, "retention", None):
+        said.append(f"old rows for {method.method}")
+    if adapter := run.train.adapter:
+        on = "" if adapter.quantisation == "none" else f" on the model in {adapter.quantisation}"
+        said.append(f"{'DoRA' if adapter.dora else 'LoRA'} of rank {adapter.rank}{on}")
     return (
-        f"# {run.name}\n\nBegan with {start}; recipe {run.recipe} ({said}), seed {run.seed}.\n\n"
+        f"# {run.name}\n\nBegan with {start}; recipe {run.recipe} ({', '.join(said)}), seed {run.seed}.\n\n"
         f"Taught languages: {taught}. Corpus: {run.corpus}.\n\n"
         "Made for research on teaching languages; check its evaluation before you rely on it.\n"
     )
