@@ -39,13 +39,16 @@ class Explorer:
         for failed in scheduler.make(made, [run, other]):
             print(failed)
         self.run: Settings = made.run(run)
-        self.models, self.scores = {}, {}  # by a run's name: its model and tokenizer, its scores.parquet
+        # by a run's name: its model and tokenizer, whether it is asked in its chat template, its scores.parquet
+        self.models, self.chats, self.scores = {}, {}, {}
         for name in dict.fromkeys([run, other]):
             self.device = load.computing_device(made.run(name).threads)
             done = made.stage(made.run(name).name, "evaluate")
             model = load.load_model(*done.inputs.tuned_model, self.device)
             self.models[name] = model, load.load_tokenizer(*done.inputs.tokenizer)
-            self.scores[name] = pd.read_parquet(done.folder / "scores.parquet")
+            self.chats[name] = done.run.chat
+            if (done.folder / "scores.parquet").is_file():
+                self.scores[name] = pd.read_parquet(done.folder / "scores.parquet")
         self.tokenizer = self.models[run][1]
         data, tune, evaluate = (made.stage(self.run.name, name) for name in ("data", "tune", "evaluate"))
         self.parallel, self.rows = data.inputs.usable(), work.begin_tuning(tune).rows
@@ -77,7 +80,7 @@ class Explorer:
             marked = _marked(told["prompt"], told["answer"])
             if not run.machine.share_text:
                 return marked
-            (before, own), *_ = scoring.tokens(self.tokenizer, row["prompt"], [row["answer"]])
+            (before, own), *_ = scoring.tokens(self.tokenizer, row["prompt"], [row["answer"]], chat=run.chat)
             return (
                 f"{marked}<p>noise: {escape(str(row['noise'] or 'none'))}; {len(before)} + {len(own)} tokens</p>"
                 f"<p>{_tokens(before)}{_tokens(own, 'answer')}</p>"
@@ -103,6 +106,8 @@ class Explorer:
 
     def label_scores(self) -> widgets.Widget:
         """A sentence of one's own under a prompt: the scores of its labels by every rule."""
+        if not self.labels:
+            return _nothing("The row is tested on no labels.")
         task, labels = next(iter(self.labels.items()))
         last = self.texts.groupby("language", sort=False).first()["text"].iloc[-1]
         controls = {
@@ -121,8 +126,9 @@ class Explorer:
             prompt, empty = (
                 templates.classification_prompts(some, *how)[template - 1] for some in (text, choice.CONTENT_FREE)
             )
-            found = show.under_rules(model, tokenizer, [prompt], words, empty)
-            split = scoring.tokens(tokenizer, prompt, words, encoder_decoder=model.config.is_encoder_decoder)
+            found = show.under_rules(model, tokenizer, [prompt], words, empty, chat=self.chats[name])
+            how = {"chat": self.chats[name], "encoder_decoder": model.config.is_encoder_decoder}
+            split = scoring.tokens(tokenizer, prompt, words, **how)
             head = [f"{escape(word)} ({len(own)} tokens)" for word, (_, own) in zip(words, split, strict=True)]
             rows = []
             for (rule, _), values in found.iterrows():
@@ -178,6 +184,8 @@ class Explorer:
 
     def predictions(self) -> widgets.Widget:
         """The predictions of two runs side by side."""
+        if not self.scores:
+            return _nothing("Neither row is tested on labels.")
         every = next(iter(self.scores.values()))
         controls = {
             **_two(self.scores),
@@ -223,6 +231,10 @@ def _panel(controls: dict[str, widgets.Widget], draw: Callable[..., str]) -> wid
         control.layout.width = "24rem"
     refresh()
     return widgets.VBox([widgets.Box(list(controls.values()), layout=widgets.Layout(flex_flow="row wrap")), shown])
+
+
+def _nothing(said: str) -> widgets.Widget:
+    return widgets.HTML(f"<p>{escape(said)}</p>")
 
 
 def _choice(title: str, options, value=None) -> widgets.Dropdown:

@@ -155,6 +155,9 @@ def test_rows_with_adapters_from_tuning_to_export(data, tmp_path, capsys):  # no
     whole = AutoModelForCausalLM.from_pretrained(folder)
     AutoTokenizer.from_pretrained(folder)
     torch.testing.assert_close(logits(whole), logits(load.load_model(*made.inputs.tuned_model)))
+    assert "LoRA of rank 4)" in (folder / "README.md").read_text()
+    card = (table.stage("eighth", "tune").folder / "model" / "README.md").read_text()
+    assert "LoRA of rank 4 on the model in int8" in card
     assert main([*command, "--merged"]) == 1
     assert "allowed: a folder that is new or empty" in capsys.readouterr().err
     assert main(["export", str(path), "base", str(tmp_path / "x"), "--outputs", str(tmp_path / "outputs")]) == 1
@@ -272,6 +275,8 @@ def test_a_4_bit_model_has_its_gradients_also_after_it_was_looked_through(any_mo
             layer = whole.get_submodule(name)
             # GPT-2's layers stand the other way round
             layer.weight.copy_(numbers if isinstance(layer, torch.nn.Linear) else numbers.T)
+    # before training as well as behind it they compute with the same numbers
+    torch.testing.assert_close(logits(quantised.eval()), logits(whole.eval()), rtol=1e-4, atol=1e-5)
     found = []
     for model in (quantised, whole):
         adapted = adapters.attach(model, rank=4, alpha=8, targets=sorted({name.rpartition(".")[2] for name in layers}))

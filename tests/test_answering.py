@@ -117,6 +117,8 @@ def test_the_loss_is_that_of_the_answers_tokens(model, tokenizer):
     assert whole["kind"].tolist() == ["answer"]
     assert whole["baseline"].tolist() == pytest.approx([np.log(len(tokenizer))])
     assert (whole["low"] <= whole["value"]).all()
+    # a resample of two questions may be empty, and that is no loss of 0
+    assert (whole["low"] >= min(a / b for a, b in counts["counts"]) - 1e-6).all()
 
 
 @pytest.mark.quick
@@ -130,6 +132,9 @@ def test_a_file_of_ones_own(tmp_path):
     assert task.has(["eng"]) == []
     read = task.read(lambda source, file: file, ["jav"], "test")
     assert pd.DataFrame(read).iloc[0].to_dict() == {"prompt": "Say 1.\n\nnow", "answer": "It is 1 now."}
+    (tmp_path / "q.jsonl").write_text("")
+    with pytest.raises(CorpusError, match=r"there are no questions in it"):
+        task.read(lambda source, file: file, ["jav"], "test")
     (tmp_path / "q.yaml").write_text("kind: answer\ndata: {prompt: instruction}\n")
     with pytest.raises(tasks.TaskError, match="exactly one of held_out and file"):
         tasks.load("q.yaml", tmp_path)

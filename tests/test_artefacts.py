@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,19 @@ def test_a_full_disk_is_said_and_earlier_work_is_kept(table, tmp_path):
     assert "File too large" in said
     assert "bytes are free" in said
     assert main(["run", str(table), "base", "--outputs", str(outputs)]) == 0
+
+
+@pytest.mark.quick
+def test_a_disk_that_is_full_while_a_checkpoint_is_written_is_said(table, tmp_path):
+    stage = Table(table, tmp_path / "outputs").stage("base", "tune")
+    said = "[enforce fail at inline_container.cc:672] . unexpected pos 590528 vs 590416. "
+    error = {"output_type": "error", "ename": "RuntimeError", "evalue": said, "traceback": []}
+    failed = stage.notebook("failed")
+    failed.parent.mkdir(parents=True)
+    failed.write_text(json.dumps({"cells": [{"outputs": [error]}]}))
+    assert re.search(
+        r"590416.; a checkpoint takes about [\d,]+ bytes; [\d,]+ of [\d,]+ bytes are free", stage.failure()
+    )
 
 
 @pytest.mark.quick

@@ -2,7 +2,10 @@ import pandas as pd
 import pytest
 
 from ia_lib import explore
+from ia_lib.evaluation import choice
+from ia_lib.instructions import templates
 from ia_lib.models.encoding import encode
+from ia_lib.workflow import show
 
 pytestmark = pytest.mark.quick
 
@@ -21,6 +24,7 @@ def run(tmp_path_factory):
 def panels(run, **parts) -> explore.Explorer:
     """An explorer of what is given, of which no stage is made."""
     explorer = object.__new__(explore.Explorer)
+    parts.setdefault("chats", dict.fromkeys(parts.get("models", ()), False))
     vars(explorer).update(parts, run=run)
     return explorer
 
@@ -98,3 +102,24 @@ def test_batches_and_predictions_of_two_runs(run, tokenizer, model):
     assert "they differ in 0 of 6 texts" in shown(panel)
     controls(panel)["only where they differ"].value = False
     assert texts[0]["text"] in shown(panel)
+
+
+def test_labels_are_scored_as_the_row_asks_them(run, chat, chat_model, turns_tokenizer, parallel):
+    texts = pd.DataFrame({"language": ["sun"], "text": ["makanan"]})
+    more = {"labels": {"nusax/sentiment": ["negative", "positive"]}, "texts": texts, "parallel": parallel}
+    models = {"tlm": (chat_model, turns_tokenizer)}
+    said = {chatting: shown(panels(run, models=models, chats={"tlm": chatting}, **more).label_scores())
+            for chatting in (True, False)}  # fmt: skip
+    prompt = templates.classification_prompts("makanan", "sentiment", ["negative", "positive"])[0]
+    empty = templates.classification_prompts(choice.CONTENT_FREE, "sentiment", ["negative", "positive"])[0]
+    how = [prompt], ["negative", "positive"], empty
+    for chatting, other in ((True, False), (False, True)):
+        scores = show.under_rules(chat_model, turns_tokenizer, *how, chat=chatting)
+        assert f"{scores.loc['joint'].iloc[0, 0]:.3f}" in said[chatting]
+        assert f"{scores.loc['joint'].iloc[0, 0]:.3f}" not in said[other]
+
+
+def test_a_row_without_labels_says_so(run):
+    explorer = panels(run, models={"tlm": None, "base": None}, labels={}, scores={})
+    assert "no labels" in explorer.label_scores().value
+    assert "Neither row" in explorer.predictions().value

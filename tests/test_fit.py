@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertForMa
 from ia_lib.data.files import CorpusWarning
 from ia_lib.evaluation import tasks, translation
 from ia_lib.instructions.cross_lingual import Plan
+from ia_lib.models import load
 from ia_lib.workflow import fit
+from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -45,9 +47,9 @@ def folder(tmp_path, tokenizer):
     return tmp_path / "model"
 
 
-def checked(tmp_path, row=""):
-    path = tmp_path / "own.yaml"
-    path.write_text(OWN.replace("ROW", row))
+def checked(tmp_path, row="", model="model", objective="tlm"):
+    path, text = tmp_path / "own.yaml", OWN.replace("ROW", row).replace("objective: tlm", f"objective: {objective}")
+    path.write_text(text.replace("{name: model}", f"{{name: {model}}}"))
     Table(path, tmp_path / "outputs").check()
 
 
@@ -75,6 +77,10 @@ SPOILT = {
     "adapter": (
         lambda f, t: [(f / "config.json").rename(f / "adapter_config.json")],
         "which holds an adapter and no whole model",
+    ),
+    "packed": (
+        lambda f, t: [(f / "config.json").unlink(), (f / "q4.gguf").write_text("x")],
+        "which holds a model in GGUF; allowed: that with the field gguf beside it: q4.gguf",
     ),
     "empty": (lambda f, t: [shutil.rmtree(f), f.mkdir()], "which has no config.json"),
     "no weights": (lambda f, t: (f / "model.safetensors").unlink(), "which holds no weights"),
@@ -119,6 +125,45 @@ def test_positions_are_enough_for_the_longest_row(folder, tokenizer, tmp_path):
     with pytest.raises(SettingsError, match=r"field 'max_length': found 256; allowed: 96 at most, the positions that"):
         checked(tmp_path)
     checked(tmp_path, ", max_length: 96")
+    # a row that only is tested reads as much
+    with pytest.raises(SettingsError, match=r"field 'max_length': found 256; allowed: 96 at most"):
+        checked(tmp_path, ", held_out: true", objective="none")
+    checked(tmp_path, objective="none")
+
+
+def test_weights_that_are_not_there_are_not_made_up(folder, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    gone = [name for name in weights if "attn" in name]
+    kept = {name: weight for name, weight in weights.items() if name not in gone}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"its files have no weights for transformer\.h\.0\.attn.* 1 more; a whole GPT2"
+    ):
+        load.load_model(str(folder))
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[0]['content'] + messages[0].get('thinking') }}"])
+def test_a_chat_template_that_fails_is_said(folder, tokenizer, tmp_path, template):
+    edited(folder / "tokenizer_config.json", chat_template=template)
+    with pytest.raises(SettingsError, match="the chat template refuses a user's turn with an assistant's answer"):
+        checked(tmp_path, ", chat: true")
+
+
+def test_what_a_field_asks_for_is_no_task_to_be_named(folder, tmp_path):
+    for task, field in (("held_out", "held_out: true"), ("held_out_past", "past: {held_out: N}")):
+        with pytest.raises(SettingsError, match=f"found '{task}'; allowed: the field {field} in its place"):
+            checked(tmp_path, f", tasks: [{task}]")
+    (tmp_path / "q.yaml").write_text("kind: answer\ndata: {held_out: true}\n")
+    with pytest.raises(SettingsError, match=r"found 'q.yaml'; allowed: past: {held_out: N} beside it"):
+        checked(tmp_path, ", tasks: [q.yaml]")
+
+
+def test_a_gguf_file_goes_by_its_folder(tmp_path):
+    (tmp_path / "q4.gguf").write_text("x")
+    with pytest.raises(SettingsError, match=r"allowed: its folder, with the field gguf: q4.gguf beside it"):
+        checked(tmp_path, model="q4.gguf")
 
 
 def with_labels(tmp_path, labels, **more):
@@ -202,3 +247,18 @@ def test_what_needs_a_gpu_is_warned_of_where_there_is_none(folder, tmp_path, mon
             checked(tmp_path, ", optimiser: paged_adamw_8bit")
         assert any("the run one: optimiser: paged_adamw_8bit needs a GPU" in str(w.message) for w in found) == said
     fit._gpus.cache_clear()
+
+
+def test_plan_tells_what_languages_cost_by_the_texts_that_a_row_reads(folder, tmp_path, capsys):
+    """Also of a row that only is tested, beside one that is trained on parallel text."""
+    (tmp_path / "pairs.tsv").write_text("id\teng\tjav\n" + "".join(f"{i}\tText {i}\tTeks {i}\n" for i in range(40)))
+    (tmp_path / "test.csv").write_text("text,label\n" + "".join(f"teks {i},{'ab'[i % 2]}\n" for i in range(10)))
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "defaults: {corpus: own, known: [eng], taught: [jav], unseen: [], pivots: [eng], parallel: {file: pairs.tsv}, "
+        "tests: [{file: test.csv, language: jav, labels: [a, b]}]}\n"
+        "runs:\n  - {name: base, model: {name: model}}\n"
+        "  - {name: taught, model: {run: base}, objective: mt, steps: 2, new_per_step: 2, validation_sentences: 5}\n"
+    )
+    assert main(["plan", str(path), "--outputs", str(tmp_path / "outputs")]) == 0
+    assert "model, tokens a word: English " in capsys.readouterr().out

@@ -15,7 +15,7 @@ class Stage:
 
     def __init__(self, name, cost, takes, before=0.0):
         self.name, self._cost, self.takes, self.before = name, cost, takes, before
-        self.share, self.working = before, False
+        self.share, self.working, self.needs = before, False, []
         self.run, self.part = SimpleNamespace(corpus="minilab"), Path("no such folder")
 
     def __str__(self):
@@ -88,3 +88,16 @@ def test_what_costs_little_says_little_of_what_costs_much(watched):
     # a real model: the data stage is slow for what it costs, tuning and evaluation are as fast as each other
     found = told(watched([Stage("data", 6, 20), Stage("tune", 1500, 400), Stage("evaluate", 1800, 500)]))
     assert all(guess == pytest.approx(left, rel=0.3) for left, guess, _ in found if 100 < left < 810)
+
+
+def test_what_waits_for_another_stage_is_not_done_beside_it(monkeypatch):
+    monkeypatch.setattr(progress.os, "cpu_count", lambda: 2)
+    tune, evaluate, other = Stage("tune", 1, 1), Stage("evaluate", 1, 1), Stage("evaluate", 1, 1)
+    evaluate.needs = [tune]
+    watch = progress.Watch([tune, evaluate, other])
+    left = {str(tune): 300.0, str(evaluate): 200.0, str(other): 100.0}
+    assert watch._in_turn(left) == 500
+    assert watch._in_turn(left | {str(tune): 0.0}) == 200
+    assert watch._in_turn(left | {str(other): 450.0}) == 500
+    monkeypatch.setattr(progress.os, "cpu_count", lambda: 1)
+    assert watch._in_turn(left) == 600

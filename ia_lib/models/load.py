@@ -41,7 +41,9 @@ def load_model(
     bfloat16, float16), or its linear layers in 8 or 4 bits (`quantisation`: "int8", bitsandbytes' LLM.int8(), or "nf4";
     both on CPU and GPU) and the rest in `precision`. With the folders of `adapters`, each trained on top of the ones
     before it, merged (see `adapters.applied`). With `beginning` (the first five arguments of another model of the same
-    shape) its weights are `beginning` + `share` x (what they are - `beginning`), number by number."""
+    shape) its weights are `beginning` + `share` x (what they are - `beginning`), number by number.
+
+    Raises ValueError where some of its weights are not in the files."""
     dtype = getattr(torch, precision)
     options = {"dtype": dtype, **_SAFE, **({"revision": revision} if revision else {})}
     if quantisation != "none":
@@ -50,8 +52,17 @@ def load_model(
         options |= {"quantization_config": transformers.BitsAndBytesConfig(**how), "device_map": device}
     two_parts = is_encoder_decoder(source, revision)
     kind = transformers.AutoModelForSeq2SeqLM if two_parts else transformers.AutoModelForCausalLM
-    model = kind.from_pretrained(source, **options)
+    model, told = kind.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(told["missing_keys"]):
+        # they would be random numbers, other ones each time
+        said = f"{', '.join(missing[:3])}{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}"
+        raise ValueError(f"{source}: its files have no weights for {said}; a whole {type(model).__name__} is needed")
     model = model.to(device) if quantisation == "none" else model
+    for module in model.modules():
+        # A CPU of some kinds packs 4-bit layers when it first looks through them without training. They then compute
+        # in bfloat16: scores are not those of what was trained, and gradients are wrong or not there.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model = applied(model, adapters) if adapters else model
     if beginning:
         _interpolate(model, load_model(*beginning, device, precision=precision), share)

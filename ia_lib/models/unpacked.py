@@ -7,6 +7,7 @@ parameters; the folder is read in a second.
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from filelock import FileLock
@@ -41,17 +42,28 @@ def quantisation(folder: Path) -> str:
 
 def _describe(file: Path, folder: Path) -> None:
     import transformers
-    from gguf import GGUFReader, LlamaFileType
+    from gguf import GGUFReader
 
     given = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        written = GGUFReader(file).fields["general.file_type"].contents()
+        quantised = _quantised(GGUFReader(file))
         for kind in (transformers.AutoConfig, transformers.AutoTokenizer):
             kind.from_pretrained(file.parent, **given).save_pretrained(folder)
     except Exception as error:  # what transformers and gguf raise for a file that is none, or of an unknown kind
         raise ValueError(f"{file.name} cannot be read as GGUF ({' '.join(str(error).split())[:160]})") from None
-    about = {"quantisation": LlamaFileType(written).name.removeprefix("MOSTLY_").removeprefix("ALL_")}
-    (folder / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    (folder / _ABOUT).write_text(json.dumps({"quantisation": quantised}), encoding="utf-8")
+
+
+def _quantised(file) -> str:
+    """What an opened file says of itself, or else what most of its numbers are rounded to."""
+    from gguf import LlamaFileType
+
+    if said := file.fields.get("general.file_type"):
+        return LlamaFileType(said.contents()).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    kinds: Counter[str] = Counter()
+    for tensor in file.tensors:
+        kinds[tensor.tensor_type.name] += int(tensor.n_elements)
+    return kinds.most_common(1)[0][0]
 
 
 def _multiply_out(file: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -94,16 +95,20 @@ class AnswerTrainer(Trainer):
             size = -(-len(rows) // self.parts)
             try:
                 return self.accelerator.reduce(sum(part(begin) for begin in range(0, len(rows), size)))
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
                 # one of several processes cannot go back alone
-                if size == 1 or processes > 1:
+                if size == 1 or processes > 1 or not _no_room(error):
                     raise
             # what some layers have of the gradient already is no part of it
             model.zero_grad()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            self.parts = -(-len(rows) // (size // 2))
-            print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
+            self._halve(size, len(rows))
+
+    def _halve(self, size: int, rows: int) -> None:
+        """From now on as many parts of so many `rows` as make half of `size` rows at once."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.parts = -(-rows // (size // 2))
+        print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         counted = inputs["weights"] > 0
@@ -135,9 +140,17 @@ class AnswerTrainer(Trainer):
     @torch.inference_mode()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         # each of several processes reads all held-out rows, whose weights sum to one
-        rows, size = self.eval_dataset, -(-self.args.train_batch_size // self.parts)
+        rows, most = self.eval_dataset, self.args.train_batch_size
         self.model.eval()
-        loss = sum(self.loss_of(rows[begin : begin + size]).float() for begin in range(0, len(rows), size))
+        while True:
+            size = -(-most // self.parts)
+            try:
+                loss = sum(self.loss_of(rows[begin : begin + size]).float() for begin in range(0, len(rows), size))
+                break
+            except RuntimeError as error:
+                if size == 1 or not _no_room(error):
+                    raise
+            self._halve(size, most)
         metrics = {"eval_loss": float(loss)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -203,6 +216,10 @@ class _Log(TrainerCallback, ExportableState):
             self.report({**record, "of": state.max_steps})
 
 
+def _no_room(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
 def _most(number: int) -> int:
     """The largest of the processes' numbers."""
     if PartialState().num_processes == 1:
@@ -241,7 +258,8 @@ class Stop(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         # several processes stop behind the same step
-        if _most(self.asked):
+        self.asked = _most(self.asked)
+        if self.asked:
             control.should_save = control.should_training_stop = True
 
 
@@ -390,7 +408,10 @@ def _last_checkpoint(folder: Path) -> str | None:
         if kept is not None and json.loads(kept) == _sums(path) and _has_best(path):
             return str(path)
         print(f"{path.name} is not whole: training goes on from the one before it")
-        shutil.rmtree(path)
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
     return None
 
 

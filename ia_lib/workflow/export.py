@@ -61,7 +61,9 @@ def export(table: "Table", name: str, folder: str | Path, merged: bool = False, 
         model.to(getattr(torch, precision)).save_pretrained(part)
         load.load_tokenizer(*stage.inputs.tokenizer).save_pretrained(part)
         card = (made / "README.md").read_text(encoding="utf-8")
-        card += "" if between is None else f"\nThe weights are {between:g} of the way from those it began with.\n"
+        if between is not None:
+            card = card.replace(f"# {run.name}\n", f"# {asked.name}\n", 1)
+            card += f"\nThe weights are {between:g} of the way from those that {run.name} began with to its last.\n"
         (part / "README.md").write_text(card, encoding="utf-8")
     if folder.exists():
         folder.rmdir()

@@ -55,7 +55,7 @@ def check(inputs) -> None:
     config = _config(model, *inputs.tokenizer)
     tokenizer = _tokenizer(inputs, config)
     positions = _positions(config)
-    if run.trains and positions and run.data.max_length > positions:
+    if (run.trains or inputs.translations) and positions and run.data.max_length > positions:
         allowed = f"{positions:,} at most, the positions that the model {told(model.name)} has"
         raise Refusal("max_length", run.data.max_length, allowed)
     if run.trains and run.train.adapter:
@@ -122,8 +122,11 @@ def _config(model, source: str, revision: str | None) -> Any:
     if isinstance(model, Folder):
         here, whole = {path.name for path in model.folder.iterdir()}, "a folder with a whole model and its tokenizer"
         if "config.json" not in here:
-            adapter = "adapter_config.json" in here
-            what = "which holds an adapter and no whole model" if adapter else "which has no config.json"
+            what = "which has no config.json"
+            if "adapter_config.json" in here:
+                what = "which holds an adapter and no whole model"
+            elif packed := sorted(name for name in here if name.endswith(".gguf")):
+                what, whole = "which holds a model in GGUF", f"that with the field gguf beside it: {listed(packed)}"
             raise _unfit(model.name, what, whole)
         if not any(any(model.folder.glob(pattern)) for pattern in _WEIGHTS):
             raise _unfit(model.name, "which holds no weights", whole)

@@ -158,9 +158,10 @@ class Table:
         """Raise SettingsError for what would have to be fetched where a row is offline."""
         for what, run in self.to_download(runs).items():
             if run.machine.offline:
+                what, _, remedy = what.partition("; without internet: ")
                 raise SettingsError(
                     f"{run.place}, run {run.name!r}: {what} is not on this machine, and offline is set; "
-                    "run once with internet and without offline"
+                    f"{remedy + ', or ' if remedy else ''}run once with internet and without offline"
                 )
 
     def settle(self, runs: list[str] | None = None) -> None:

@@ -234,7 +234,7 @@ class Inputs(Tested):
         found: dict[str, list[str]] = {}
         if self.run.corpus == "minilab":
             return found
-        if (places := self.parallel_places()) and self.here(places) and self.run.paired_codes:
+        if self.reads_parallel and self.run.paired_codes and self.here(self.parallel_places()):
             pairs = self.parallel()[:count]
             found |= {code: pairs[code] for code in self.run.paired_codes}
         if self.labels_here:

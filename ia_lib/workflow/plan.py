@@ -40,7 +40,8 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
 def _spelling(stages: list[Stage]) -> list[str]:
     """What languages cost the models that are here: tokens a word, beside those of the first known language."""
     lines, seen = [], set()
-    for stage in (one for one in stages if one.name == "evaluate"):
+    # a data stage reads the parallel text, too
+    for stage in sorted((one for one in stages if one.name in ("data", "evaluate")), key=lambda one: one.name):
         inputs, run = stage.inputs, stage.run
         codes = tuple(run.codes)
         if not inputs.begins.model.name or inputs.outside.missing() or (inputs.called, codes) in seen:

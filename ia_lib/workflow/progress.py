@@ -64,7 +64,7 @@ class Watch:
     def _left(self, shares: dict[str, float], elapsed: float) -> str:
         """About how much time is left, as far as the stages so far tell; at least that much, while the larger part of
         what is to be done is of a kind that none of them was."""
-        known, unknown, running = 0.0, 0.0, {}
+        known, unknown, running = {}, {}, {}
         for stage in self.todo:
             match self.seen.get(str(stage)):
                 case (_, when, then) if then < shares[str(stage)] < 1 and elapsed > when:
@@ -75,18 +75,36 @@ class Watch:
             name, share = str(stage), shares[str(stage)]
             speeds = self.speeds.get(stage.name) or self.speeds.get(f"{stage.name}, at work", [])[-5:]
             if name in running:
-                known += running[name]
+                known[name] = running[name]
             elif speeds and share < 1:
-                known += (1 - share) * stage.cost() * _mean(speeds)
+                known[name] = (1 - share) * stage.cost() * _mean(speeds)
             else:
-                unknown += (1 - share) * stage.cost()
+                unknown[name] = (1 - share) * stage.cost()
         every = [speed for speeds in self.speeds.values() for speed in speeds[-5:]]
         if not known and not every:
             return ""
-        guessed = unknown * _mean(every) if every else 0.0
-        most = max(running.values(), default=0.0)
-        seconds = max(most, (known + guessed) / min(os.cpu_count() or 1, sum(s < 1 for s in shares.values())))
-        return f"{'at least' if guessed > known else 'about'} {_minutes(seconds)} left"
+        guessed = {name: cost * _mean(every) if every else 0.0 for name, cost in unknown.items()}
+        seconds = self._in_turn(known | guessed)
+        said = "at least" if sum(guessed.values()) > sum(known.values()) else "about"
+        return f"{said} {_minutes(seconds)} left"
+
+    def _in_turn(self, left: dict[str, float]) -> float:
+        """Seconds for all stages, each of which takes what is `left` of it and waits for those that it needs; the cores
+        take one after the other as it can begin."""
+        ends: dict[str, float] = {}
+        free = [0.0] * min(os.cpu_count() or 1, max(1, sum(seconds > 0 for seconds in left.values())))
+        waiting = {str(stage): [str(one) for one in stage.needs if str(one) in left] for stage in self.todo}
+        while waiting:
+            begins = {name: max((ends[one] for one in needs), default=0.0) for name, needs in waiting.items()
+                      if ends.keys() >= {*needs}}  # fmt: skip
+            # of those that can begin first the one that most hangs on
+            name = min(begins, key=lambda name: (begins[name], -left[name]))
+            del waiting[name]
+            core = min(range(len(free)), key=free.__getitem__)
+            ends[name] = begins[name] + left[name]
+            if left[name]:
+                ends[name] = free[core] = max(begins[name], free[core]) + left[name]
+        return max(ends.values(), default=0.0)
 
     def _warn(self, name: str) -> None:
         """What the report of a data stage warns of; the mini lab's text is known to be odd."""

@@ -42,7 +42,8 @@ _VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate peft bitsa
 _PACKAGE = Path(__file__).parents[1]
 
 # How systems and libraries say that a file cannot be written: too large, disk full, read-only, over the quota.
-_FULL = re.compile(r"(?i)(?:errno|os error) (?:27|28|30|122)\b")
+# PyTorch says no more than that its file is not as long as it should be.
+_FULL = re.compile(r"(?i)(?:errno|os error) (?:27|28|30|122)\b|inline_container\.cc:\d+\] \. unexpected pos")
 # Files that tell how fast it went.
 _TOLD = re.compile(r"log\.jsonl$|index\.html$|notebooks/")
 # What lies in a stage's folder only while it is being made.
@@ -308,8 +309,17 @@ class Stage:
                 for output in cell.get("outputs", []):
                     if output["output_type"] == "error":
                         said = " ".join(f"{output['ename']}: {output['evalue']}".split())
-                        return f"{said}; {_room(self.folder)}" if _FULL.search(said) else said
+                        return f"{said}; {self._full()}" if _FULL.search(said) else said
         return "its kernel died"
+
+    def _full(self) -> str:
+        """What is said of a disk that is full: how many bytes are free and, while a model is trained, about how many a
+        checkpoint takes."""
+        from ia_lib.workflow.cost import memory
+
+        needs = memory(self.run, self.inputs.origin) if self.name == "tune" else None
+        size = f"a checkpoint takes about {needs['weights'] + needs['optimiser']:,.0f} bytes; " if needs else ""
+        return size + _room(self.folder)
 
     def cost(self) -> float:
         """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab, and for a

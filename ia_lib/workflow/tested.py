@@ -10,6 +10,9 @@ from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, TaskError, Tr
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.weights import Weighed
 
+# Tasks that a field of the row asks for.
+_OWN = {"held_out": "held_out: true", "held_out_past": "past: {held_out: N}"}
+
 
 class Tested(Weighed):
     """A run, its weights and its tasks."""
@@ -18,7 +21,10 @@ class Tested(Weighed):
     def tasks(self) -> list[Task]:
         """The run's tasks: the named ones, those of its own tests, and held-out translation where that is measured."""
         run, found = self.run, []
+        kept = bool(run.data.past and run.data.past.held_out)
         for called, name in run.named_tasks.items():
+            if called in _OWN:
+                raise Refusal("tasks", called, f"the field {_OWN[called]} in its place")
             try:
                 task = tasks.load(name, run.home)
             except TaskError:
@@ -27,6 +33,8 @@ class Tested(Weighed):
                 known = [*tasks.known(), *(one.partition("/")[2] for one in tasks.known())]
                 allowed = f"<task> or <corpus>/<task> ({', '.join(tasks.known())}), or a YAML file"
                 raise Refusal("tasks", called, allowed, known) from None
+            if isinstance(task, Answer) and task.data.held_out and not kept:
+                raise Refusal("tasks", called, "past: {held_out: N} beside it, since it asks what was held out")
             found.append(task.model_copy(update={"name": called}) if "." not in called else task)
             if not self.tested(task):
                 allowed = f"a task with one of the run's languages; {name} has none of them"
@@ -55,7 +63,7 @@ class Tested(Weighed):
                 raise Refusal("tasks", name, "tasks with a name of their own each")
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
-        own = {"held_out": run.measures_held_out, "held_out_past": run.data.past and run.data.past.held_out}
+        own = {"held_out": run.measures_held_out, "held_out_past": kept}
         return [*found, *(tasks.load(name) for name, measured in own.items() if measured)]
 
     def _shuffled(self, task: Choose) -> Choose:

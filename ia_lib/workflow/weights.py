@@ -114,13 +114,16 @@ class Weighed:
         for field in ("revision", "gguf") if package else ():
             if getattr(asked, field):
                 raise Refusal(f"model.{field}", getattr(asked, field), f"nothing, with the name {asked.name}")
-        if package and (found := find_spec(package)):
-            (file,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
+        here = find_spec(package) if package else None
+        for file in sorted(Path(here.submodule_search_locations[0]).glob("*.gguf")) if here else ():
             return Gguf(asked.name, file)
         if place.is_dir():
             return Gguf(asked.name, place / asked.gguf) if asked.gguf else Folder(asked.name, place.resolve())
-        if asked.name.startswith(("/", ".", "~")) or not _HUB.fullmatch(hub):
-            raise Refusal("model.name", asked.name, "a folder, or a name on the Hub; there is no such folder")
+        if place.is_file() or asked.name.startswith(("/", ".", "~")) or not _HUB.fullmatch(hub):
+            allowed = "a folder, or a name on the Hub; there is no such folder"
+            if place.is_file() and place.suffix == ".gguf":
+                allowed = f"its folder, with the field gguf: {place.name} beside it"
+            raise Refusal("model.name", asked.name, allowed)
         instead = f"; without internet: {install}" if package else ""
         model = HubModel(hub, asked.revision, self.outputs / "revisions.json", instead)
         return Gguf(hub, asked.gguf, model) if asked.gguf else model

@@ -246,14 +246,19 @@ def tune_together(stage: Stage) -> bool:
 def _card(stage: Stage) -> str:
     """The model card of a tuned model."""
     run = stage.run
-    start = (
-        stage.inputs.called if run.model.name else (f"the run {run.model.run}" if run.model.run else "random weights")
-    )
+    called = stage.inputs.called
+    start = (f"the run {run.model.run}" + (f", and that with {called}" if called else "")) if run.model.run else called
     taught = ", ".join(run.taught) if run.parallel_codes else "none"
-    said = ", ".join(f"{name} {value}" for name in ("objective", "replay", "rows")
-                     if (value := getattr(run.data, name, None)) is not None)  # fmt: skip
+    said = [f"{name} {value}" for name in ("objective", "replay", "rows")
+            if (value := getattr(run.data, name, None)) is not None]  # fmt: skip
+    if method := getattr(run.data, "retention", None):
+        said.append(f"old rows for {method.method}")
+    if adapter := run.train.adapter:
+        on = "" if adapter.quantisation == "none" else f" on the model in {adapter.quantisation}"
+        said.append(f"{'DoRA' if adapter.dora else 'LoRA'} of rank {adapter.rank}{on}")
     return (
-        f"# {run.name}\n\nBegan with {start}; recipe {run.recipe} ({said}), seed {run.seed}.\n\n"
+        f"# {run.name}\n\nBegan with {start or 'random weights'}; recipe {run.recipe} ({', '.join(said)}), "
+        f"seed {run.seed}.\n\n"
         f"Taught languages: {taught}. Corpus: {run.corpus}.\n\n"
         "Made for research on teaching languages; check its evaluation before you rely on it.\n"
     )
