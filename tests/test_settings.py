@@ -107,7 +107,6 @@ def test_seeds_make_a_run_each_and_keep_references_together(tmp_path):
         ("{file: past.jsonl}", "{mixture: {rows: 100}}", 3, ["'past.mixture'", "no shares"]),
         ("    objective: tlm", "    learning_rate: .inf\n    objective: tlm", 6, ["'learning_rate'", "inf"]),
         ("    objective: tlm", "    noise_probability: '0.5'\n    objective: tlm", 6, ["'noise_probability'", "'0.5'"]),
-        ("    objective: tlm", "    tasks: []\n    objective: tlm", 6, ["'tasks'"]),
         ("    objective: tlm", "    taught: [bg]\n    objective: tlm", 6, ["'taught'", "'bg'", "minilab"]),
         ("    objective: tlm", "    known: [eng, sun]\n    objective: tlm", 6, ["'known'", "'sun'"]),
         ("    objective: tlm", "    row: x\n    objective: tlm", 6, ["'row'", "unknown"]),
@@ -189,9 +188,10 @@ def test_a_reading_sets_what_the_row_does_not_say(tmp_path):
             assert getattr(getattr(run, block) if block else run, field) == reading[number], field
 
 
-def test_every_reading_is_explained():
+@pytest.mark.parametrize("name", ["instructalign", "commit"])
+def test_every_reading_is_explained(name):
     text = (root() / "docs" / "fidelity.md").read_text()
-    for field, reading in instructalign.READINGS.items():
+    for field, reading in recipes.load(name).READINGS.items():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{field}` |"))
         said = [cell.strip() for cell in line.split("|")[2:5]]
         shown = [{True: "yes", False: "no"}.get(v, v) if isinstance(v, bool) else v for v in reading]
@@ -245,6 +245,6 @@ def test_fields_that_only_other_recipes_have_may_stand_in_defaults(tmp_path):
     message = refusal(tmp_path, text + "  - {name: plain, recipe: instructions, replay: 3}\n")
     assert "run 'plain', field 'replay': found an unknown field" in message
     assert (
-        "field 'recipe': found 'instruct'; did you mean 'instructions'? allowed: instructalign, instructions"
+        "field 'recipe': found 'instruct'; did you mean 'instructions'? allowed: commit, instructalign, instructions"
         in refusal(tmp_path, GOOD + "  - {name: plain, recipe: instruct}\n")
     )

@@ -100,12 +100,17 @@ def test_the_kits_tasks():
     assert tasks.known() == [
         "held_out",
         "held_out_past",
+        "indicqa/target",
         "indolem/sentiment",
         "minilab/sentiment",
+        "mlqa/english",
+        "mlqa/target",
         "nusaparagraph/emotion",
         "nusaparagraph/topic",
         "nusatranslation/sentiment",
         "nusax/sentiment",
+        "xquad/english",
+        "xquad/target",
     ]
     for name in tasks.known():
         task = tasks.load(name)
@@ -120,7 +125,7 @@ def test_the_kits_tasks():
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
         TaskError,
-        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: held_out, .*, or the path",
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 11 others, or the path",
     ):
         tasks.load("nusax/topic")
 

@@ -2,7 +2,7 @@
 target language with English words in it, then tuned on English instructions with words of the target language."""
 
 from collections.abc import Iterator
-from itertools import chain, count, islice, pairwise
+from itertools import chain, count, islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
@@ -58,7 +58,7 @@ class Data(fields.Data):
     words: Literal["unicode", "spaces"] = "unicode"
     case: Literal["fallback", "exact"] = "fallback"
     identical: StrictBool = False
-    per_step: Count = 16
+    per_step: Count = 32
     epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
 
 
@@ -152,25 +152,21 @@ class _Texts(_Mixing):
 
     def __init__(self, run, inputs):
         from ia_lib.data import files
-        from ia_lib.models.load import load_tokenizer
 
         super().__init__(run, inputs)
         places = {code: inputs.find("file", file) for code, file in run.data.texts.items()}
         self.texts = [(code, line) for code, place in places.items() for line in files.lines(place)]
-        self.tokenizer = load_tokenizer(*inputs.tokenizer)
+        self.cut = inputs.cut
 
     def epoch(self, epoch: int) -> Iterator[dict]:
         from ia_lib.instructions.code_mixing import mix
-        from ia_lib.models.encoding import tokenised
 
         room = max(1, self.run.data.max_length - 2)  # beside what begins and ends a text
         for number, (code, text) in self.order(epoch, self.texts):
             mixed = mix(text, self.words(code), self.run.data.alpha, (self.run.seed, epoch, number, "text"), **self.how)
             self.mixed.get(code, []).append(mixed)
-            ((ids, offsets, _),) = tokenised(self.tokenizer, [("", mixed.text)], add_special_tokens=False)
-            borders = [offsets[i][0] for i in range(room, len(ids), room)]
-            for begin, end in pairwise([0, *borders, len(mixed.text)]):
-                row = {"prompt": "", "answer": mixed.text[begin:end], "kind": "alignment", "language": code}
+            for part in self.cut(mixed.text, room):
+                row = {"prompt": "", "answer": part, "kind": "alignment", "language": code}
                 yield {**row, "source_id": str(number), "epoch": epoch, "before": text}
 
 

@@ -7,6 +7,7 @@ cannot be read either.
 import os
 from collections.abc import Iterable
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,20 @@ class Inputs(Tested):
             for code, rows in tests.groupby("language", sort=False):
                 found.setdefault(code, rows["text"].tolist()[:count])
         return {code: found[code] for code in self.run.codes if code in found}
+
+    def cut(self, text: str, tokens: int) -> list[str]:
+        """A text in parts of so many of the model's tokens, the last one of fewer."""
+        from ia_lib.models.encoding import tokenised
+
+        ((ids, offsets, _),) = tokenised(self._cutting, [("", text)], add_special_tokens=False)
+        borders = [0, *(offsets[i][0] for i in range(tokens, len(ids), tokens)), len(text)]
+        return [text[begin:end] for begin, end in pairwise(borders)]
+
+    @cached_property
+    def _cutting(self):
+        from ia_lib.models.load import load_tokenizer
+
+        return load_tokenizer(*self.tokenizer)
 
     @cached_property
     def _majority(self) -> dict[str, Source]:
