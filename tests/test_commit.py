@@ -7,6 +7,7 @@ import pytest
 from test_adapters import carried_out
 
 from ia_lib.instructions import alpaca
+from ia_lib.workflow import work
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -171,3 +172,16 @@ def test_files_are_looked_at_before_any_work(folder):
         path.write_text(TABLE + f"  - {{name: x, {change}}}\n")
         with pytest.raises((SettingsError, ValueError), match="none"):
             Table(path, folder / "other").check()
+
+
+def test_the_page_has_the_answers_and_passes_over_rows_that_are_on_the_way(table):
+    report = table.report(finished_only=True)
+    report.open()
+    work.write_report(report)
+    text = (report.folder / "index.html").read_text()
+    assert "Answers from passages" in text
+    assert "exact match, corrected" in text
+    assert "the first number" in text
+    results = pd.read_csv(report.folder / "results.csv")
+    assert set(results["run"]) == {"mixed", "naive", "plain"}
+    assert "nan" not in text.split("Answers from passages")[1].split("</table>")[0]

@@ -125,7 +125,7 @@ def test_the_kits_tasks():
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
         TaskError,
-        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 11 others, or the path",
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 11 others, or",
     ):
         tasks.load("nusax/topic")
 

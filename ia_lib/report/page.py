@@ -77,6 +77,7 @@ def write(
         "published": ("published against ours", _by(["paper", "table"], compared)),
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
+        "questions": ("answers from passages", results.extracted(every).to_dict("records")),
         "held-out": ("translation and true answers", results.held_out(every).to_dict("records")),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),

@@ -70,6 +70,10 @@ class Run:
     def language(self, code: str) -> str:
         return self.settings["languages"].get(code) or NAMES.get(code, code)
 
+    @property
+    def tested(self) -> bool:
+        return bool(self.settings["evaluate"]["tasks"] != [] or self.settings["evaluate"]["tests"])
+
     @cached_property
     def scores(self) -> pd.DataFrame:
         return self._read("scores.parquet")
@@ -112,26 +116,35 @@ def every(runs: list[Run]) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
     began_with, objective, replay, retention`, with `group_name` and `language_name`.
 
-    A run's base is the run whose model it began with; the difference to it has a paired 95% interval over the same
-    examples, and is empty for a base. A row with several seeds has lines over all of them, too: there `run` is the
-    row's name, `seed` is "all", and intervals hold over examples and seeds.
+    A run's base is the run whose model it began with, or where that was not tested the one before; the difference to it
+    has a paired 95% interval over the same examples, and is empty for a base. A row with several seeds has lines over
+    all of them, too: there `run` is the row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
-    frames = []
-    for kind in ("choose", "translate", "answer"):
+    frames, every = [], {run.name: run for run in runs}
+    for kind in ("choose", "translate", "answer", "extract"):
         there = {run.name: run for run in runs if run.answers(kind)}
-        frames += [_lines(kind, [run], there) for run in there.values()]
+        bases = {name: _base(run, every, there) for name, run in there.items()}
+        frames += [_lines(kind, [run], bases) for run in there.values()]
         for seeds in _by_row(there.values()).values():
             # what is compared with a base is taken together where the base has results, too
-            seeds = [run for run in seeds if not run.base or run.base in there] or seeds
-            frames += [_lines(kind, seeds, there)] if len(seeds) > 1 else []
+            seeds = [run for run in seeds if not run.base or bases[run.name]] or seeds
+            frames += [_lines(kind, seeds, bases)] if len(seeds) > 1 else []
     facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
 
-def _lines(kind: str, seeds: list[Run], runs: dict[str, Run]) -> pd.DataFrame:
+def _base(run: Run, every: dict[str, Run], there: dict[str, Run]) -> Run | None:
+    """The run whose model it began with; of those that were not tested, and are only on the way, the one before."""
+    base = run.base
+    while base in every and base not in there and not every[base].tested:
+        base = every[base].base
+    return there.get(base)
+
+
+def _lines(kind: str, seeds: list[Run], found_bases: dict[str, Run | None]) -> pd.DataFrame:
     """The lines of `every` for one run, or for all seeds of a row."""
-    run, bases = seeds[0], [runs.get(one.base) for one in seeds]
+    run, bases = seeds[0], [found_bases[one.name] for one in seeds]
     for one, base in zip(seeds, bases, strict=True):
         if base and kind == "choose" and run.rule not in rules_of(base.scores):
             print(f"{one.name}: not compared with {one.base}, which was not scored for {run.rule}")
@@ -152,6 +165,10 @@ def read(folder: str | Path) -> pd.DataFrame:
     return own_csv(path) if path.is_file() else pd.DataFrame()
 
 
+_COUNTED = "run task metric source language group group_name value low high difference difference_low"
+_COUNTED += " difference_high baseline baseline_is examples"
+
+
 def groups(results: pd.DataFrame) -> pd.DataFrame:
     """The headline of every group, for the eye: its lines in results.csv with few columns, rounded."""
     lines = of_rows(results)
@@ -163,11 +180,19 @@ def groups(results: pd.DataFrame) -> pd.DataFrame:
 def held_out(results: pd.DataFrame) -> pd.DataFrame:
     """The lines of parallel text and of true answers, for the eye: every direction and metric, then what averages
     several."""
-    lines = results[(results["kind"] != "choose") & ((results["source"] != "all") | (results["cells"] > 1))]
+    lines = results[results["kind"].isin(["translate", "answer"])]
+    lines = lines[(lines["source"] != "all") | (lines["cells"] > 1)]
     lines = lines[(lines["kind"] == "translate") | ((lines["prompt"] == "all") & (lines["language"] != "all"))]
-    columns = "run task metric source language group group_name value low high difference difference_low"
-    columns += " difference_high baseline baseline_is examples"
-    return lines[columns.split()].round(2).reset_index(drop=True)
+    return lines[_COUNTED.split()].round(2).reset_index(drop=True)
+
+
+def extracted(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of answers from passages, for the eye: of a row with several seeds those over all of them."""
+    lines = of_rows(results, None)
+    lines = lines[(lines["kind"] == "extract") & (lines["prompt"] == "all")]
+    lines = lines[(lines["language"] != "all") | ((lines["cells"] > 1) & (lines["dataset"] != "all"))]
+    name = lines["dataset"].fillna("").astype(str).str.cat(lines["task"].astype(str), sep="/").str.lstrip("/")
+    return lines.assign(task=name)[_COUNTED.split()].round(2).reset_index(drop=True)
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:
