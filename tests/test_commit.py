@@ -1,13 +1,15 @@
 """The recipe `commit`: two phases as two rows, code-mixed anew in every epoch, tested by questions on passages."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 from test_adapters import carried_out
 
 from ia_lib.instructions import alpaca
-from ia_lib.workflow import work
+from ia_lib.workflow import cost, tables, work
+from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -185,3 +187,21 @@ def test_the_page_has_the_answers_and_passes_over_rows_that_are_on_the_way(table
     results = pd.read_csv(report.folder / "results.csv")
     assert set(results["run"]) == {"mixed", "naive", "plain"}
     assert "nan" not in text.split("Answers from passages")[1].split("</table>")[0]
+
+
+@pytest.mark.quick
+def test_plan_counts_questions_and_whole_rows_of_text(folder, capsys):
+    assert main(["plan", str(folder / "t.yaml"), "--outputs", str(folder / "unmade")]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"mixed: evaluate +missing +q", said)
+    assert re.search(r"align: evaluate +missing *\n", said)
+    run = tables.load(folder / "t.yaml")[1]
+    more, fewer = (cost.operations(run, run_model(), passages=n)["evaluate"] for n in (8, 0))
+    assert more > fewer == 0
+    assert cost.estimate(run, run_model()).tokens == cost.estimate(run, run_model()).steps * 4 * 24
+
+
+def run_model():
+    from ia_lib.recipes.fields import New
+
+    return New(hidden=16, layers=1, heads=2, vocabulary=400)

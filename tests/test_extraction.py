@@ -225,7 +225,9 @@ def test_what_is_wrong_in_a_task_is_said(tmp_path, old, new, said):
         tasks.load(str(tmp_path / "t.yaml"))
 
 
-@pytest.mark.parametrize("name", ["xquad/target", "xquad/english", "mlqa/target", "mlqa/english", "indicqa/target"])
+@pytest.mark.parametrize(
+    "name", ["xquad/target", "xquad/english", "mlqa/target", "mlqa/english", "indicqa/target", "indicqa/english"]
+)
 def test_the_kits_own_tasks(name):
     task = tasks.load(name)
     code = next(iter(task.data.languages))

@@ -100,6 +100,7 @@ def test_the_kits_tasks():
     assert tasks.known() == [
         "held_out",
         "held_out_past",
+        "indicqa/english",
         "indicqa/target",
         "indolem/sentiment",
         "minilab/sentiment",
@@ -125,7 +126,7 @@ def test_the_kits_tasks():
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
         TaskError,
-        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 11 others, or",
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 12 others, or",
     ):
         tasks.load("nusax/topic")
 

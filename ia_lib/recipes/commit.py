@@ -8,13 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StrictBool, model_validator
 
 from ia_lib.data.yaml_files import Refusal, Text
-from ia_lib.recipes import fields, instructions
+from ia_lib.recipes import fields
 from ia_lib.recipes.fields import Count, Number, Share
 from ia_lib.training.streams import Stream, steps_for
 
-# Evaluation and the rest as for plain instruction tuning; docs/fidelity.md explains them.
+# docs/fidelity.md explains them.
 READINGS = {
-    **instructions.READINGS,
     "words": ("unicode", "spaces", "unicode"),
     "case": ("exact", "exact", "fallback"),
     "identical": (True, True, False),

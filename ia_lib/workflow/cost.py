@@ -29,6 +29,7 @@ _MILLIONS = {
     "mt0-base": (582, 384),
     "mt0-large": (1230, 512),
     "mt0-xl": (3742, 1024),
+    "llama-7b": (6738, 262),
     "Llama-3.2-1B-Instruct": (1236, 263),
     "Llama-3.2-3B-Instruct": (3213, 394),
     "Qwen3-1.7B": (1720, 311),
@@ -43,6 +44,7 @@ _MILLIONS = {
 # Tokens that models have logits for, by how their names begin.
 _VOCABULARIES = {
     ("bloom", "mt0"): 250_880,
+    ("llama-7b",): 32_000,
     ("Llama", "SmolLM3"): 128_256,
     ("Qwen3", "Sailor2"): 151_936,
     ("gemma-3",): 262_144,
@@ -51,6 +53,7 @@ _VOCABULARIES = {
 # Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
+PASSAGE = 20  # prompts that take as long as a question on a passage, with its answer
 _TRANSLATED = 11  # prompts that take as long as a sentence that is translated, compared and whose loss is measured
 
 
@@ -67,16 +70,18 @@ class Estimate:
     hours: dict[str, float] | None
 
 
-def estimate(run: Settings, source: str | New, report: dict | None = None, texts: int | None = None) -> Estimate:
+def estimate(
+    run: Settings, source: str | New, report: dict | None = None, texts: int | None = None, passages: int = 0
+) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
-    cannot be told."""
+    cannot be told, `passages` how many questions on passages are asked."""
     steps = _steps(run, report)
     tokens = round(steps * _per_step(run, report))
     texts, (parameters, _) = _prompts(run, texts), _parameters(source)
     if not parameters:
         return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
-    whole = sum(operations(run, source, report, texts).values())
+    whole = sum(operations(run, source, report, texts, passages).values())
     training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
         parameters,
@@ -90,17 +95,17 @@ def estimate(run: Settings, source: str | New, report: dict | None = None, texts
 
 
 def operations(
-    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None
+    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None, passages: int = 0
 ) -> dict[str, float]:
     """Floating-point operations of the stages tune and evaluate; 0 for a model whose size cannot be told. `prompts` are
-    those with labels."""
+    those with labels, `passages` questions on them."""
     parameters, _ = _parameters(source)
     prompts = _prompts(run) if prompts is None else prompts
     directions = 2 * len(run.pivots) * len([code for code in run.paired_codes if code not in run.pivots])
     sentences = directions * run.data.validation_sentences if run.measures_held_out else 0
     return {
         "tune": 6 * parameters * (_steps(run, report) * _per_step(run, report) + _looked_at(run, report)),
-        "evaluate": 2 * parameters * ((prompts or 0) + _TRANSLATED * sentences) * _TEXT_TOKENS,
+        "evaluate": 2 * parameters * ((prompts or 0) + _TRANSLATED * sentences + PASSAGE * passages) * _TEXT_TOKENS,
     }
 
 
@@ -213,7 +218,9 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     """Tokens of a row, by its role."""
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
-    found = {"new": sum(new) / len(new) if new else ASSUMED_TOKENS["new"], "old": ASSUMED_TOKENS["old"]}
+    # plain text is cut where it is as long as a row may be
+    assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
+    found = {"new": sum(new) / len(new) if new else assumed, "old": ASSUMED_TOKENS["old"]}
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
 
@@ -224,7 +231,7 @@ def assumptions() -> str:
     )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
-        f"translated counts as {_TRANSLATED} prompts) / (peak x assumed share): "
+        f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "

@@ -194,6 +194,13 @@ class Inputs(Tested):
         found, few = task.read(self.find, [code], self._split(task)), self.run.evaluate.examples
         return found.select(range(min(few or len(found), len(found))))
 
+    @cached_property
+    def asked_on_passages(self) -> int:
+        """How many questions on passages are asked, of those that are here."""
+        pairs = [(task, code) for task in self.extracted for code in self.tested(task)]
+        here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], "test"))]
+        return sum(len(self.passages(*pair)) for pair in here)
+
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""
         if isinstance(task, Answer) and task.data.held_out:

@@ -105,7 +105,7 @@ def _estimated(table: "Table", run) -> str:
     inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
-    found = estimate(run, inputs.origin, _report(table, run), known)
+    found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_on_passages)
     texts = "?" if found.texts is None else _short(found.texts)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>11}"
@@ -144,7 +144,8 @@ def _what(stage: Stage) -> str:
     if stage.name == "evaluate":
         tests = stage.inputs.choices
         number = len({code for task in tests for code in task.has(run.codes)})
-        names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in stage.inputs.translations]
+        others = [*stage.inputs.translations, *stage.inputs.extracted, *stage.inputs.answered]
+        names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in others]
         where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
         return ", ".join(filter(None, [", ".join(dict.fromkeys(names[0])) + where, *names[1]]))
     return ""

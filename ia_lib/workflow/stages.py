@@ -324,19 +324,23 @@ class Stage:
     def cost(self) -> float:
         """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab, and for a
         larger model with 20 billion operations a second."""
-        from ia_lib.workflow.cost import operations
-
         if self.name == "report":
             return 15
         if self.name == "data":
             return 6
-        if not self.inputs.begins.model.new and (known := operations(self.run, self.inputs.origin)[self.name]):
+        if not self.inputs.begins.model.new and (known := self._operations()):
             return 15 + known / 2e10
         if self.name == "evaluate":
             return 20
         steps = self.run.data.steps or 1000
         seconds = {"new": 2.5e-3, "old": 1.2e-3}  # a row
         return 8 + steps * sum(stream.per_step * seconds[stream.role] for stream in self.run.streams)
+
+    def _operations(self) -> float:
+        from ia_lib.workflow.cost import operations
+
+        passages = self.inputs.asked_on_passages if self.name == "evaluate" else 0
+        return operations(self.run, self.inputs.origin, passages=passages)[self.name]
 
 
 class _Waiting(logging.Handler):

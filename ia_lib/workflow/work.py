@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # What is done with a sentence of parallel text -> how many times as long it takes as a prompt of three labels.
 _SENTENCE = {"translation": 8.0, "loss": 1.0, "similarity": 2.0}
-_PASSAGE = 20.0  # the same of a question on a passage
 
 
 @dataclass
@@ -310,6 +309,7 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
     import pandas as pd
 
     from ia_lib.evaluation import answering, choice, extraction, measures, translation
+    from ia_lib.workflow import cost
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
     pairs = {task.name: inputs.pairs(task) for task in inputs.translations}
@@ -321,7 +321,7 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
         {
             "labels": (len(begun.texts) * 3 * len(run.wordings), 1.0),
             "answers": (sum(map(len, questions.values())), 1.0),
-            "passages": (sum(len(some) for *_, some in passages), _PASSAGE),
+            "passages": (sum(len(some) for *_, some in passages), cost.PASSAGE),
             **{name: (sentences, cost) for name, cost in _SENTENCE.items()},
         },
         stage.progress,
