@@ -2,13 +2,14 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from test_adapters import carried_out
 
 from ia_lib.instructions import alpaca
-from ia_lib.workflow import cost, tables, work
+from ia_lib.workflow import cost, show, tables, work
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
@@ -115,6 +116,17 @@ def test_what_is_mixed_is_what_was_asked_for(table):
     assert set(plain["source_id"]) == set(naive["source_id"])
     assert "code_mixing" not in plain
     assert json.loads((table.stage("plain", "data").folder / "report.json").read_text())["code_mixing"] == {}
+
+
+def test_notebook_1_marks_the_words_that_changed(table):
+    stage = table.stage("mixed", "data")
+    said = show.instructions(stage, rows_of(table, "mixed"))
+    assert "before: Below is an instruction" in said
+    after = said.split("after:  ")[1].split("---")[0]
+    assert re.search("«[Mm]akanan|«[Pp]anganan|«bagus|«baik|«apik|«[Nn]ama", after)
+    assert "«Below" not in said
+    hidden = SimpleNamespace(run=stage.run.changed(share_text=False))
+    assert "Below" not in show.instructions(hidden, rows_of(table, "mixed"))
 
 
 def test_long_texts_make_several_rows_and_lose_nothing(table):

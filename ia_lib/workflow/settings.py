@@ -149,7 +149,11 @@ class Settings(fields.Shared):
         number of words, since whoever it belongs to has not agreed to its being passed on."""
         if self.machine.share_text:
             return frame
-        hidden = [name for name in frame if name in ("prompt", "answer", "text", "model", "translation", *self.codes)]
+        hidden = [
+            name
+            for name in frame
+            if name in ("prompt", "answer", "before", "text", "model", "translation", *self.codes)
+        ]
         return frame.assign(**{name: [f"({len(str(text).split())} words)" for text in frame[name]] for name in hidden})
 
     @property

@@ -1,5 +1,7 @@
 """What the notebooks show of a stage's work, made for reading. Texts that are not to be shared are never in it."""
 
+import re
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pandas as pd
@@ -52,14 +54,29 @@ def examples(stage: Stage, frame: pd.DataFrame, role: str, rows: int = 5) -> pd.
 
 
 def instructions(stage: Stage, frame: pd.DataFrame, rows: int = 4) -> str:
-    """Some new rows as texts: the prompt, and in double brackets the answer that the model has to give."""
+    """Some new rows as texts: the prompt, and in double brackets the answer that the model has to give. Of code-mixed
+    rows also what they were before, and in guillemets what has changed."""
     texts = []
     for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).to_dict("records"):
         known = {name: row[name] for name in ("template", "noise", "negative", "source_language") if name in row}
         told = [f"{name.partition('_')[0]} {value}" for name, value in known.items() if not pd.isna(value)]
         head = ", ".join([row["kind"], *told])
-        texts.append(f"--- {head} -> {row['language']}\n{row['prompt']}[[{row['answer']}]]\n")
+        told = f"{row['prompt']}[[{row['answer']}]]"
+        if "before" in row:
+            marked = _changed(row["before"], row["prompt"] + row["answer"])
+            told = f"before: {row['before']}\n\nafter:  {marked}" if stage.run.machine.share_text else told
+        texts.append(f"--- {head} -> {row['language']}\n{told}\n")
     return "\n".join(texts)
+
+
+def _changed(before: str, after: str) -> str:
+    """A text with what is not as it was before in guillemets."""
+    one, other = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
+    parts = []
+    for kind, _, _, begin, end in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
+        part = "".join(other[begin:end])
+        parts.append(f"«{part}»" if kind != "equal" and part.strip() else part)
+    return "".join(parts)
 
 
 def noise(frame: pd.DataFrame) -> pd.DataFrame:
