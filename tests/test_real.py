@@ -158,3 +158,37 @@ def test_the_short_table_runs(tmp_path, real_data):
     assert "a model that is not on the Hub; allowed: the whole model (--merged)" in refused.stderr
     assert done("export", short, "tlm-mt-lora", str(tmp_path / "whole"), "--merged").returncode == 0
     assert load.load_model(str(tmp_path / "whole")).num_parameters() == 134_515_008
+
+
+@needs_package
+def test_scores_and_answers_are_those_of_lm_evaluation_harness(tmp_path, package):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from ia_lib.evaluation import tasks
+    from ia_lib.evaluation.generation import continued
+    from ia_lib.evaluation.scoring import label_logprobs
+    from ia_lib.instructions.templates import classification_prompts
+    from ia_lib.models.encoding import asked
+
+    folder, _ = table(tmp_path, {"name": NAME}).stage("base", "evaluate").inputs.tokenizer
+    model, tokenizer = load.load_model(folder).eval(), load.load_tokenizer(folder)
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu", max_length=2048)
+    labels = ["negative", "neutral", "positive"]
+    texts = ["The hotel was clean and the food was good.", "Pelayanannya buruk sekali.", "It is a hotel."]
+    prompts = [prompt for text in texts for prompt in classification_prompts(text, "sentiment", labels)]
+    pairs = [(prompt.rstrip(), f" {label}") for prompt in prompts for label in labels]
+    theirs = harness.loglikelihood(
+        [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)], disable_tqdm=True
+    )
+    prompts = [prompt.rstrip() for prompt in prompts]
+    ours = label_logprobs(model, tokenizer, prompts, [f" {label}" for label in labels], progress=False)
+    assert ours.label_logprob.ravel().tolist() == pytest.approx([value for value, _ in theirs], abs=1e-4)
+    passage = "Ani lives in Bandung with 3 cats and a dog. She is a nurse and works at night. Her brother is in Medan."
+    questions = ["Where does Ani live?", "How many cats are there?", "Who is in Medan?", "When does she work?"]
+    given = [tasks.load("xquad/english").prompt("eng", passage, question) for question in questions]
+    how = {"until": ["\n"], "do_sample": False, "max_gen_toks": 16}
+    wanted = [Instance("generate_until", {}, (prompt, how), i) for i, prompt in enumerate(given)]
+    said = continued(model, tokenizer, asked(tokenizer, given), 16, [tokenizer.eos_token_id], stop="\n")
+    expected = [text.partition("\n")[0] for text in harness.generate_until(wanted, disable_tqdm=True)]
+    assert [text.strip() for text in said] == [text.strip() for text in expected]
