@@ -4,8 +4,8 @@ python benchmarks/generation.py [QUESTIONS]
 
 SmolLM2-135M-Instruct (`make model`) answers English questions of XQuAD (in IA_DATA, else ../shared/data) greedily in
 float32, up to a new line, 32 tokens at most, with two threads. lm-evaluation-harness gets its best batch size of 1, 4,
-8 and 16. Sides take turns, and the best of each side's two rounds counts; all answers must be the same before any time is
-believed.
+8 and 16. Sides take turns, and the best of each side's two rounds counts; all answers must be the same before any time
+is believed.
 """
 
 import json

@@ -58,7 +58,9 @@ def check(inputs, seen: set) -> None:
     if inputs.stage == "evaluate":
         read = {code for task in [*inputs.choices, *inputs.extracted] for code in inputs.tested(task)}
         read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
-        for code in (code for code in [*run.taught, *run.unseen] if code not in read):
+        read |= {*getattr(run.data, "texts", ()), *getattr(run.data, "dictionaries", ())}
+        tested = run.evaluate.tasks != [] or run.evaluate.tests
+        for code in (code for code in [*run.taught, *run.unseen] if tested and code not in read):
             _say(seen, f"the run {run.name} reads no text in {code}: neither a test nor parallel text")
     if inputs.stage == "evaluate" and inputs.labels_here:
         inputs.training_labels(here=True)
