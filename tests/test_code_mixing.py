@@ -58,7 +58,7 @@ def test_two_columns_of_any_table_are_a_dictionary(tmp_path):
 def test_nothing_but_words_changes(text, words):
     parts = list(pieces(text, words))
     assert "".join(part for part, _ in parts) == text
-    assert mix(text, BOOK, 0.0, (1,), words).text == text
+    assert mix(text, BOOK, 0.0, (1,), words).text == mix(text, {}, 1.0, (1,), words).text == text
     mixed = mix(text, {part: [f"<{part}>"] for part, is_word in parts if is_word}, 1.0, (1,), words, "exact")
     assert mixed.text == "".join(f"<{part}>" if is_word else part for part, is_word in parts)
     assert mixed.changed == mixed.known == mixed.words
@@ -113,7 +113,7 @@ def test_words_of_scripts_without_blanks_need_a_package(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "icu4py.breakers", None)
     with pytest.raises(ImportError, match="icu4py"):
-        mix("ผมกินข้าว", {}, 1.0, (1,))
+        mix("ผมกินข้าว", BOOK, 1.0, (1,))
     assert list(pieces("ผมกินข้าว", "spaces")) == [("ผมกินข้าว", True)]
 
 

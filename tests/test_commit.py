@@ -9,7 +9,7 @@ import pytest
 from test_adapters import carried_out
 
 from ia_lib.instructions import alpaca
-from ia_lib.workflow import cost, show, tables, work
+from ia_lib.workflow import cost, preflight, show, tables, work
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
@@ -217,3 +217,17 @@ def run_model():
     from ia_lib.recipes.fields import New
 
     return New(hidden=16, layers=1, heads=2, vocabulary=400)
+
+
+@pytest.mark.quick
+def test_a_package_that_will_be_needed_is_asked_for_before_any_work(folder, monkeypatch):
+    text = {"data": [{"paragraphs": [{"context": "x", "qas": [{"id": "1", "question": "ใคร", "answers": []}]}]}]}
+    (folder / "thai.json").write_text(json.dumps(text))
+    (folder / "thai.yaml").write_text(TASK.replace("q.{tag}.json", "thai.json").replace(", ind: id", ""))
+    path = folder / "asks.yaml"
+    path.write_text(TABLE + "  - {name: x, tasks: [thai.yaml]}\n")
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    with pytest.raises(SettingsError, match=r"thai in eng: words of Thai, .* pip install icu4py"):
+        Table(path, folder / "other").check()
+    monkeypatch.undo()
+    Table(path, folder / "other").check()

@@ -60,6 +60,8 @@ def mix(
     is not found is looked up in small letters, and the translation gets its capitals. Raises ImportError for a text in
     a script without blanks where the package icu4py is missing.
     """
+    if not dictionary:
+        return Mixed([(text, text)], 0, 0)
     found = list(pieces(text, words))
     draws = take(generator(*key), 2 * sum(is_word for _, is_word in found))
     mixed, count, known = [], 0, 0

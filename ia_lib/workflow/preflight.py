@@ -3,13 +3,14 @@
 import json
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 from ia_lib.data import corpora, dirt
 from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.data.yaml_files import Refusal
-from ia_lib.instructions import replay, templates
+from ia_lib.instructions import code_mixing, replay, templates
 from ia_lib.workflow import fit
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.tables import drawn
@@ -51,6 +52,9 @@ def check(inputs, seen: set) -> None:
         for code in inputs.tested(task):
             if inputs.here(task.places([code], "test")):
                 questions = inputs.passages(task, code)
+                unspaced = any(code_mixing.UNSPACED.search(text) for text in corpora.cells(questions, "question"))
+                if unspaced and find_spec("icu4py") is None:
+                    raise CorpusError(f"{task.name} in {code}: {code_mixing.MISSING}")
                 for column in ("context", "question"):
                     _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} in {code} ({column}s)")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
