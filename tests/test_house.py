@@ -37,7 +37,7 @@ MAY_READ = {
     },
     "report": {
         *("evaluation.measures", "evaluation.comparison", "evaluation.resampling", "evaluation.rules"),
-        *("data.languages", "data.files", *LEAVES),
+        *("data.languages", "data.files", "data.questions", "evaluation.extraction", *LEAVES),
     },
 }
 TOP = {"explore", "runs"}  # may read everything, and nothing reads them

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ia_lib.data.languages import GROUPS
-from ia_lib.report import published
+from ia_lib.report import commit_audit, published
 from ia_lib.report.published import COMMIT, IA1, INSTRUCTALIGN, ROW
 
 TOLERANCE = 0.0101  # what two numbers rounded to two decimals may differ by
@@ -146,7 +146,7 @@ def ledger() -> pd.DataFrame:
     The verdict is `follows`, `contradicted` or `not testable` (from what is printed). Verdicts are worked out from the
     tables per language, where there are any; `cells` has the numbers that show it, in points of weighted F1.
     """
-    judged = _judged()
+    judged = _judged() | commit_audit.judged()
     lines = []
     for claim in published.read("claims").itertuples():
         holds, shown = judged[claim.id]

@@ -48,6 +48,11 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(params() / "published" / f"{name}.csv", dtype={"replay": str}).fillna({"replay": ""})
 
 
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """Where real data lies: `data_dir`, else the folder in the variable IA_DATA, else ../shared/data beside the kit."""
+    return Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
+
+
 @cache
 def cells() -> pd.DataFrame:
     """Every number that stands in a table of the papers, and in Figure 6: `CELL_COLUMNS`.
@@ -192,11 +197,9 @@ def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
     each has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
     answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 uniform guesses).
 
-    Labels are read from `data_dir`, else from the folder in the variable IA_DATA, else from ../shared/data beside the
-    kit.
+    Labels are read from `data_folder(data_dir)`.
     """
-    folder = Path(data_dir or os.environ.get("IA_DATA") or params().parent / "../shared/data")
-    lines = []
+    folder, lines = data_folder(data_dir), []
     for (dataset, task), pattern in _LABELS.items():
         found = {}
         for code in members(dataset, task):

@@ -1,0 +1,65 @@
+"""COMMIT's claims, by the counts behind its exact matches."""
+
+import pandas as pd
+import pytest
+
+from ia_lib.report import audit, commit_audit
+
+pytestmark = pytest.mark.quick
+
+
+def test_differences_are_those_of_the_counts():
+    frame = commit_audit.comparisons().set_index(["table", "than", "dataset", "language"])
+    naive = frame.loc["Table 4"].loc["naive_codemix"]
+    # measured independently of the kit, unpaired, from the published counts
+    expected = {("mlqa", "hi"): 1.1, ("xquad", "hi"): 1.1, ("xquad", "th"): 3.1, ("xquad", "el"): 0.8}
+    for place, z in expected.items():
+        assert naive.loc[place, "z"] == pytest.approx(z, abs=0.06), place
+    aligned = frame.loc["Table 3"].loc["commit"]
+    expected = {("mlqa", "hi"): 3.8, ("xquad", "hi"): 1.3, ("xquad", "th"): 3.8, ("xquad", "el"): -1.1}
+    for place, z in expected.items():
+        assert aligned.loc[place, "z"] == pytest.approx(z, abs=0.06), place
+    # a two-by-two table's chi-square is the square of z
+    from scipy import stats
+
+    line = naive.loc["xquad", "th"]
+    table = [[line["right"], line["questions"] - line["right"]], [line["right_than"], 1190 - line["right_than"]]]
+    assert line["p"] == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue)
+    assert line["low"] < line["difference"] < line["high"]
+    assert (frame["p_holm"] >= frame["p"]).all()
+
+
+def test_verdicts_on_commits_claims():
+    ledger = audit.ledger()
+    commit = ledger[ledger["paper"] == "COMMIT"]
+    verdicts = dict(zip(commit["claim"].str[:30], commit["verdict"], strict=True))
+    assert [verdict for _, verdict in verdicts.items()] == [
+        "follows",  # 32 times: 97 against 3 answers
+        "contradicted",  # COMMIT itself 3 and 4 times
+        "contradicted",  # not in F1 on Hindi
+        "follows",
+        "contradicted",  # Greek falls
+        "follows",
+        "contradicted",  # not in Thai
+        "follows",
+    ]
+    said = commit[commit["claim"].str.contains("naive")]["cells"].item()
+    assert said.count("not shown by the counts") == 3
+
+
+def test_cells_below_what_costs_nothing(real_data):
+    frame = commit_audit.beside_nothing(real_data)
+    if frame.empty:
+        pytest.skip(f"there is no XQuAD in {real_data} (set IA_DATA)")
+    line = frame.set_index(["table", "row", "language", "metric"])
+    assert line.loc[("Table 2", "alpaca+en_prompt", "hi", "em"), ["nothing", "below"]].tolist() == [
+        pytest.approx(3.45, abs=0.01),
+        True,
+    ]
+    assert line.loc[("Table 2", "commit", "hi", "f1"), "below"]
+    assert not line.loc[("Table 2", "commit", "el", "em"), "below"]
+
+
+def test_without_the_questions_there_is_nothing_to_hold_against(tmp_path):
+    assert isinstance(commit_audit.beside_nothing(tmp_path), pd.DataFrame)
+    assert commit_audit.beside_nothing(tmp_path).empty
