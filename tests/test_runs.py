@@ -224,14 +224,15 @@ def test_whoever_is_orphaned_ends_and_a_second_run_waits(finished, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.DEVNULL
     )
-    deadline, started = time.monotonic() + 120, []
-    while not any("ia_lib.workflow.kernel" in child.cmdline() for child in started):
+    deadline, started, names = time.monotonic() + 120, [], []
+    # what ends between two looks has no name any more
+    while len(started) != 3 or not all(names) or not any("ia_lib.workflow.kernel" in name for name in names):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+        names = []
         with contextlib.suppress(psutil.NoSuchProcess):
             started = psutil.Process(process.pid).children(recursive=True)
             names = [child.cmdline() for child in started]
-        started = started if len(started) == 3 and all(names) else []
     second = subprocess.Popen(
         [sys.executable, "-m", "ia_lib.runs", *map(str, again)], cwd=root(), stdout=subprocess.PIPE, text=True
     )
