@@ -4,8 +4,9 @@ import threading
 from collections.abc import Callable
 
 
-def grown(work: Callable[[], None]) -> float:
-    """MiB that this process has at its peak, while `work` goes on, beyond what it had before."""
+def grown(work: Callable[[], None], every: float = 0.02) -> float:
+    """MiB that this process has at its peak, while `work` goes on, beyond what it had before; looked at `every` so many
+    seconds."""
     import psutil
 
     process, done = psutil.Process(), threading.Event()
@@ -13,7 +14,7 @@ def grown(work: Callable[[], None]) -> float:
 
     def watch() -> None:
         nonlocal peak
-        while not done.wait(0.02):
+        while not done.wait(every):
             peak = max(peak, process.memory_info().rss)
 
     watching = threading.Thread(target=watch)

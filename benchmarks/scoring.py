@@ -16,16 +16,15 @@ import gc
 import json
 import platform
 import sys
-import threading
 import time
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from peak import grown
 from transformers import BloomConfig, BloomForCausalLM
 
 from ia_lib.data import corpora, downloads, minilab
@@ -173,22 +172,15 @@ def measured(call) -> tuple[float, float, np.ndarray]:
     gc.collect()
     if platform.system() == "Linux":
         ctypes.CDLL(None).malloc_trim(0)
-    process, stop = psutil.Process(), threading.Event()
-    before = peak = process.memory_info().rss
+    found = {}
 
-    def watch() -> None:
-        nonlocal peak
-        while not stop.wait(0.002):
-            peak = max(peak, process.memory_info().rss)
+    def work() -> None:
+        begin = time.perf_counter()
+        found["value"] = call()
+        found["took"] = time.perf_counter() - begin
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    begin = time.perf_counter()
-    value = call()
-    took = time.perf_counter() - begin
-    stop.set()
-    thread.join()
-    return took, (peak - before) / 2**20, value
+    memory = grown(work, every=0.002)
+    return found["took"], memory, found["value"]
 
 
 def print_and_end(found: dict) -> None:

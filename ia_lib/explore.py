@@ -176,9 +176,11 @@ class Explorer:
     def _side_by_side(self, first: str, second: str, prompt: str, tokens: int = 40) -> str:
         """What two runs answer to a prompt."""
         said = []
-        for model, tokenizer in (self.models[first], self.models[second]):
+        for name in (first, second):
+            model, tokenizer = self.models[name]
+            how = {**self.run.encoding(model.config.is_encoder_decoder), "chat": self.chats[name]}
             # the true answer is not known, and nothing of it is shown
-            rows, _ = encode(tokenizer, [prompt], ["?"], **self.run.encoding(model.config.is_encoder_decoder))
+            rows, _ = encode(tokenizer, [prompt], ["?"], **how)
             said.append(f"<pre>{escape(answers(model, tokenizer, rows, tokens)['model'][0])}</pre>")
         return _table([escape(first), escape(second)], [("", *said)])
 

@@ -235,3 +235,12 @@ def test_the_kits_own_tasks(name):
     said = task.prompt(code, "C [QUESTION]", "Q [CONTEXT]")
     assert "\n\nC [QUESTION]\n\n" in said
     assert f":{between}Q [CONTEXT]\n\n" in said
+
+
+def test_an_answer_ends_with_the_turn(task, chat, chat_model, turns_tokenizer, monkeypatch):
+    some = Dataset.from_dict({"id": ["1"], "context": ["x"], "question": ["Who?"], "answers": [["x"]]})
+    ends = []
+    monkeypatch.setattr(extraction, "continued", lambda *given, **more: ends.extend(given[4]) or ["x"])
+    extraction.extract(chat_model, turns_tokenizer, task, some, "eng", chat=True)
+    (row,), _ = encoding.encode(turns_tokenizer, ["Who?"], ["x"], 1000, chat=True)
+    assert {row["input_ids"][-1], turns_tokenizer.eos_token_id} == set(ends)

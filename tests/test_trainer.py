@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ia_lib.evaluation.generation import answers
 from ia_lib.models.encoding import encode
-from ia_lib.training import trainer
+from ia_lib.training import checkpoints, trainer
 from ia_lib.training.batches import lay_out
 from ia_lib.training.streams import Stream
 
@@ -452,7 +452,7 @@ def test_the_best_of_the_last_but_one_is_kept_until_the_last_is_sealed(tmp_path)
         (folder / "trainer_state.json").write_text(json.dumps(state))
     (tmp_path / "checkpoint-99").write_text("a file, and none of ours")
     (tmp_path / "checkpoint-6 (1)").mkdir()
-    trainer._prune(tmp_path)
+    checkpoints.prune(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"checkpoint-5", "checkpoint-15", "checkpoint-20", "checkpoint-99", "checkpoint-6 (1)"}
 
@@ -461,7 +461,7 @@ def test_the_best_of_the_last_but_one_is_kept_until_the_last_is_sealed(tmp_path)
 def test_a_link_to_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "checkpoint-6").symlink_to(tmp_path / "elsewhere")
-    assert trainer._last_checkpoint(tmp_path) is None
+    assert checkpoints.last(tmp_path) is None
     assert "checkpoint-6 is not whole" in capsys.readouterr().out
     assert (tmp_path / "elsewhere").is_dir()
 
@@ -549,7 +549,7 @@ def test_nothing_that_stands_in_a_checkpoint_is_run(model, tokenizer, rows, tmp_
         trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **options, on_progress=kill)
     last = tmp_path / "checkpoints" / "checkpoint-4"
     torch.save({"state": Poison()}, last / file)
-    trainer.write_sealed(last / trainer._SUMS, json.dumps(trainer._sums(last)).encode())
+    checkpoints.seal(last)
     # a file that nothing is read from may be passed over; any other ends the work
     with contextlib.suppress(Exception):
         trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **options)

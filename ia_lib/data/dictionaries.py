@@ -3,7 +3,7 @@ table."""
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ia_lib.data import files
@@ -20,7 +20,7 @@ class Dictionary:
     translations: dict[str, list[str]]
     pairs: int
     identical: int
-    bad: list[str] = field(default_factory=list)
+    bad: list[str]
 
     def counts(self) -> dict[str, int]:
         """For reports."""

@@ -191,6 +191,14 @@ def records(path: Path) -> Iterator[tuple[int, dict]]:
                 yield number, record
 
 
+def document(path: Path):
+    """What a JSON file holds. Raises CorpusError as `records` does."""
+    must_exist(path)
+    with open(path, "rb") as file:
+        lines = [decoded(line, str(path), number) for number, line in enumerate(file, 1)]
+    return parsed("".join(lines), str(path))
+
+
 def parsed(line: str, where: str):
     """What a line of JSON holds; `where` is what an error calls it."""
     try:

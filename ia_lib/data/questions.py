@@ -1,9 +1,10 @@
 """Questions on passages, in files of SQuAD's layout: XQuAD, MLQA, IndicQA, SQuAD 1.1 and 2.0, and a user's own."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError
 
 from ia_lib.data import files
 from ia_lib.data.files import CorpusError
@@ -23,7 +24,7 @@ class _Answer(_Part):
 
 
 class _Question(_Part):
-    id: StrictStr
+    id: StrictStr | StrictInt
     question: StrictStr
     answers: list[_Answer]
     is_impossible: bool = False
@@ -48,11 +49,14 @@ def read(path: Path) -> "Dataset":
     layout, a blank context or question, and an id used twice."""
     from datasets import Dataset
 
-    path = Path(path)
-    files.must_exist(path)
-    text = "".join(files.decoded(line, str(path), number) for number, line in enumerate(path.open("rb"), 1))
+    files.must_exist(path := Path(path))
+    return Dataset.from_dict(_read(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, time: int) -> dict[str, list]:
     try:
-        found = _File.model_validate(files.parsed(text, str(path)))
+        found = _File.model_validate(files.document(path))
     except ValidationError as error:
         said = error.errors()[0]
         place = ".".join(map(str, said["loc"])) or "the whole"
@@ -64,14 +68,14 @@ def read(path: Path) -> "Dataset":
             for name, value in (("context", passage.context), ("question", asked.question)):
                 if files.INVISIBLE.fullmatch(value):
                     raise CorpusError(f"{path}, question {asked.id!r:.80}: the {name} is empty")
-            if asked.id in seen:
-                raise CorpusError(f"{path}: the id {asked.id!r:.80} is used twice; every question needs one of its own")
-            seen.add(asked.id)
+            name = str(asked.id)
+            if name in seen:
+                raise CorpusError(f"{path}: the id {name!r:.80} is used twice; every question needs one of its own")
+            seen.add(name)
             true = [] if asked.is_impossible else [one.text for one in asked.answers if one.text.strip()]
-            for name, value in zip(
-                COLUMNS, (asked.id, passage.context, asked.question, list(dict.fromkeys(true))), strict=True
-            ):
-                rows[name].append(value)
+            cells = name, passage.context, asked.question, list(dict.fromkeys(true))
+            for column, cell in zip(COLUMNS, cells, strict=True):
+                rows[column].append(cell)
     if not seen:
         raise CorpusError(f"{path}: there is no question in it; it needs at least one")
-    return Dataset.from_dict(rows)
+    return rows

@@ -116,28 +116,40 @@ def extract(
     contexts, asked = questions["context"][:], questions["question"][:]
     true, ids = questions["answers"][:], questions["id"][:]
     prompts = _fitting(model, tokenizer, task, language, contexts, asked, chat)
-    said = continued(
-        model, tokenizer, prompts, task.max_new_tokens, [tokenizer.eos_token_id], stop="\n", progress=progress
+    # a turn may end otherwise than a text
+    (row,), _ = encoding.encode(
+        tokenizer, asked[:1], ["."], 10**9, chat=chat, encoder_decoder=model.config.is_encoder_decoder
     )
+    ends = {tokenizer.eos_token_id, row["input_ids"][-1]}
+    said = continued(model, tokenizer, prompts, task.max_new_tokens, ends, stop="\n", progress=progress)
     said = [answer.strip() for answer in said]
     place = {"dataset": task.dataset, "task": task.task, "kind": task.kind, "source": "", "language": language}
     predictions = [
         {**place, "example": i, "prompt": 1, "gold": gold[0] if gold else "", "predicted": answer}
         for i, gold, answer in zip(ids, true, said, strict=True)
     ]
+    free, lines = for_nothing(questions, language), []
+    for metric, scores in scored(said, true, language).items():
+        beside = {"metric": metric, **dict(zip(("baseline", "baseline_is"), free[metric], strict=True))}
+        lines += [{**place, "example": ids[i], "counts": [score, 1.0], **beside} for i, score in scores.items()]
+    return pd.DataFrame(predictions, columns=PREDICTION_COLUMNS), pd.DataFrame(lines, columns=COUNTS)
+
+
+def for_nothing(questions: Dataset, language: str) -> dict[str, tuple[float, str]]:
+    """Metric -> the best score (percent) of what costs nothing, and what that is."""
+    contexts, asked, true = (questions[name][:] for name in ("context", "question", "answers"))
     free = {
-        "no answer": [""] * len(ids),
+        "no answer": [""] * len(true),
         "the first number": list(map(first_number, contexts)),
         "the nearest sentence": list(map(nearest_sentence, contexts, asked)),
     }
-    others = {name: scored(answers, true, language) for name, answers in free.items()}
-    lines = []
-    for metric, scores in scored(said, true, language).items():
-        best = max(others, key=lambda name: sum(others[name][metric].values()))
-        baseline = 100 * sum(others[best][metric].values()) / len(scores)
-        beside = {"metric": metric, "baseline": baseline, "baseline_is": best}
-        lines += [{**place, "example": ids[i], "counts": [score, 1.0], **beside} for i, score in scores.items()]
-    return pd.DataFrame(predictions, columns=PREDICTION_COLUMNS), pd.DataFrame(lines, columns=COUNTS)
+    found: dict[str, tuple[float, str]] = {}
+    for name, answers in free.items():
+        for metric, scores in scored(answers, true, language).items():
+            score = 100 * sum(scores.values()) / len(scores)
+            if metric not in found or score > found[metric][0]:
+                found[metric] = score, name
+    return found
 
 
 def scored(answers: Sequence[str], true: Sequence[Sequence[str]], language: str) -> dict[str, dict[int, float]]:

@@ -20,9 +20,7 @@ def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
     or missing. Raises CorpusError for what is not text, an instruction or output that is empty, and no row at all."""
     path, rows = Path(path), []
     if path.suffix.lower() == ".json":
-        files.must_exist(path)
-        lines = (files.decoded(line, str(path), number) for number, line in enumerate(path.open("rb"), 1))
-        found = files.parsed("".join(lines), str(path))
+        found = files.document(path)
         if not isinstance(found, list):
             raise CorpusError(f"{path}: found no list of rows; a JSON file is a list of objects, one a row")
         records = ((f"row {number}", record) for number, record in enumerate(found, 1))

@@ -12,7 +12,7 @@ from typing import Literal
 
 import regex
 
-from ia_lib.randomness import generator, pick, take
+from ia_lib.randomness import generator, take
 
 Words = Literal["unicode", "spaces"]
 Case = Literal["fallback", "exact"]
@@ -73,19 +73,9 @@ def mix(
             if several := _looked_up(piece, dictionary, case):
                 known += 1
                 if u < alpha:
-                    after = pick(_Drawn(choice), several)
+                    after = several[int(choice * len(several))]
         mixed.append((piece, after))
     return Mixed(mixed, count, known)
-
-
-class _Drawn:
-    """A number that was drawn before, for `pick`."""
-
-    def __init__(self, number: float):
-        self.number = number
-
-    def random(self) -> float:
-        return self.number
 
 
 def _looked_up(word: str, dictionary: Mapping[str, Sequence[str]], case: Case) -> Sequence[str]:

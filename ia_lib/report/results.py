@@ -120,10 +120,10 @@ def every(runs: list[Run]) -> pd.DataFrame:
     has a paired 95% interval over the same examples, and is empty for a base. A row with several seeds has lines over
     all of them, too: there `run` is the row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
-    frames, every = [], {run.name: run for run in runs}
+    frames, by_name = [], {run.name: run for run in runs}
     for kind in ("choose", "translate", "answer", "extract"):
         there = {run.name: run for run in runs if run.answers(kind)}
-        bases = {name: _base(run, every, there) for name, run in there.items()}
+        bases = {name: _base(run, by_name, there) for name, run in there.items()}
         frames += [_lines(kind, [run], bases) for run in there.values()]
         for seeds in _by_row(there.values()).values():
             # what is compared with a base is taken together where the base has results, too
@@ -134,11 +134,11 @@ def every(runs: list[Run]) -> pd.DataFrame:
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
 
-def _base(run: Run, every: dict[str, Run], there: dict[str, Run]) -> Run | None:
+def _base(run: Run, by_name: dict[str, Run], there: dict[str, Run]) -> Run | None:
     """The run whose model it began with; of those that were not tested, and are only on the way, the one before."""
     base = run.base
-    while base in every and base not in there and not every[base].tested:
-        base = every[base].base
+    while base in by_name and base not in there and not by_name[base].tested:
+        base = by_name[base].base
     return there.get(base)
 
 

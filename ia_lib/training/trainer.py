@@ -4,8 +4,6 @@ import contextlib
 import inspect
 import json
 import os
-import re
-import shutil
 import signal
 import threading
 import time
@@ -27,19 +25,15 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState, PrinterCallback
 
-from ia_lib.data.downloads import checksum, read_sealed, write_sealed
 from ia_lib.models.adapters import plain
 from ia_lib.models.load import fuse_gelu
-from ia_lib.training import pieces
+from ia_lib.training import checkpoints, pieces
 from ia_lib.training.batches import Collator, keeps_apart, weigh
 from ia_lib.training.retention import Retention
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-# What the files of a checkpoint were when it was written.
-_SUMS = "files.sums"
-_CHECKPOINT = re.compile(r"checkpoint-\d+")
 _PLAIN = Retention()
 
 
@@ -189,8 +183,8 @@ class _Log(TrainerCallback, ExportableState):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if not self.first:
             return
-        write_sealed(folder / _SUMS, json.dumps(_sums(folder)).encode())
-        _prune(folder.parent)
+        checkpoints.seal(folder)
+        checkpoints.prune(folder.parent)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.progress and self.first:
@@ -382,7 +376,7 @@ def tune(
         if patience:
             trainer.add_callback(_Patience(patience))
         with arguments.main_process_first(local=False):
-            last = _last_checkpoint(folder / "checkpoints")
+            last = checkpoints.last(folder / "checkpoints")
         if last and patience:
             state = TrainerState.load_from_json(str(Path(last, "trainer_state.json")))
             if _Patience.counted(state) >= patience:
@@ -399,55 +393,3 @@ def _scheduled(schedule: str, floor: float) -> dict:
     if schedule == "cosine":
         return {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": floor}}
     return {"lr_scheduler_type": {"constant": "constant_with_warmup"}.get(schedule, schedule)}
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that is what was written; later ones that are not are removed, with a word."""
-    for path in _checkpoints(folder):
-        kept = read_sealed(path / _SUMS)
-        if kept is not None and json.loads(kept) == _sums(path) and _has_best(path):
-            return str(path)
-        print(f"{path.name} is not whole: training goes on from the one before it")
-        if path.is_symlink():
-            path.unlink()
-        else:
-            shutil.rmtree(path)
-    return None
-
-
-def _prune(folder: Path) -> None:
-    """Remove all checkpoints but the last two and the best ones that these name. Trainer would do so before the last
-    one is sealed, and take from the one before it the best that it names."""
-    found = _checkpoints(folder)
-    kept = {*found[:2], *(best for path in found[:2] if (best := _best(path)))}
-    for path in set(found) - kept:
-        shutil.rmtree(path)
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, the last one first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and _CHECKPOINT.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]), reverse=True)
-
-
-def _best(checkpoint: Path) -> Path | None:
-    """The best checkpoint so far, if one names any: by its name, since the folder may have been moved."""
-    with contextlib.suppress(OSError, ValueError):  # of a damaged one
-        best = json.loads((checkpoint / "trainer_state.json").read_text()).get("best_model_checkpoint")
-        return checkpoint.with_name(Path(best).name) if best else None
-    return None
-
-
-def _has_best(checkpoint: Path) -> bool:
-    """Whether the best model so far, if a checkpoint names one, is there and what was written."""
-    best = _best(checkpoint)
-    if best is None or best == checkpoint:
-        return True
-    kept = read_sealed(best / _SUMS)
-    return kept is not None and json.loads(kept) == _sums(best)
-
-
-def _sums(checkpoint: Path) -> dict[str, str]:
-    """The hashes of a checkpoint's files."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != _SUMS)
-    return {path.relative_to(checkpoint).as_posix(): checksum(path) for path in files}

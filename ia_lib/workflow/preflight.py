@@ -50,7 +50,9 @@ def check(inputs, seen: set) -> None:
                 _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} ({column}s)")
     for task in inputs.extracted if inputs.stage == "evaluate" else ():
         for code in inputs.tested(task):
-            if inputs.here(task.places([code], "test")):
+            looked = task.name, code, str(task.file), run.evaluate.examples
+            if looked not in seen and inputs.here(task.places([code], "test")):
+                seen.add(looked)
                 questions = inputs.passages(task, code)
                 unspaced = any(code_mixing.UNSPACED.search(text) for text in corpora.cells(questions, "question"))
                 if unspaced and find_spec("icu4py") is None:
