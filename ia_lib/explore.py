@@ -1,4 +1,5 @@
-"""What notebook 0 is made of: panels of ipywidgets to try instructions, batches, label scores and answers by hand.
+"""What notebook 0 is made of: panels of ipywidgets to try instructions, batches, code-mixing, label scores and answers
+by hand.
 
 Every function returns a widget that draws itself anew with each change of its controls. With `share_text: false` texts
 of the corpus are replaced by their number of words, as everywhere.
@@ -10,9 +11,9 @@ from html import escape
 import ipywidgets as widgets
 import pandas as pd
 
-from ia_lib.evaluation import choice, measures, scoring
+from ia_lib.evaluation import choice, extraction, measures, scoring
 from ia_lib.evaluation.generation import answers
-from ia_lib.instructions import cross_lingual, templates
+from ia_lib.instructions import code_mixing, cross_lingual, templates
 from ia_lib.models import load
 from ia_lib.models.encoding import encode
 from ia_lib.workflow import scheduler, show, work
@@ -39,8 +40,9 @@ class Explorer:
         for failed in scheduler.make(made, [run, other]):
             print(failed)
         self.run: Settings = made.run(run)
-        # by a run's name: its model and tokenizer, whether it is asked in its chat template, its scores.parquet
-        self.models, self.chats, self.scores = {}, {}, {}
+        # by a run's name: its model and tokenizer, whether it is asked in its chat template, its scores.parquet and
+        # predictions.parquet
+        self.models, self.chats, self.scores, self.said = {}, {}, {}, {}
         for name in dict.fromkeys([run, other]):
             self.device = load.computing_device(made.run(name).threads)
             done = made.stage(made.run(name).name, "evaluate")
@@ -49,13 +51,24 @@ class Explorer:
             self.chats[name] = done.run.chat
             if (done.folder / "scores.parquet").is_file():
                 self.scores[name] = pd.read_parquet(done.folder / "scores.parquet")
+            self.said[name] = pd.read_parquet(done.folder / "predictions.parquet")
         self.tokenizer = self.models[run][1]
         data, tune, evaluate = (made.stage(self.run.name, name) for name in ("data", "tune", "evaluate"))
-        self.parallel, self.rows = data.inputs.usable(), work.begin_tuning(tune).rows
+        self.parallel = data.inputs.usable() if data.inputs.reads_parallel else None
+        self.rows = work.begin_tuning(tune).rows
         self.texts, self.labels = evaluate.inputs.tests(every=False).to_pandas(), evaluate.inputs.labels
+        mixes = hasattr(self.run.method, "dictionaries")
+        self.dictionaries = self.run.method.dictionaries(self.run, data.inputs) if mixes else {}
+        self.passages = {
+            (task.name, code): evaluate.inputs.passages(task, code).to_pandas()
+            for task in evaluate.inputs.extracted
+            for code in evaluate.inputs.tested(task)
+        }
 
     def instructions(self) -> widgets.Widget:
         """One instruction and its tokens: sentence, direction, objective, noise, template and epoch are chosen."""
+        if self.parallel is None:
+            return _nothing("The row makes no instructions of parallel text.")
         run, some = self.run, self.parallel.select(range(min(200, len(self.parallel))))
         controls = {
             "objective": _choice("objective", ["tlm", "mt", "xss", "mlm", "word", "span"]),
@@ -140,6 +153,8 @@ class Explorer:
 
     def translations(self) -> widgets.Widget:
         """A sentence of one's own, translated by two runs side by side."""
+        if self.parallel is None:
+            return _nothing("The row has no parallel text.")
         run, pivot = self.run, self.run.pivots[-1]
         codes = _named(run, [*run.pivots, *run.taught])
         controls = {
@@ -170,6 +185,71 @@ class Explorer:
 
         def draw(first, second, text, tokens) -> str:
             return self._side_by_side(first, second, text, tokens) if text.strip() else "<p>Write something.</p>"
+
+        return _panel(controls, draw)
+
+    def mixing(self) -> widgets.Widget:
+        """A sentence of one's own, some of whose words are replaced out of a dictionary."""
+        if not self.dictionaries:
+            return _nothing("The row mixes no words of another language into its texts.")
+        run, row = self.run, self.run.data
+        first = next((row for row in self.rows if row), None)
+        text = self.tokenizer.decode(first["input_ids"][first["answer_start"] :], skip_special_tokens=True).strip()
+        controls = {
+            "text": _text("text", text if run.machine.share_text else ""),
+            "code": _choice("language", _named(run, self.dictionaries)),
+            "alpha": widgets.FloatSlider(row.alpha, min=0, max=1, step=0.05, description="alpha"),
+            "words": _choice("words", ["unicode", "spaces"], row.words),
+            "case": _choice("case", ["fallback", "exact"], row.case),
+            "epoch": widgets.IntSlider(0, 0, 20, description="epoch"),
+        }
+
+        def draw(text, code, alpha, words, case, epoch) -> str:
+            known = self.dictionaries[code].translations
+            mixed = code_mixing.mix(text, known, alpha, (run.seed, epoch, "panel"), words, case)
+            marked = (
+                f"<span class='answer' title='{escape(before)}'>{escape(after)}</span>"
+                if before != after
+                else escape(after)
+                for before, after in mixed.pieces
+            )
+            told = f"{mixed.words} words, {mixed.known} of them in the dictionary, {mixed.changed} changed"
+            return f"<pre>{''.join(marked)}</pre><p>{told}</p>"
+
+        return _panel(controls, draw)
+
+    def passages_answered(self) -> widgets.Widget:
+        """What two runs answered to questions on passages, beside what is true."""
+        if not self.passages:
+            return _nothing("The row is tested on no questions on passages.")
+        controls = {
+            **_two(self.said),
+            "task": _choice("task", list(dict.fromkeys(task for task, _ in self.passages))),
+            "code": _choice("language", _named(self.run, (code for _, code in self.passages))),
+            "only": widgets.Checkbox(True, description="only where they differ"),
+        }
+
+        def draw(first, second, task, code, only) -> str:
+            if (task, code) not in self.passages:
+                return "<p>The task has no questions in that language.</p>"
+            asked, said = self.passages[task, code].set_index("id"), []
+            for name in (first, second):
+                part = self.said[name].query("language == @code and kind == 'extract'")
+                names = part["dataset"].str.cat(part["task"], sep="/").str.lstrip("/")
+                said.append(asked.join(part[names == task].set_index("example")["predicted"])["predicted"].fillna(""))
+            true, (one, other) = asked["answers"], said
+            counts = []
+            for name, given in zip((first, second), said, strict=True):
+                pairs = zip(given, true, strict=True)
+                hits = [extraction.agreement(answer, some, "corrected", code)[0] for answer, some in pairs]
+                counts.append(f"{name}: {sum(hits) / len(hits):.1%} right")
+            parts = {"text": asked["context"], "prompt": asked["question"], "answer": true.map(" / ".join)}
+            frame = self.run.shown(pd.DataFrame({**parts, "model": one, "translation": other}))
+            lines = frame[(one != other) | (not only)].head(50).map(escape).itertuples(index=False)
+            rows = (("", f"<span title='{text}'>{question}</span>", *rest) for text, question, *rest in lines)
+            told = f"{'; '.join(counts)}; they differ in {(one != other).sum()} of {len(frame)}"
+            told = f"<p>{escape(told)}. The passage is shown where the mouse is over a question.</p>"
+            return told + _table(["question", "true", escape(first), escape(second)], rows)
 
         return _panel(controls, draw)
 

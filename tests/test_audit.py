@@ -202,7 +202,8 @@ def test_the_published_emotion_scores_are_those_of_one_constant_answer(real_data
 def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
     table = audit.compare(results)
     assert list(table.columns[: len(published.CELL_COLUMNS)]) == published.CELL_COLUMNS
-    assert set(table["paper"]) == {"InstructAlign", "(IA)^1"}
+    assert set(table["paper"]) == {"InstructAlign", "(IA)^1", "COMMIT"}
+    assert set(table[table["paper"] == "COMMIT"]["verdict"]) == {audit.NOT_RUN}
     assert table.groupby("paper")["table"].nunique().to_dict() == {"InstructAlign": 13, "(IA)^1": 3}
     assert table["verdict"].isin(["agrees", "differs", "not run"]).all()
     of = table.set_index("table")

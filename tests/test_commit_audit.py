@@ -63,3 +63,33 @@ def test_cells_below_what_costs_nothing(real_data):
 def test_without_the_questions_there_is_nothing_to_hold_against(tmp_path):
     assert isinstance(commit_audit.beside_nothing(tmp_path), pd.DataFrame)
     assert commit_audit.beside_nothing(tmp_path).empty
+
+
+def test_cells_stand_beside_the_rows_that_say_that_they_reproduce_them():
+    place = {"dataset": "xquad", "kind": "extract", "language": "hin", "prompt": "all", "seeds": 1}
+    scores = {"exact match, squad": 1.0, "F1, squad": 11.0, "exact match, mlqa": 50.0, "exact match, corrected": 60.0}
+    lines = [
+        {**place, "row": row, "task": task, "metric": metric, "value": value, "low": value - 0.5, "high": value + 1}
+        | {"examples": questions}
+        for row, task, questions in (("mine", "english", 1190), ("mine", "target", 1190), ("other", "english", 40))
+        for metric, value in scores.items()
+    ]
+    results = pd.DataFrame(lines).assign(run=lambda frame: frame["row"], model="", objective="", replay="", group="L2")
+    claims = {"mine": ["COMMIT Tables 2, 6: alpaca, alpaca+en_prompt"], "other": ["COMMIT Table 2: alpaca+en_prompt"]}
+    found = audit.compare(results, claims)
+    found = found[(found["paper"] == "COMMIT") & (found["verdict"] != audit.NOT_RUN)]
+    told = found[found["table"] == "Table 2"].set_index(["row", "metric", "run"])
+    assert set(told.index) == {
+        *((row, metric, "mine") for row in ("alpaca", "alpaca+en_prompt") for metric in ("em", "f1")),
+        *(("alpaca+en_prompt", metric, "other") for metric in ("em", "f1")),
+    }
+    assert set(told["language"]) == {"hi"}
+    # 1.34 is in print, and 0.00 in the other language
+    assert told.loc[("alpaca+en_prompt", "em", "mine"), "verdict"] == audit.AGREES
+    assert told.loc[("alpaca", "em", "mine"), "verdict"] == audit.DIFFERS
+    assert told.loc[("alpaca+en_prompt", "em", "other"), "verdict"] == audit.CANNOT_TELL
+    assert told.loc[("alpaca+en_prompt", "f1", "mine"), ["ours", "difference"]].tolist() == [
+        11.0,
+        pytest.approx(11.0 - 10.48),
+    ]
+    assert list(told.loc[("alpaca+en_prompt", "em"), "texts"]) == [1190, 40]

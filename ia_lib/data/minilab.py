@@ -2,7 +2,9 @@
 
 Sentences in Indonesian and English come from a template grammar written for this kit; the other ten languages are
 made from Indonesian word by word through a lexicon of real words (taken from NusaX, see LICENSE-lexicon.txt beside
-it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages."""
+it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages.
+
+For COMMIT there are passages with questions whose answers stand in them, in Indonesian and these ten languages."""
 
 import csv
 import hashlib
@@ -87,6 +89,23 @@ def sentences(seed: int) -> Iterator[dict]:
             yield {**sentence, "label": label}
 
 
+def passages(seed: int) -> Iterator[dict]:
+    """Endless distinct passages in Indonesian, a fact and a remark: `context`, a list of two sentences, and
+    `questions`, each a question and its answer, a word or two of the fact."""
+    rng, known = generator(seed, "passages"), grammar()["passages"]
+    slots = {name: [entry[0] for entry in entries] for name, entries in grammar()["slots"].items()} | known["slots"]
+    seen: set[tuple[str, ...]] = set()
+    while True:
+        words = {slot: pick(rng, slots[slot]) for slot in known["drawn"]}
+        context = [_capital(pick(rng, known[part]).format_map(words)) for part in ("facts", "remarks")]
+        if rng.random() < 1 / 2:
+            context.reverse()
+        if tuple(context) not in seen:
+            seen.add(tuple(context))
+            asked = [(question["ask"].format_map(words), words[question["answer"]]) for question in known["questions"]]
+            yield {"context": context, "questions": asked}
+
+
 def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
     """What stands for a lab's content: the hash of all that it is made from, this module among it."""
     made_from = [checksum(path) for path in (Path(__file__), *sorted(_DATA.iterdir()))]
@@ -100,7 +119,10 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     `mt/base.csv` (eng and ind; what the base model is trained on), `mt/train.csv` (parallel sentences for alignment)
     and `sentiment/<language>/{train,valid,test}.csv`, as in the NusaX release; no sentence of one file is in another,
     except that the sentiment training texts (eng and ind only) are the judging sentences of `mt/base.csv`. `sizes`
-    counts the sentences of base, train, valid and test.
+    counts the sentences of base, train, valid and test, and of passages likewise: `passages/<code>/
+    {train,valid,test}.json` in SQuAD's layout (train, of ind alone, is what a base model is trained on),
+    `instructions/ind.jsonl` in Alpaca's form, `texts/<code>.txt` with a passage a line, and `dictionaries/<code>.tsv`,
+    the lexicon from Indonesian. No passage is in two of them.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -108,7 +130,8 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
             part = folder.with_name(folder.name + ".part")
             shutil.rmtree(part, ignore_errors=True)
             _write(part, seed, codes, sizes)
-            sums = {path.relative_to(part).as_posix(): checksum(path) for path in sorted(part.rglob("*.csv"))}
+            files = (path for path in sorted(part.rglob("*")) if path.is_file())
+            sums = {path.relative_to(part).as_posix(): checksum(path) for path in files}
             (part / _SUMS).write_text(json.dumps(sums, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
@@ -143,6 +166,54 @@ def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> 
         for code in spoken:
             path = folder / "sentiment" / languages.column(code) / f"{split}.csv"
             _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": labels})
+    _write_passages(folder, seed, [code for code in codes if code != "eng"], sizes)
+
+
+def _write_passages(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:
+    source = passages(seed)
+    parts = [("base", "train"), ("valid", "valid"), ("test", "test"), ("train", "instructions"), ("train", "texts")]
+    found = {name: list(islice(source, sizes[size])) for size, name in parts}
+    for name in ("train", "valid", "test"):
+        for code in codes if name != "train" else ["ind"]:
+            articles = [{"paragraphs": [_paragraph(passage, code, i)]} for i, passage in enumerate(found[name])]
+            _text(folder / "passages" / code / f"{name}.json", json.dumps({"data": articles}, ensure_ascii=False))
+    rows = [
+        {"instruction": question, "input": " ".join(passage["context"]), "output": answered(answer)}
+        for passage in found["instructions"]
+        for question, answer in passage["questions"]
+    ]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    _text(folder / "instructions" / "ind.jsonl", "\n".join([*lines, ""]))
+    for code in codes:
+        _text(folder / "texts" / f"{code}.txt", "\n".join([*(_context(one, code) for one in found["texts"]), ""]))
+        if code != "ind":
+            pairs = [f"{word}\t{other}" for word, other in lexicon()[code].items()]
+            _text(folder / "dictionaries" / f"{code}.tsv", "\n".join([*pairs, ""]))
+
+
+def answered(answer: str) -> str:
+    """An answer as the model is taught it: with a blank before it, and so the same tokens as in the passage."""
+    return f" {answer}"
+
+
+def _paragraph(passage: dict, code: str, number: int) -> dict:
+    def said(text: str) -> str:
+        return " ".join(_translate_words(text, code)[0]) if code in lexicon() else text
+
+    context, asked = _context(passage, code), []
+    for i, (question, answer) in enumerate(passage["questions"]):
+        true = {"text": said(answer), "answer_start": context.lower().find(said(answer).lower())}
+        asked.append({"id": f"{number}-{i}", "question": _capital(said(question)), "answers": [true]})
+    return {"context": context, "qas": asked}
+
+
+def _context(passage: dict, code: str) -> str:
+    return " ".join(translate(one, code) if code in lexicon() else one for one in passage["context"])
+
+
+def _text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _word(rng, entries: list) -> list:

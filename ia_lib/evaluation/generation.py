@@ -1,12 +1,17 @@
 """Free answers: prompts as tokens become what a model says, for every kind of task that reads what is said."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache
 
+from ia_lib.evaluation import prefix_cache
 from ia_lib.evaluation.prefix_cache import padded
+
+# Prompts that are read together.
+_TOGETHER = 16
 
 
 def answers(
@@ -44,18 +49,25 @@ def continued(
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """How the model goes on from each prompt's tokens: greedily, until one of the tokens `ends` or the text `stop`,
-    which are no part of it, and `tokens` at most. Prompts of like length are read together. `progress` is told of every
-    few prompts, how many they are."""
+    which are no part of it, and `tokens` at most. What prompts that stand beside each other share, as the questions on
+    one passage do, is read once; prompts of like length are read together. `progress` is told of every few prompts, how
+    many they are."""
     found, decodes = [""] * len(prompts), model.config.is_encoder_decoder
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     how = {"do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
     how |= {"stop_strings": [stop], "tokenizer": tokenizer} if stop else {}
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for numbers in (order[begin : begin + 16] for begin in range(0, len(prompts), 16)):
-        # a causal model goes on from the right end; an encoder may count positions from the left one
-        side = "right" if decodes else "left"
-        ids, mask = padded([prompts[i] for i in numbers], pad, side, model.device)
+    shares = not decodes and _goes_on(model, prompts, pad)
+    for batch in _batches(prompts, shares):
+        numbers = [i for _, members in batch for i in members]
+        if shares:
+            begun = [prompts[members[0]][:shared] for shared, members in batch]
+            owner = torch.tensor([n for n, (_, members) in enumerate(batch) for _ in members], device=model.device)
+            rest = [prompts[i][shared:] for shared, members in batch for i in members]
+            how["past_key_values"], ids, mask = _read(model, begun, owner, rest, pad)
+        else:
+            # a causal model goes on from the right end; an encoder may count positions from the left one
+            ids, mask = padded([prompts[i] for i in numbers], pad, "right" if decodes else "left", model.device)
         room = tokens if decodes or not positions else max(1, min(tokens, positions - ids.shape[1]))
         out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **how)
         # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
@@ -65,3 +77,58 @@ def continued(
         if progress:
             progress(len(numbers))
     return found
+
+
+def _goes_on(model, prompts: Sequence[list[int]], pad: int) -> bool:
+    """Whether the model can go on from what it has read, and gives the same then."""
+    longest = max(prompts, key=len, default=[])
+    if len(longest) < 4 or not prefix_cache.plain(DynamicCache(config=model.config)):
+        return False
+    try:
+        prefix_cache.check(model, [prefix_cache.Text(0, [0], longest[:-2], [longest[-2:]], [2], 0)], pad)
+    except prefix_cache.ScoringError:
+        return False
+    return True
+
+
+def _batches(prompts: Sequence[list[int]], shares: bool) -> Iterator[list[tuple[int, list[int]]]]:
+    """Prompts that are read together: groups of them, each with how many tokens its members begin with alike (all but
+    the last one of a prompt alone) and their numbers."""
+    groups: list[tuple[int, list[int]]] = []
+    for i, prompt in enumerate(prompts):
+        if shares and groups and len(groups[-1][1]) < _TOGETHER:
+            shared, members = groups[-1]
+            alike = _alike(prompts[members[0]][:shared], prompt[:-1])
+            # else less would be read once than more would be read twice
+            if 2 * alike > max(shared, len(prompt)):
+                groups[-1] = alike, [*members, i]
+                continue
+        groups.append((len(prompt) - 1, [i]))
+    batch: list[tuple[int, list[int]]] = []
+    for group in sorted(groups, key=lambda group: group[0]):
+        if batch and sum(len(members) for _, members in [*batch, group]) > _TOGETHER:
+            yield batch
+            batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def _alike(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    return next(
+        (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(map(len, (one, other)))
+    )
+
+
+def _read(model, begun: list[list[int]], owner: torch.Tensor, rest: list[list[int]], pad: int):
+    """The cache of what was `begun`, a row for each of the `rest` that goes on from it, and the tokens and mask of
+    both."""
+    first, known = padded(begun, pad, "left", model.device)
+    cache = DynamicCache(config=model.config)
+    position = (known.cumsum(1) - 1).clamp(min=0)
+    given = {"input_ids": first, "attention_mask": known, "position_ids": position, "past_key_values": cache}
+    prefix_cache.forward(model, **given, use_cache=True, logits_to_keep=1)
+    cache.reorder_cache(owner)
+    ids, mask = padded(rest, pad, "left", model.device)
+    return cache, torch.cat([first[owner], ids], 1), torch.cat([known[owner], mask], 1)

@@ -107,7 +107,7 @@ def run(model, texts: list[Text], batch_tokens: int | None, pad: int, whole_prom
     left = [part for text in texts for part in text.within(limit)]
     left.sort(key=lambda t: (-len(t.prefix), max(map(len, t.suffixes)), t.row, t.columns))
     budget = batch_tokens or _batch_tokens(model)
-    copied = model.config.is_encoder_decoder or not _plain(DynamicCache(config=model.config))
+    copied = model.config.is_encoder_decoder or not plain(DynamicCache(config=model.config))
     while left:
         count, kept, labels = 0, 0, 0
         while count < len(left):
@@ -168,7 +168,7 @@ def _score(model, batch: list[Text], pad: int, whole_prompt: bool) -> tuple[np.n
             # the token that every answer begins with predicts the first of each suffix
             begin = torch.searchsorted(owner, torch.arange(len(batch), device=device))
             start = torch.full_like(follow[begin, :1], model.config.decoder_start_token_id)
-            out = _forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
+            out = forward(model, input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=goes_on)
             last, cache = out.logits[:, -1], out.past_key_values
             if goes_on:
                 state = BaseModelOutput(last_hidden_state=out.encoder_last_hidden_state[every])
@@ -241,7 +241,7 @@ def _later(model) -> Iterator[list[torch.Tensor]]:
         yield hidden
 
 
-def _plain(cache: DynamicCache) -> bool:
+def plain(cache: DynamicCache) -> bool:
     """Whether all layers of a cache keep all that was read and nothing else."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
@@ -260,7 +260,7 @@ class _Copies(DynamicLayer):
 
 def _continue(cache, rows: torch.Tensor) -> None:
     """Let rows of the cache go on, each as often as it is named."""
-    if isinstance(cache, DynamicCache) and _plain(cache):
+    if isinstance(cache, DynamicCache) and plain(cache):
         cache.layers = [_Copies(layer, rows) for layer in cache.layers]
     else:
         # as in a beam search; unlike the cache's other ways to multiply rows, models with linear attention know it
@@ -270,7 +270,7 @@ def _continue(cache, rows: torch.Tensor) -> None:
 def _logits(model, *, logits_to_keep: torch.Tensor, **given) -> torch.Tensor:
     """Logits of the places of a boolean table, row by row: [places, vocabulary]. The output layer is computed for those
     alone where the model can do that."""
-    logits = _forward(model, **given, logits_to_keep=logits_to_keep).logits
+    logits = forward(model, **given, logits_to_keep=logits_to_keep).logits
     return logits if logits.ndim == 2 else logits[logits_to_keep]
 
 
@@ -292,7 +292,7 @@ def padded(sequences: list[list[int]], value: int, side: str, device) -> tuple[t
     )
 
 
-def _forward(model, **given):
+def forward(model, **given):
     """Call the model with what it takes of the arguments (BLOOM counts no positions)."""
     accepted = signature(model.forward).parameters
     return model(**{name: value for name, value in given.items() if name in accepted})

@@ -332,13 +332,13 @@ class Answer(Task):
 class Passages(_Part):
     """Questions on passages, in a file of SQuAD's layout for each language."""
 
-    source: Text = "file"  # of ia_lib/data/downloads.yaml, or a user's own file
-    file: Text  # with {tag}, what the files call a language
+    source: Text = "file"  # of ia_lib/data/downloads.yaml, `minilab`, or a user's own file
+    file: Text  # with {tag}, what the files call a language, and {split}, if there are several
     languages: dict[Text, Text] = Field(min_length=1)  # language -> its tag
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.source not in (allowed := [*downloads.known(), "file"]):
+        if self.source not in (allowed := [*downloads.known(), "minilab", "file"]):
             raise Refusal("source", self.source, ", ".join(allowed))
         if "{tag}" not in self.file and len(self.languages) > 1:
             raise Refusal("file", self.file, "a name with {tag}, since there are several languages")
@@ -380,13 +380,17 @@ class Extract(Task):
             if code not in self.data.languages:
                 known = ", ".join(self.data.languages)
                 raise CorpusError(f"the task {self.name} has no language {code!r}; it has: {known}")
-            file = self.data.file.replace("{tag}", self.data.languages[code])
+            file = self.data.file.replace("{tag}", self.data.languages[code]).replace("{split}", split)
             found.append((self.data.source, self._own(file) if self.data.source == "file" else file))
         return found
 
     def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
         """The questions in one language, as `questions.read` has them. Raises CorpusError."""
         return questions.read(find(*self.places(codes, split)[0]))
+
+    @property
+    def splits(self) -> list[str]:
+        return ["train", "valid", "test"] if "{split}" in self.data.file else ["test"]
 
 
 _KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer, "extract": Extract}

@@ -1,4 +1,5 @@
-"""Past instruction data for a model trained from scratch: a mixture of labelled texts and cross-lingual objectives."""
+"""Past instruction data for a model trained from scratch: a mixture of labelled texts, cross-lingual objectives, and
+questions on passages."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,13 +11,14 @@ from ia_lib.randomness import generator, pick, weighted
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What can be mixed: labelled texts, and cross-lingual objectives over parallel text.
-PARTS = ("sentiment", "mt", "xss", "mlm")
+# Cross-lingual objectives over parallel text, and what can be mixed: these, labelled texts, questions on passages.
+ALIGNED = ("mt", "xss", "mlm")
+PARTS = ("sentiment", *ALIGNED, "passages")
 
 
 def places(shares: Mapping[str, float], codes: Sequence[str], split: str, corpus: str) -> list[tuple[str, str]]:
     """(source, file) of what `mixture` reads itself; the labelled texts are its caller's."""
-    return corpora.places(corpus, codes, split) if any(shares.get(name) for name in PARTS[1:]) else []
+    return corpora.places(corpus, codes, split) if any(shares.get(name) for name in ALIGNED) else []
 
 
 def mixture(
@@ -31,17 +33,18 @@ def mixture(
     corpus: str = "minilab",
     texts: "Dataset | None" = None,
     labels: Sequence[str] = (),
+    asked: Sequence[Mapping[str, str]] = (),
 ) -> "Dataset":
     """`rows` instructions in the languages `codes`: columns `prompt, answer, objective, language`. `shares` says how
     much there is of each of `PARTS`, in any unit: of `sentiment`, which are the labelled `texts` (as a task reads them)
-    with their `labels` under the published classification prompts, and of cross-lingual objectives over a split of the
-    corpus' parallel text."""
+    with their `labels` under the published classification prompts, of cross-lingual objectives over a split of the
+    corpus' parallel text, and of the questions `asked`, each with `prompt, answer, language`."""
     from datasets import Dataset
 
     names = [name for name in PARTS if shares.get(name)]
     total = sum(shares[name] for name in names)
     rng = generator(seed, "mixture")
-    aligned = [name for name in names if name != "sentiment"]
+    aligned = [name for name in names if name in ALIGNED]
     parallel = corpora.parallel(find, codes, split, corpus) if aligned else None
     streams = {}
     for name in aligned:
@@ -55,6 +58,8 @@ def mixture(
             row = pick(rng, labelled)
             prompt = pick(rng, templates.classification_prompts(row["text"], "sentiment", labels))
             row = {"prompt": prompt, "answer": row["label"], "language": row["language"]}
+        elif chosen == "passages":
+            row = pick(rng, asked)
         else:
             row = next(streams[chosen])
         row = {**row, "objective": chosen}

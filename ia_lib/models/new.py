@@ -1,5 +1,7 @@
 """A model of one's own from nothing: its tokenizer, trained on text, and an untrained BLOOM."""
 
+from collections.abc import Iterable
+
 from ia_lib.data import languages
 from ia_lib.instructions import templates
 
@@ -19,15 +21,16 @@ def train_tokenizer(texts: list[str], vocabulary: int):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
-def tokenizer_texts(pool, parallel) -> list[str]:
+def tokenizer_texts(pool, parallel, passages: Iterable[str] = ()) -> list[str]:
     """What the tokenizer is trained on: the past data (a dataset), the words of all templates, and the parallel text
-    in all its languages, because a multilingual model's tokenizer has seen those that the model does not know."""
+    and `passages` in all their languages, because a multilingual model's tokenizer has seen those that the model does
+    not know."""
     prompts = [template for kind in templates.ANSWER_SLOTS for template in templates.templates(kind)]
     words = " ".join([*prompts, *languages.NAMES.values()])
     codes = [column for column in parallel.column_names if column != "sentence_id"]
     past = [prompt + answer for prompt, answer in zip(pool["prompt"], pool["answer"], strict=True)]
     # as often as the rarer words of the text, or the templates of later runs would be read letter by letter
-    return past + [words] * 100 + [text for code in codes for text in parallel[code]]
+    return past + [words] * 100 + [text for code in codes for text in parallel[code]] + [*passages]
 
 
 def new_model(vocabulary: int, seed: int, *, hidden: int, layers: int, heads: int):

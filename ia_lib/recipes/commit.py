@@ -93,10 +93,14 @@ def check(run) -> None:
 
 
 def places(run) -> list[tuple[str, str]]:
-    """(source, file) of what `examples` reads."""
+    """(source, file) of what `examples` reads: files of the mini lab's, where that is the corpus."""
     data = run.data
     files = [*data.texts.values(), *([data.instructions.file] if data.instructions else [])]
-    return [("file", file) for file in [*files, *(data.dictionaries[code].file for code in _mixed_into(run))]]
+    return [_place(run, file) for file in [*files, *(data.dictionaries[code].file for code in _mixed_into(run))]]
+
+
+def _place(run, file: str) -> tuple[str, str]:
+    return ("minilab" if run.corpus == "minilab" else "file"), file
 
 
 def examples(run, inputs):
@@ -116,19 +120,25 @@ def examples(run, inputs):
     return frame, {"steps": steps, "rows_of_epoch": len(first), "report": {"code_mixing": made.rates()}}
 
 
+def dictionaries(run, inputs) -> dict[str, Any]:
+    """Language -> its dictionary (`data.dictionaries.Dictionary`), of those that the row mixes words into."""
+    from ia_lib.data import dictionaries
+
+    found = {}
+    for code in _mixed_into(run):
+        asked = run.data.dictionaries[code]
+        file, more = inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"})
+        found[code] = dictionaries.read(file, identical=run.data.identical, **more)
+    return found
+
+
 class _Mixing:
     """The rows of every epoch, mixed, and what was mixed so far."""
 
     def __init__(self, run, inputs):
-        from ia_lib.data import dictionaries
-
         self.run, self.how = run, {"words": run.data.words, "case": run.data.case}
-        self.books, self.mixed = {}, {}
-        for code in _mixed_into(run):
-            asked = run.data.dictionaries[code]
-            file, more = inputs.find("file", asked.file), asked.model_dump(exclude={"file"})
-            self.books[code] = dictionaries.read(file, identical=run.data.identical, **more)
-            self.mixed[code] = []
+        self.books = dictionaries(run, inputs)
+        self.mixed = {code: [] for code in self.books}
 
     def order(self, epoch: int, rows: list) -> Iterator[tuple[int, Any]]:
         """The rows with their numbers, in an order of their own in every epoch."""
@@ -153,7 +163,7 @@ class _Texts(_Mixing):
         from ia_lib.data import files
 
         super().__init__(run, inputs)
-        places = {code: inputs.find("file", file) for code, file in run.data.texts.items()}
+        places = {code: inputs.find(*_place(run, file)) for code, file in run.data.texts.items()}
         self.texts = [(code, line) for code, place in places.items() for line in files.lines(place)]
         self.cut = inputs.cut
 
@@ -177,7 +187,7 @@ class _Instructions(_Mixing):
 
         super().__init__(run, inputs)
         asked = run.data.instructions
-        self.rows = alpaca.read(inputs.find("file", asked.file), asked.model_dump(exclude={"file"}))
+        self.rows = alpaca.read(inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"}))
 
     def epoch(self, epoch: int) -> Iterator[dict]:
         from ia_lib.instructions import alpaca

@@ -64,6 +64,7 @@ class Mixture(Part):
     mt: _Percent = 0
     xss: _Percent = 0
     mlm: _Percent = 0
+    passages: _Percent = 0
     rows: Count = 60000
     split: str = "base"
     xss_negatives: Literal["random", "hard", "mixed"] = "random"
@@ -71,12 +72,13 @@ class Mixture(Part):
     @property
     def shares(self) -> dict[str, float]:
         """Kind of instruction -> its share, of those that have one."""
-        return {name: share for name in ("sentiment", "mt", "xss", "mlm") if (share := getattr(self, name))}
+        parts = ("sentiment", "mt", "xss", "mlm", "passages")
+        return {name: share for name in parts if (share := getattr(self, name))}
 
     @model_validator(mode="after")
     def _has_shares(self):
         if not self.shares:
-            raise Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm")
+            raise Refusal("", "no shares", "a share above 0 for at least one of sentiment, mt, xss, mlm, passages")
         return self
 
 

@@ -5,6 +5,7 @@ A printed average is a weighted sum over languages, and `_weights` says with whi
 was tried. The audit applies them to the papers' own tables per language, the comparison to our results.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,7 @@ TOLERANCE = 0.0101  # what two numbers rounded to two decimals may differ by
 FOLLOWS, CONTRADICTED, NOT_TESTABLE = "follows", "contradicted", "not testable"
 AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not run"
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
+_CELL = ["table", "row", "dataset", "language", "metric"]  # of COMMIT's
 _COUNTS = ("languages", "train", "valid", "test")
 _FOUR = [("nusatranslation", "sentiment"), ("nusax", "sentiment")]
 _FOUR += [("nusaparagraph", "emotion"), ("nusaparagraph", "topic")]
@@ -69,32 +71,39 @@ def audit() -> pd.DataFrame:
     return frame.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
 
 
-def compare(results: pd.DataFrame) -> pd.DataFrame:
-    """Every cell of both InstructAlign papers beside ours: `published.CELL_COLUMNS` and `run, ours, difference,
-    difference_low, difference_high, texts, texts_published, verdict, rule`.
+def compare(results: pd.DataFrame, claims: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
+    """Every cell of the papers beside ours: `published.CELL_COLUMNS` and `run, ours, difference, difference_low,
+    difference_high, texts, texts_published, verdict, rule`.
 
-    `results` is what `published.ours` takes. A cell is averaged as the paper averages it (`rule`), and only if all its
-    parts were run: nothing is filled in. `run` names our row; several rows for one published row give a line each. The
-    95% interval of the difference is that of our score, of an average the mean of its parts' intervals, which is too
-    wide rather than too narrow. The verdict is `differs` where the interval does not hold 0 (without an interval:
-    beyond `TOLERANCE`), else `agrees`; but `cannot tell` where it holds 0 and reaches beyond 5 points on either side,
-    or where our test set has another number of texts than the paper's (`texts`, `texts_published`; 0 where
-    none is printed); or `not run`.
+    `results` is what `published.ours` takes; COMMIT's cells stand beside the rows whose `claims` say so
+    (`commit_audit.ours`), others beside those of the same model, objective and replay. A cell is averaged as the paper
+    averages it (`rule`), and only if all its parts were run: nothing is filled in. `run` names our row; several rows
+    for one published row give a line each. The 95% interval of the difference is that of our score, of an average the
+    mean of its parts' intervals, which is too wide rather than too narrow. The verdict is `differs` where the interval
+    does not hold 0 (without an interval: beyond `TOLERANCE`), else `agrees`; but `cannot tell` where it holds 0 and
+    reaches beyond 5 points on either side, or where our test set has another number of texts than the paper's (`texts`,
+    `texts_published`; 0 where none is printed); or `not run`.
 
     Raises ValueError as `published.ours` does.
     """
     mine = published.ours(results)
     tests = mine[mine["metric"] == "test"].drop_duplicates(["dataset", "task", "language"])
     books = _books(pd.concat([mine, _counted(tests)]))
-    cells, lines = published.cells(), []
-    for cell in cells[cells["paper"] != COMMIT].itertuples(index=False):
+    answered = commit_audit.ours(results, claims) if claims and len(results) else {}
+    asked = published.read("commit_tables").set_index(_CELL)["n"]
+    lines = []
+    for cell in published.cells().itertuples(index=False):
         rows = books.get((cell.model, cell.objective, cell.replay), {})
-        found = {name: _weigh(cell, book) for name, book in rows.items()}
+        found = {name: _weigh(cell, book) for name, book in rows.items()} if cell.paper != COMMIT else {}
+        if cell.paper == COMMIT:
+            found = answered.get((cell.row, cell.dataset, cell.language, cell.metric), {})
         found = {name: values for name, values in found.items() if values is not None} or {"": np.full(3, np.nan)}
         for name, values in found.items():
-            difference, low, high = values - cell.published
+            difference, low, high = values[:3] - cell.published
             agrees = low - TOLERANCE / 2 <= 0 <= high + TOLERANCE / 2 if low == low else abs(difference) <= TOLERANCE
-            texts, printed = _texts(cell, rows.get(name, {}))
+            texts, printed = _texts(cell, rows.get(name, {})) if cell.paper != COMMIT else (0.0, 0.0)
+            if cell.paper == COMMIT and name:
+                texts, printed = values[3], asked[tuple(getattr(cell, part) for part in _CELL)]
             unclear = texts != printed or (agrees and max(-low, high) > _TELLS)
             verdict = CANNOT_TELL if unclear else AGREES if agrees else DIFFERS
             line = cell._asdict() | {"run": name, "ours": values[0], "difference": difference}
@@ -323,6 +332,8 @@ def _rule(cell) -> str:
         sums = cell.language in ("all", *GROUPS)
         eleven = (cell.dataset, cell.metric) == ("nusatranslation", "test")
         return ("sum over languages" + (" without Indonesian" if eleven else "")) if sums else "as it is"
+    if cell.paper == COMMIT:
+        return "scored by MLQA's rule" if cell.dataset == "mlqa" else "scored by SQuAD's rule"
     if cell.paper == IA1:
         if cell.dataset == "average":
             return "the paper does not say what it averages"

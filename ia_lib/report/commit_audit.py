@@ -4,12 +4,14 @@ params/published/commit_tables.csv has for most cells how many questions (`n`) w
 right (`correct`), worked out from the percentages and the sizes of the test sets.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.resampling import holm
 from ia_lib.report import published
 
@@ -23,7 +25,8 @@ _COMPARED = [
     ("Table 5", "align+commit", "machine_translation"),
     *(("Table 6", "align+commit", row) for row in ("llama", "alpaca", "commit", "machine_translation")),
 ]  # fmt: skip
-_TAGS = {"hi": "hin", "th": "tha", "el": "ell"}
+_TAGS = {"hi": "hin", "th": "tha", "el": "ell", "bn": "ben", "ta": "tam"}
+_METRICS = {"em": "exact match", "f1": "F1"}
 
 
 def comparisons() -> pd.DataFrame:
@@ -99,6 +102,32 @@ def judged() -> dict[str, tuple[bool | None, dict[str, float] | str]]:
         "commit-translation": shown("Table 5", "align+commit", "machine_translation"),
         "commit-indicqa": shown("Table 6", "align+commit", "commit"),
     }
+
+
+def ours(results: pd.DataFrame, claims: Mapping[str, Sequence[str]]) -> dict[tuple, dict[str, np.ndarray]]:
+    """(published row, data set, language, metric) -> our row -> [value, low, high, questions], by the rule that the
+    cell was scored with. `results` has the lines of results.csv; `claims` says of our rows what they reproduce, as
+    "COMMIT Table 2: alpaca, alpaca+en_prompt": the first was asked in the language of the question, the second in
+    English."""
+    named = {
+        row: [
+            name.strip()
+            for text in said
+            if text.startswith(published.COMMIT)
+            for name in text.partition(":")[2].split(",")
+        ]
+        for row, said in claims.items()
+    }
+    tags, found = {code: tag for tag, code in _TAGS.items()}, {}
+    lines = of_rows(results, None)
+    for line in lines[(lines["kind"] == "extract") & (lines["prompt"] == "all")].itertuples():
+        rule = "mlqa" if line.dataset == "mlqa" else "squad"
+        for name in named.get(line.row, ()):
+            for metric, called in _METRICS.items():
+                if f"{called}, {rule}" == line.metric and (line.task == "english") == name.endswith("+en_prompt"):
+                    cell = name, line.dataset, tags.get(line.language), metric
+                    found.setdefault(cell, {})[line.row] = np.array([line.value, line.low, line.high, line.examples])
+    return found
 
 
 def beside_nothing(data_dir: str | Path | None = None) -> pd.DataFrame:

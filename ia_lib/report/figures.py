@@ -6,6 +6,7 @@ from html import escape
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS
 from ia_lib.evaluation.measures import of_rows
@@ -134,6 +135,74 @@ def answer_losses(results: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(autorange="reversed", automargin=True)
     height = 180 + 24 * frame["place"].nunique() * max(2, frame["row"].nunique())
     return style(figure, "How much true answers surprise the model", height)
+
+
+def passages(results: pd.DataFrame) -> go.Figure:
+    """Exact match and F1 of answers from passages by language and row, with 95% intervals; a bar stands where the best
+    of what costs nothing does. Both are those of the corrected rule."""
+    wanted = {"exact match, corrected": "exact match (%)", "F1, corrected": "F1 (%)"}
+    frame = _asked_on_passages(results)
+    order = {group: i for i, group in enumerate(GROUPS)}
+    frame = frame.sort_values("group", key=lambda column: column.map(order), kind="stable")
+    frame["place"] = frame["language_name"] + " " + frame["group"]
+    if frame["name"].nunique() > 1:
+        frame["place"] = frame["name"] + ": " + frame["place"]
+    rows = list(dict.fromkeys(frame["row"]))
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
+    for column, (metric, title) in enumerate(wanted.items(), 1):
+        part = frame[frame["metric"] == metric]
+        for i, row in enumerate(rows):
+            own = part[part["row"] == row]
+            look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 10}
+            hover = f"{row}<br>%{{y}}: %{{x:.1f}}<extra></extra>"
+            place = {"x": own["value"], "y": own["place"], "orientation": "h", "mode": "markers", "marker": look}
+            legend = {"name": row, "legendgroup": row, "showlegend": column == 1}
+            figure.add_scatter(
+                error_x=error_bars(own, "value"), hovertemplate=hover, **place, **legend, row=1, col=column
+            )
+        free = part.drop_duplicates("place")
+        look = {"symbol": "line-ns", "size": 26, "line": {"color": GREY, "width": 2}}
+        hover = "%{y}: %{x:.1f} for nothing (%{text})<extra></extra>"
+        place = {
+            "x": free["baseline"],
+            "y": free["place"],
+            "text": free["baseline_is"],
+            "mode": "markers",
+            "marker": look,
+        }
+        legend = {"name": "for nothing", "legendgroup": "for nothing", "showlegend": column == 1}
+        figure.add_scatter(hovertemplate=hover, **place, **legend, row=1, col=column)
+        figure.update_xaxes(title=title, range=[-3, 103], row=1, col=column)
+    figure.update_layout(scattermode="group", legend_title="run")
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    height = 200 + 22 * frame["place"].nunique() * max(2, len(rows))
+    return style(figure, "Answers from passages, beside the best that costs nothing (|)", height)
+
+
+def gained_by_words(results: pd.DataFrame, reached: dict[str, dict[str, float]]) -> go.Figure:
+    """What tuning on code-mixed text changed in exact match (points, corrected rule, with 95% intervals) against how
+    many words of that text the language's dictionary has; `reached` says that of rows and languages, in percent."""
+    frame = _asked_on_passages(results).dropna(subset=["difference"])
+    frame["words"] = [reached.get(row, {}).get(code) for row, code in zip(frame["row"], frame["language"], strict=True)]
+    frame = frame.dropna(subset=["words"])
+    figure = go.Figure()
+    for i, (row, part) in enumerate(frame.groupby("row", sort=False)):
+        look = {"color": COLOURS[i % len(COLOURS)], "symbol": SYMBOLS[i % len(SYMBOLS)], "size": 11}
+        hover = f"{row}, %{{text}}<br>%{{x:.0f}}% of words in the dictionary: %{{y:+.1f}} points<extra></extra>"
+        place = {"x": part["words"], "y": part["difference"], "text": part["language_name"], "marker": look}
+        how = {"mode": "markers", "error_y": error_bars(part, "difference"), "hovertemplate": hover}
+        figure.add_scatter(name=row, **place, **how)
+    figure.add_hline(y=0, line=LINE | {"width": 1})
+    figure.update_layout(legend_title="run")
+    figure.update_xaxes(title="words of the mixed text that the dictionary has (%)")
+    figure.update_yaxes(title="exact match minus base (points)")
+    return style(figure, "What code-mixing changed, against the reach of the dictionary")
+
+
+def _asked_on_passages(results: pd.DataFrame) -> pd.DataFrame:
+    """Lines of single languages. `results` also has `name`, data set and task in one."""
+    frame = of_rows(results, None)
+    return plain(frame[(frame["language"] != "all") & (frame["prompt"].astype(str) == "all")])
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:

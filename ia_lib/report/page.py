@@ -48,7 +48,8 @@ def write(
     runs = [Run(run, now) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
     every = results.every(runs)
     (folder / "figures").mkdir(exist_ok=True)
-    drawn, plotly = draw(every, _tuning_costs(runs)), None
+    reached = {run.row: known for run in runs if run.tested and (known := run.words_in_dictionary)}
+    drawn, plotly = draw(every, _tuning_costs(runs), reached), None
     # a browser draws them beside the rest of the work
     pictures = ThreadPoolExecutor(1).submit(write_pictures, drawn, folder / "figures")
     pairs = _named(results.pairs(runs))
@@ -118,10 +119,13 @@ def write(
     return every
 
 
-def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, go.Figure]:
+def draw(
+    every: pd.DataFrame, costs: dict[str, str] | None = None, reached: dict[str, dict[str, float]] | None = None
+) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base, that of what was kept several. One is of all tasks with true answers, of their losses. `every` has the lines
-    of results.csv, `costs` says what each row took."""
+    base, that of what was kept several. One is of all tasks with true answers, of their losses, and two are of answers
+    from passages. `every` has the lines of results.csv; `costs` says what each row took, `reached` how many words a
+    dictionary has, by row and language."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
@@ -137,6 +141,11 @@ def draw(every: pd.DataFrame, costs: dict[str, str] | None = None) -> dict[str, 
             drawn[f"{title}-{_in_file_name(task)}" if len(tasks) > 1 else title] = figure
     if (every["metric"] == "answer loss").any():
         drawn["losses"] = figures.answer_losses(every)
+    asked = _named(every[every["kind"] == "extract"])
+    if len(asked):
+        drawn["passages"] = figures.passages(asked)
+        if set(asked.loc[asked["difference"].notna(), "row"]) & (reached or {}).keys():
+            drawn["words"] = figures.gained_by_words(asked, reached)
     return drawn
 
 

@@ -84,6 +84,12 @@ class Run:
         path = self.folder.parent / "data" / "report.json"
         return _json(path) if path.is_file() else {}
 
+    @property
+    def words_in_dictionary(self) -> dict[str, float]:
+        """Language -> how many words of what was mixed its dictionary has, in percent."""
+        found = self.data.get("code_mixing", {})
+        return {code: rates["words_in_dictionary"] for code, rates in found.items() if rates["words_changed"]}
+
     @cached_property
     def majority(self) -> dict[str, dict]:
         """`majority_label` and `majority_of`, each (data set, task) -> value, as measures.csv has them."""
@@ -270,8 +276,10 @@ def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[d
 
 def beside_published(results: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
     """Every published cell beside ours (`audit.compare`), of rows with runs that say that they reproduce cells."""
-    claimed = {run.row for run in runs if run.settings["reproduces"]}
-    return audit.compare(results[results["row"].isin(claimed)]) if len(results) and claimed else pd.DataFrame()
+    claims = {run.row: run.settings["reproduces"] for run in runs if run.settings["reproduces"]}
+    if not claims or results.empty:
+        return pd.DataFrame()
+    return audit.compare(results[results["row"].isin(claims)], claims)
 
 
 def errors(runs: list[Run]) -> dict[str, list[dict]]:

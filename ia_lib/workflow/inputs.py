@@ -16,7 +16,6 @@ from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
-from ia_lib.evaluation import tasks
 from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, Translate
 from ia_lib.instructions import templates
 from ia_lib.paths import params, root
@@ -198,7 +197,7 @@ class Inputs(Tested):
     def asked_on_passages(self) -> int:
         """How many questions on passages are asked, of those that are here."""
         pairs = [(task, code) for task in self.extracted for code in self.tested(task)]
-        here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], "test"))]
+        here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], self._split(pair[0])))]
         return sum(len(self.passages(*pair)) for pair in here)
 
     def places(self, task: Task) -> list[tuple[str, str]]:
@@ -388,11 +387,6 @@ class Inputs(Tested):
         from ia_lib.instructions.cross_lingual import split_off
 
         return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[1]
-
-    @property
-    def mixed(self) -> Choose:
-        """The task whose texts a mixture has labelled."""
-        return tasks.load(f"{self.run.corpus}/sentiment", self.run.home)
 
     def pool(self) -> "tuple[Dataset, list[dict[str, Any]]]":
         """The past instruction data that `replay.draw` draws from, and where it is from (`past.pool`)."""

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ia_lib.data import corpora, downloads
+from ia_lib.data import corpora, downloads, files, minilab
 from ia_lib.data.files import CorpusError
+from ia_lib.evaluation import tasks
+from ia_lib.evaluation.tasks import Choose, Extract
 from ia_lib.instructions import mixture, replay
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.tables import drawn
@@ -22,7 +24,7 @@ def places(inputs) -> list[tuple[str, str]]:
         return [("file", past.file)]
     if past.mixture:
         found = mixture.places(past.mixture.shares, run.known, past.mixture.split, run.corpus)
-        return found + (inputs.mixed.places(run.known, "train") if past.mixture.sentiment else [])
+        return found + [place for task in _mixed(inputs) for place in task.places(task.has(run.known), "train")]
     files = [f"{code}/merged_{code}.jsonl" for code in past.xp3 or ()]
     far = [past.url] if past.url else [downloads.location("xp3", file, run.machine.mirror) for file in files]
     return [("address", str(place)) for place in far]
@@ -42,10 +44,12 @@ def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
         return _trained_on(inputs.made(past.run, "data") / "examples.parquet"), []
     if past.mixture:
         mixed = past.mixture
-        texts = inputs.mixed.read(inputs.find, run.known, "train") if mixed.sentiment else None
-        more = {"split": mixed.split, "xss_negatives": mixed.xss_negatives, "corpus": run.corpus, "texts": texts}
-        if mixed.sentiment:
-            more["labels"] = inputs.mixed.labels
+        more = {"split": mixed.split, "xss_negatives": mixed.xss_negatives, "corpus": run.corpus}
+        for task in _mixed(inputs):
+            if isinstance(task, Extract):
+                more["asked"] = [row for code in task.has(run.known) for row in _asked(inputs, task, code)]
+            else:
+                more |= {"texts": task.read(inputs.find, run.known, "train"), "labels": task.labels}
         return mixture.mixture(inputs.find, run.known, mixed.shares, mixed.rows, run.seed, **more), []
     rows = asked["r"] if asked["r"] == "all" else asked["r"] + asked["validation_rows"]
     released = asked.get("sampling") == "released"
@@ -72,6 +76,34 @@ def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
         parts = [part.add_column("language", [code] * len(part)) for part, code in zip(parts, past.xp3, strict=True)]
         facts = [{**downloads.provenance("xp3"), **fact} for fact in facts]
     return replay.spaced(concatenate_datasets(parts)), facts
+
+
+def _mixed(inputs) -> list[Choose | Extract]:
+    """The tasks whose training texts a mixture has."""
+    run, mixed = inputs.run, inputs.run.data.past.mixture
+    wanted = {"sentiment": mixed.sentiment, "passages": mixed.passages}
+    return [tasks.load(f"{run.corpus}/{name}", run.home) for name, asked in wanted.items() if asked]
+
+
+def _asked(inputs, task: Extract, code: str) -> list[dict[str, str]]:
+    """The questions of a task in one language, with its prompts, each with the first of its true answers."""
+    return [
+        {
+            "prompt": task.prompt(code, row["context"], row["question"]),
+            "answer": minilab.answered(row["answers"][0]),
+            "language": code,
+        }
+        for row in task.read(inputs.find, [code], "train").to_list()
+    ]
+
+
+def passages(inputs) -> list[str]:
+    """The mini lab's passages in all languages of the run, if its past has such."""
+    run = inputs.run
+    if not (run.data.past and run.data.past.mixture and run.data.past.mixture.passages):
+        return []
+    codes = tasks.load("minilab/passages").has(run.codes)
+    return [text for code in codes for text in files.lines(inputs.find("minilab", f"texts/{code}.txt"))]
 
 
 def split(inputs, path: Path, column: str | None = None) -> "tuple[Dataset, Dataset]":

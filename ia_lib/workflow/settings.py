@@ -184,6 +184,9 @@ class Settings(fields.Shared):
             mixture = self.data.past.mixture
             if self.corpus not in ("minilab", "nusax"):
                 raise Refusal("past.mixture", "a mixture", "another source of past data, with this corpus")
+            if mixture.passages and (self.corpus != "minilab" or "ind" not in self.known):
+                allowed = "none, unless the corpus is minilab and ind is known"
+                raise Refusal("past.mixture.passages", "questions on passages", allowed)
             if len(self.known) < 2 and mixture.mt + mixture.xss:
                 raise Refusal("known", self.known, "two languages at least, since the past has mt or xss in them")
         if hasattr(self.method, "check"):

@@ -53,7 +53,7 @@ def _make_data(stage: Stage) -> None:
 
     from ia_lib.data import minilab
     from ia_lib.models import load, new
-    from ia_lib.workflow import checks, preflight
+    from ia_lib.workflow import checks, past, preflight
     from ia_lib.workflow.cost import estimate
 
     run, inputs = stage.run, stage.inputs
@@ -61,7 +61,8 @@ def _make_data(stage: Stage) -> None:
     examples, facts = run.method.examples(run, inputs)
     parallel = inputs.usable() if inputs.reads_parallel else Dataset.from_dict({"sentence_id": []})
     if run.model.new:
-        texts = new.tokenizer_texts(facts["pool"] if "pool" in facts else inputs.pool()[0], parallel)
+        pool = facts["pool"] if "pool" in facts else inputs.pool()[0]
+        texts = new.tokenizer_texts(pool, parallel, past.passages(inputs))
         tokenizer = new.train_tokenizer(texts, run.model.new.vocabulary)
     else:
         tokenizer = load.load_tokenizer(*inputs.tokenizer)
