@@ -147,8 +147,8 @@ def test_answers_are_those_of_one_prompt_at_a_time(any_model, tokenizer):
     texts = [f"Text {i}: " + "kata makanan " * (i % 9) for i in range(20)]
     # some passages with questions, of which there are more than are read together, and one that is asked twice
     passages = ["Hotel ini sangat bagus. " * n for n in (2, 5, 3)]
-    texts += [passage + f"Tanya {'kamar ' * (i % 4)}{i}" for passage in passages for i in range(9)] + [texts[3], texts[3]]
-    texts += [passages[1] + f"Apa {i}" for i in range(20)]
+    texts += [passage + f"Tanya {'kamar ' * (i % 4)}{i}" for passage in passages for i in range(9)]
+    texts += [texts[3], texts[3], *(passages[1] + f"Apa {i}" for i in range(20))]
     prompts = encoding.asked(tokenizer, texts)
     ends = [tokenizer.eos_token_id]
     together = continued(any_model, tokenizer, prompts, 12, ends)

@@ -7,7 +7,7 @@ from ia_lib.data import corpora, downloads, files, minilab
 from ia_lib.data.files import CorpusError
 from ia_lib.evaluation import tasks
 from ia_lib.evaluation.tasks import Choose, Extract
-from ia_lib.instructions import mixture, replay
+from ia_lib.instructions import alpaca, mixture, replay
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.tables import drawn
 
@@ -98,12 +98,14 @@ def _asked(inputs, task: Extract, code: str) -> list[dict[str, str]]:
 
 
 def passages(inputs) -> list[str]:
-    """The mini lab's passages in all languages of the run, if its past has such."""
+    """What a new model's tokenizer is trained on beside the rest, if its past has questions on passages: the mini lab's
+    passages in all languages of the run, and Alpaca's template, as often as those of the past."""
     run = inputs.run
     if not (run.data.past and run.data.past.mixture and run.data.past.mixture.passages):
         return []
     codes = tasks.load("minilab/passages").has(run.codes)
-    return [text for code in codes for text in files.lines(inputs.find("minilab", f"texts/{code}.txt"))]
+    found = [text for code in codes for text in files.lines(inputs.find("minilab", f"texts/{code}.txt"))]
+    return found + [alpaca.prompt("", further) for further in ("", " ")] * len(found)
 
 
 def split(inputs, path: Path, column: str | None = None) -> "tuple[Dataset, Dataset]":
