@@ -234,9 +234,7 @@ class Explorer:
                 return "<p>The task has no questions in that language.</p>"
             asked, said = self.passages[task, code].set_index("id"), []
             for name in (first, second):
-                part = self.said[name].query("language == @code and kind == 'extract'")
-                names = part["dataset"].str.cat(part["task"], sep="/").str.lstrip("/")
-                said.append(asked.join(part[names == task].set_index("example")["predicted"])["predicted"].fillna(""))
+                said.append(show.said_on(self.said[name], task, code).reindex(asked.index).fillna(""))
             true, (one, other) = asked["answers"], said
             counts = []
             for name, given in zip((first, second), said, strict=True):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from test_adapters import carried_out
 
+from ia_lib import explore
 from ia_lib.instructions import alpaca
 from ia_lib.workflow import cost, preflight, show, tables, work
 from ia_lib.workflow.command_line import main
@@ -231,3 +232,92 @@ def test_a_package_that_will_be_needed_is_asked_for_before_any_work(folder, monk
         Table(path, folder / "other").check()
     monkeypatch.undo()
     Table(path, folder / "other").check()
+
+
+MINI = """
+defaults:
+  recipe: commit
+  corpus: minilab
+  lab: {base: 60, train: 40, valid: 4, test: 3}
+  known: [ind]
+  taught: [jav]
+  unseen: []
+  pivots: [ind]
+  model: {run: base}
+  instructions: {file: instructions/ind.jsonl}
+  dictionaries: {jav: {file: dictionaries/jav.tsv}}
+  per_step: 4
+  steps: 2
+  tasks: [passages]
+runs:
+  - {name: base, recipe: instructions, past: {mixture: {passages: 100, rows: 600}}, per_step: 2, steps: 2,
+     model: {new: {hidden: 16, layers: 1, heads: 2, vocabulary: 1200}}}
+  - {name: align, instructions: null, texts: {jav: texts/jav.txt}, alpha: 0.5, loss: all, tasks: [],
+     dictionaries: {jav: {file: dictionaries/jav.tsv, reverse: true}}}
+  - {name: mixed, model: {run: align}}
+"""
+
+
+@pytest.fixture(scope="module")
+def mini(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mini") / "t.yaml"
+    path.write_text(MINI)
+    table = Table(path, path.parent / "outputs")
+    table.check()
+    carried_out(table)
+    return table
+
+
+def test_the_mini_lab_has_what_both_phases_need(mini):
+    assert all(stage.done for stage in mini.stages())
+    rows = rows_of(mini, "mixed")
+    assert rows["prompt"].str.contains("### Input:").all()
+    assert rows["answer"].str.startswith(" ").all()
+    assert set(rows_of(mini, "base")["kind"]) == {"passages"}
+    said = pd.read_parquet(mini.folder / "mixed" / "evaluate" / "predictions.parquet")
+    assert said.groupby("language").size().to_dict() == {"ind": 15, "jav": 15}
+    # the tokenizer has seen the other language and Alpaca's template
+    tokenizer = json.loads((mini.stage("base", "data").folder / "tokenizer" / "tokenizer.json").read_text())
+    assert "instruction" in " ".join(tokenizer["model"]["vocab"])
+    assert mini.stage("mixed", "evaluate").inputs.asked_on_passages == 30
+
+
+def test_the_page_draws_answers_and_what_the_dictionary_reaches(mini):
+    report = mini.report(finished_only=True)
+    report.open()
+    work.write_report(report)
+    assert {path.stem for path in (report.folder / "figures").glob("*.html")} == {"passages", "words"}
+    figure = json.loads(re.search(r"\[\{.*?\}\]", (report.folder / "figures" / "words.html").read_text())[0])
+    assert figure[0]["name"] == "mixed"
+
+
+def test_notebook_3_shows_what_was_answered(mini):
+    stage = mini.stage("mixed", "evaluate")
+    found = show.passages(stage)
+    assert set(found["language"]) == {"ind", "jav"}
+    asked = stage.inputs.passages(stage.inputs.extracted[0], "jav")
+    assert set(found[found["language"] == "jav"]["passage"]) <= set(asked["context"])
+    said = pd.read_parquet(stage.folder / "predictions.parquet").query("language == 'jav'").set_index("example")
+    for question, answered in found[found["language"] == "jav"]["answered"].items():
+        assert said.loc[question, "predicted"] == answered
+
+
+def test_panels_mix_a_text_and_show_answers(mini, monkeypatch):
+    # what was carried out has no notebooks and would be made again
+    monkeypatch.setattr(explore.scheduler, "make", lambda *_: [])
+    explorer = explore.Explorer(str(mini.path), "mixed", "base", str(mini.folder.parent))
+    panel = explorer.mixing()
+    by = {control.description: control for control in panel.children[0].children}
+    by["text"].value, by["alpha"].value = "Tamu itu tidak perampok", 1.0
+    shown = panel.children[1].value
+    assert "<span class='answer' title='tidak'>" in shown
+    assert "<span class='answer' title='perampok'>maling</span>" in shown
+    assert "2 of them in the dictionary, 2 changed" in shown
+    by["alpha"].value = 0.0
+    assert "0 changed" in panel.children[1].value
+    panel = explorer.passages_answered()
+    by = {control.description: control for control in panel.children[0].children}
+    by["only where they differ"].value = False
+    assert "of 15." in panel.children[1].value
+    assert explorer.passages["passages", "jav"]["question"][0] in panel.children[1].value
+    assert "no parallel text" in explorer.translations().value

@@ -120,6 +120,8 @@ def test_labels_are_scored_as_the_row_asks_them(run, chat, chat_model, turns_tok
 
 
 def test_a_row_without_labels_says_so(run):
-    explorer = panels(run, models={"tlm": None, "base": None}, labels={}, scores={})
+    explorer = panels(run, models={"tlm": None, "base": None}, labels={}, scores={}, dictionaries={}, passages={})
+    assert "mixes no words" in explorer.mixing().value
+    assert "no questions on passages" in explorer.passages_answered().value
     assert "no labels" in explorer.label_scores().value
     assert "Neither row" in explorer.predictions().value

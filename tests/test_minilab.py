@@ -3,9 +3,9 @@ import itertools
 
 import pytest
 
-from ia_lib.data import corpora, minilab
+from ia_lib.data import corpora, dictionaries, files, minilab
 from ia_lib.evaluation import tasks
-from ia_lib.instructions import mixture
+from ia_lib.instructions import alpaca, code_mixing, mixture
 
 pytestmark = pytest.mark.quick
 TASK = tasks.load("minilab/sentiment")
@@ -87,3 +87,55 @@ def test_the_past_is_a_mixture_in_the_known_languages(lab):
         assert shares[name] / 4000 == pytest.approx(share / 100, abs=0.03)
     assert set(past["language"]) == {"eng", "ind"}
     assert {a for a, o in zip(past["answer"], past["objective"], strict=True) if o == "sentiment"} == set(TASK.labels)
+
+
+def test_answers_stand_in_their_passages_in_every_language(lab):
+    task, known = tasks.load("minilab/passages"), {}
+    asked = {question["answer"] for question in minilab.grammar()["passages"]["questions"]}
+    assert asked == {"actor", "object", "place", "number", "day"}
+    for code in ("ind", "sun", "jav", "bbc"):
+        found = task.read(lambda _, file: lab / file, [code], "test")
+        assert len(found) == minilab.questions(30) == 150
+        for context, answers in zip(found["context"], found["answers"], strict=True):
+            assert len(answers) == 1
+            assert answers[0].lower() in context.lower()
+        known[code] = found
+    # the same questions in other words, all of them from the lexicon
+    assert known["jav"]["id"][:] == known["ind"]["id"][:]
+    pairs = list(zip(known["ind"]["answers"], known["jav"]["answers"], strict=True))
+    assert 0.2 < sum(one != other for one, other in pairs) / len(pairs) < 0.4
+    for one, other in pairs:
+        assert other == one or minilab.lexicon()["jav"][one[0]] == other[0]
+
+
+def test_no_passage_is_in_two_files(lab):
+    task, parts = tasks.load("minilab/passages"), []
+    for split in ("train", "valid", "test"):
+        parts.append(set(task.read(lambda _, file: lab / file, ["ind"], split)["context"]))
+    assert [len(part) for part in parts] == [300, 12, 30]
+    rows = alpaca.read(lab / "instructions" / "ind.jsonl", dict(zip(alpaca.PARTS, alpaca.PARTS, strict=True)))
+    assert len(rows) == minilab.questions(120)
+    assert all(row["output"][0] == " " and row["output"][1:].lower() in row["input"].lower() for row in rows)
+    parts += [{row["input"] for row in rows}, set(files.lines(lab / "texts" / "ind.txt"))]
+    assert len(parts[-1]) == 120
+    for one, other in itertools.combinations(parts, 2):
+        assert not one & other
+
+
+def test_the_lexicon_is_a_dictionary_of_the_whole_lab(lab):
+    found = dictionaries.read(lab / "dictionaries" / "jav.tsv")
+    assert {word: [other] for word, other in minilab.lexicon()["jav"].items()} == found.translations
+    assert not found.bad
+    # mixed through it, an Indonesian passage is the Javanese one
+    passage = next(minilab.passages(1))["context"][0]
+    mixed = code_mixing.mix(passage, found.translations, 1, ("all",))
+    assert mixed.text == minilab.translate(passage, "jav")
+    assert mixed.changed > 1
+
+
+def test_questions_on_passages_are_a_part_of_the_past():
+    asked = [{"prompt": f"{i}?", "answer": f" {i}", "language": "ind"} for i in range(5)]
+    past = mixture.mixture(None, ["ind"], {"passages": 1}, 200, 1, asked=asked)
+    assert set(past["objective"]) == {"passages"}
+    assert {(row["prompt"], row["answer"]) for row in past} == {(f"{i}?", f" {i}") for i in range(5)}
+    assert mixture.places({"passages": 1}, ["ind"], "base", "minilab") == []

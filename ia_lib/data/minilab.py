@@ -106,6 +106,11 @@ def passages(seed: int) -> Iterator[dict]:
             yield {"context": context, "questions": asked}
 
 
+def questions(passages: int) -> int:
+    """How many questions so many passages have."""
+    return passages * len(grammar()["passages"]["questions"])
+
+
 def identity(seed: int, codes: list[str], sizes: dict[str, int]) -> str:
     """What stands for a lab's content: the hash of all that it is made from, this module among it."""
     made_from = [checksum(path) for path in (Path(__file__), *sorted(_DATA.iterdir()))]

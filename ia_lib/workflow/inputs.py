@@ -195,10 +195,12 @@ class Inputs(Tested):
 
     @cached_property
     def asked_on_passages(self) -> int:
-        """How many questions on passages are asked, of those that are here."""
+        """How many questions on passages are asked, of those that are here or will be written."""
         pairs = [(task, code) for task in self.extracted for code in self.tested(task)]
+        few, of_lab = self.run.evaluate.examples or 10**9, [task for task, _ in pairs if task.data.source == "minilab"]
+        written = [minilab.questions(getattr(self.run.lab, self._split(task))) for task in of_lab]
         here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], self._split(pair[0])))]
-        return sum(len(self.passages(*pair)) for pair in here)
+        return sum(len(self.passages(*pair)) for pair in here) + sum(min(few, count) for count in written)
 
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""

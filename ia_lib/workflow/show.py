@@ -120,8 +120,8 @@ def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> pd.DataFrame:
 
 def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
     """A text of each task and language, after saying how many there are and what the labels are."""
-    named = "; ".join(f"{task}: {options(names)}" for task, names in begun.labels.items())
-    print(f"{len(begun.texts):,} texts; {named}")
+    named = [f"{task}: {options(names)}" for task, names in begun.labels.items()]
+    print("; ".join([f"{len(begun.texts):,} texts with labels", *named]))
     return stage.run.shown(begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6))
 
 
@@ -198,6 +198,33 @@ def predictions(stage: Stage, texts: int = 2) -> pd.DataFrame:
     wide = wide.join(said).join(known.set_index(key[:-1])["text"]).reset_index()
     few = wide.drop_duplicates(key[:-1]).groupby(["task", "gold"], sort=False).head(texts)[key[:-1]]
     return few.merge(wide, on=key[:-1]).set_index(key)
+
+
+def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
+    """Some questions on passages in each language, what was answered and what is true; right answers come first."""
+    from ia_lib.evaluation.extraction import agreement
+
+    frames, predictions = [], pd.read_parquet(stage.folder / "predictions.parquet")
+    for task in stage.inputs.extracted:
+        for code in stage.inputs.tested(task):
+            found = stage.inputs.passages(task, code).to_pandas().set_index("id")
+            said = said_on(predictions, task.name, code).reindex(found.index)
+            pairs = zip(said, found["answers"], strict=True)
+            right = [agreement(one, true, "corrected", code)[0] == 1 for one, true in pairs]
+            parts = {"text": found["context"], "prompt": found["question"], "answer": found["answers"].map(" / ".join)}
+            frame = pd.DataFrame({**parts, "model": said, "right": right})
+            some = [part.head(rows) for _, part in frame.groupby("right", sort=False)]
+            frames.append(pd.concat(some).assign(task=task.name, language=code))
+    names = {"text": "passage", "prompt": "question", "answer": "true", "model": "answered"}
+    frame = stage.run.shown(pd.concat(frames)).rename(columns=names) if frames else pd.DataFrame(columns=["right"])
+    return frame.sort_values("right", ascending=False, kind="stable")
+
+
+def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:
+    """What was answered to a task in a language, by the ids of its questions; of the lines of predictions.parquet."""
+    names = predictions["dataset"].str.cat(predictions["task"], sep="/").str.lstrip("/")
+    part = predictions[(names == task) & (predictions["language"] == code) & (predictions["kind"] == "extract")]
+    return part.set_index("example")["predicted"]
 
 
 def _asked(stage: Stage, begun: Evaluation):
