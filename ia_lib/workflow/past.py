@@ -7,7 +7,7 @@ from ia_lib.data import corpora, downloads, files, minilab
 from ia_lib.data.files import CorpusError
 from ia_lib.evaluation import tasks
 from ia_lib.evaluation.tasks import Choose, Extract
-from ia_lib.instructions import alpaca, mixture, replay
+from ia_lib.instructions import mixture, replay
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.tables import drawn
 
@@ -100,6 +100,8 @@ def _asked(inputs, task: Extract, code: str) -> list[dict[str, str]]:
 def passages(inputs) -> list[str]:
     """What a new model's tokenizer is trained on beside the rest, if its past has questions on passages: the mini lab's
     passages in all languages of the run, and Alpaca's template, as often as those of the past."""
+    from ia_lib.instructions import alpaca
+
     run = inputs.run
     if not (run.data.past and run.data.past.mixture and run.data.past.mixture.passages):
         return []
