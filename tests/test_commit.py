@@ -42,6 +42,7 @@ runs:
   - {name: mixed}
   - {name: naive, mix: [prompt, output]}
   - {name: plain, mix: []}
+  - {name: kept, validation_rows: 2, keep: best, validate_steps: 1}
 """
 TASK = """
 kind: extract
@@ -110,6 +111,21 @@ def test_instructions_are_mixed_anew_and_in_turn(table):
     assert 0 < report["jav"]["words_changed"] <= report["jav"]["words_in_dictionary"]
 
 
+def test_rows_are_held_out(table):
+    rows, every = rows_of(table, "kept"), rows_of(table, "mixed")
+    held, trained = rows[rows["split"] == "validation"], rows[rows["split"] == "train"]
+    assert len(held) == held["source_id"].nunique() == 2
+    assert not set(held["source_id"]) & set(trained["source_id"])
+    assert set(trained["source_id"]) | set(held["source_id"]) == set("01234")
+    # what is drawn for a row does not depend on what is held out
+    key = ["source_id", "epoch", "language"]
+    both = trained.merge(every, on=key, suffixes=("", "_there"))
+    assert len(both) >= 6
+    assert (both["prompt"] == both["prompt_there"]).all()
+    log = [json.loads(line) for line in (table.folder / "kept" / "tune" / "log.jsonl").read_text().splitlines()]
+    assert sum("validation_loss" in line for line in log) >= 2
+
+
 def test_what_is_mixed_is_what_was_asked_for(table):
     plain, naive = rows_of(table, "plain"), rows_of(table, "naive")
     assert (plain["prompt"] + plain["answer"] == plain["before"]).all()
@@ -170,6 +186,7 @@ def test_the_same_settings_make_the_same_rows(table, folder):
         ("instructions: null, texts: {eng: text.txt}, loss: all", r"'texts.eng': found 'eng'; allowed: one of taught"),
         ("instructions: null, texts: {ind: text.txt}, loss: all, chat: true", r"'chat': found true"),
         ("model: {new: {hidden: 16}}", r"'model.new'"),
+        ("keep: best, validate_steps: 1", r"'validation_rows': found 0; allowed: at least 1, where keep is best"),
         ("held_out: true", r"'parallel': found nothing; allowed: parallel text"),
     ],
 )
@@ -198,7 +215,7 @@ def test_the_page_has_the_answers_and_passes_over_rows_that_are_on_the_way(table
     assert "exact match, corrected" in text
     assert "the first number" in text
     results = pd.read_csv(report.folder / "results.csv")
-    assert set(results["run"]) == {"mixed", "naive", "plain"}
+    assert set(results["run"]) == {"mixed", "naive", "plain", "kept"}
     assert "nan" not in text.split("Answers from passages")[1].split("</table>")[0]
 
 

@@ -57,6 +57,7 @@ class Data(fields.Data):
     words: Literal["unicode", "spaces"] = "unicode"
     case: Literal["fallback", "exact"] = "fallback"
     identical: StrictBool = False
+    validation_rows: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 0  # of the file, held out
     per_step: Count = 32
     epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
 
@@ -85,6 +86,8 @@ def check(run) -> None:
     for code in data.texts:
         if code not in run.taught:
             raise Refusal(f"texts.{code}", code, f"one of taught ({', '.join(run.taught)})")
+    if run.train.keep == "best" and not data.validation_rows:
+        raise Refusal("validation_rows", 0, "at least 1, where keep is best: nothing would be validated")
     if "prompt" in data.mix and {"instruction", "input"} & {*data.mix}:
         raise Refusal("mix", data.mix, "prompt without instruction and input, which stand in it")
     for code in data.texts or run.taught if _mixes(run) else ():
@@ -114,10 +117,16 @@ def examples(run, inputs):
     first = list(made.epoch(0))
     steps = run.data.steps or steps_for(run.data.epochs, len(first), run.data.per_step)
     more = (row for epoch in count(1) for row in made.epoch(epoch))
-    rows = list(islice(chain(first, more), steps * run.data.per_step))
-    fixed = {"stream": streams(run)[0].name, "role": "new", "split": "train", "position": range(len(rows))}
-    frame = pd.DataFrame(rows).assign(**fixed)[[*COLUMNS, "before"]]
-    return frame, {"steps": steps, "rows_of_epoch": len(first), "report": {"code_mixing": made.rates()}}
+    parts = {"train": list(islice(chain(first, more), steps * run.data.per_step))}
+    facts = {"steps": steps, "rows_of_epoch": len(first), "report": {"code_mixing": made.rates()}}
+    parts["validation"] = list(made.epoch(0, held_out=True))
+    fixed = {"stream": streams(run)[0].name, "role": "new"}
+    frames = [
+        pd.DataFrame(rows).assign(**fixed, split=split, position=range(len(rows)))[[*COLUMNS, "before"]]
+        for split, rows in parts.items()
+        if rows
+    ]
+    return pd.concat(frames, ignore_index=True), facts
 
 
 def dictionaries(run, inputs) -> dict[str, Any]:
@@ -135,16 +144,19 @@ def dictionaries(run, inputs) -> dict[str, Any]:
 class _Mixing:
     """The rows of every epoch, mixed, and what was mixed so far."""
 
-    def __init__(self, run, inputs):
-        self.run, self.how = run, {"words": run.data.words, "case": run.data.case}
+    def __init__(self, run, inputs, rows: list, texts: list[str]):
+        """`texts` are what of the rows must not be both trained on and held out."""
+        self.run, self.rows, self.how = run, rows, {"words": run.data.words, "case": run.data.case}
         self.books = dictionaries(run, inputs)
         self.mixed = {code: [] for code in self.books}
+        self.held_out = _held_out(texts, run.data.validation_rows, run.seed)
 
-    def order(self, epoch: int, rows: list) -> Iterator[tuple[int, Any]]:
-        """The rows with their numbers, in an order of their own in every epoch."""
+    def order(self, epoch: int, held_out: bool) -> Iterator[tuple[int, Any]]:
+        """The rows that are held out, or all others, with their numbers, in an order of their own in every epoch."""
         from ia_lib.randomness import generator, shuffled
 
-        return ((i, rows[i]) for i in shuffled(generator(self.run.seed, "code-mixing", epoch), len(rows)))
+        numbers = shuffled(generator(self.run.seed, "code-mixing", epoch), len(self.rows))
+        return ((i, self.rows[i]) for i in numbers if (i in self.held_out) == held_out)
 
     def words(self, code: str) -> dict[str, list[str]]:
         return self.books[code].translations if code in self.books else {}
@@ -162,16 +174,16 @@ class _Texts(_Mixing):
     def __init__(self, run, inputs):
         from ia_lib.data import files
 
-        super().__init__(run, inputs)
         places = {code: inputs.find(*_place(run, file)) for code, file in run.data.texts.items()}
-        self.texts = [(code, line) for code, place in places.items() for line in files.lines(place)]
+        rows = [(code, line) for code, place in places.items() for line in files.lines(place)]
+        super().__init__(run, inputs, rows, [text for _, text in rows])
         self.cut = inputs.cut
 
-    def epoch(self, epoch: int) -> Iterator[dict]:
+    def epoch(self, epoch: int, held_out: bool = False) -> Iterator[dict]:
         from ia_lib.instructions.code_mixing import mix
 
         room = max(1, self.run.data.max_length - 2)  # beside what begins and ends a text
-        for number, (code, text) in self.order(epoch, self.texts):
+        for number, (code, text) in self.order(epoch, held_out):
             mixed = mix(text, self.words(code), self.run.data.alpha, (self.run.seed, epoch, number, "text"), **self.how)
             self.mixed.get(code, []).append(mixed)
             for part in self.cut(mixed.text, room):
@@ -185,15 +197,15 @@ class _Instructions(_Mixing):
     def __init__(self, run, inputs):
         from ia_lib.instructions import alpaca
 
-        super().__init__(run, inputs)
         asked = run.data.instructions
-        self.rows = alpaca.read(inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"}))
+        rows = alpaca.read(inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"}))
+        super().__init__(run, inputs, rows, [alpaca.prompt(row["instruction"], row["input"]) for row in rows])
 
-    def epoch(self, epoch: int) -> Iterator[dict]:
+    def epoch(self, epoch: int, held_out: bool = False) -> Iterator[dict]:
         from ia_lib.instructions import alpaca
 
         data, taught = self.run.data, self.run.taught
-        for number, row in self.order(epoch, self.rows):
+        for number, row in self.order(epoch, held_out):
             code = taught[(number + epoch) % len(taught)]
             words, key = self.words(code), (self.run.seed, epoch, number)
             prompt, answer, mixed = alpaca.mixed(row, words, data.alpha, data.mix if words else (), key, **self.how)
@@ -201,6 +213,22 @@ class _Instructions(_Mixing):
             before = alpaca.prompt(row["instruction"], row["input"]) + row["output"]
             line = {"prompt": prompt, "answer": answer, "kind": "instructions", "language": code}
             yield {**line, "source_id": str(number), "epoch": epoch, "before": before}
+
+
+def _held_out(texts: list[str], count: int, seed: int) -> set[int]:
+    """The numbers of `count` of the texts, none of which is equal to one of the others."""
+    from datasets import Dataset
+
+    from ia_lib.data import corpora
+    from ia_lib.randomness import generator, shuffled
+
+    if count >= len(texts):
+        raise Refusal("validation_rows", count, f"below {len(texts):,}, the rows that there are")
+    if not count:
+        return set()
+    group = corpora.groups(corpora.fingerprints(Dataset.from_dict({"text": texts})))
+    held = corpora.hold_out(group, shuffled(generator(seed, "validation"), len(texts)), count)
+    return {number for number, out in enumerate(held) if out}
 
 
 def _mixes(run) -> bool:
