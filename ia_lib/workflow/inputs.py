@@ -180,17 +180,17 @@ class Inputs(Tested):
         """The parallel text of a task: `sentence_id` and a column per language."""
         if task.data.held_out:
             return self.held_out()
-        return task.read(self.find, self.tested(task), self._split(task))
+        return task.read(self.find, self.tested(task), self.split_of(task))
 
     def questions(self, task: Answer) -> "Dataset":
         """The questions of a task and their true answers: columns `prompt, answer`."""
         if task.data.held_out:
             return past.split(self, self.find("file", self.run.data.past.file))[1]
-        return task.read(self.find, self.tested(task), self._split(task))
+        return task.read(self.find, self.tested(task), self.split_of(task))
 
     def passages(self, task: Extract, code: str) -> "Dataset":
         """The questions of a task in one language, with their passages; the first `examples` of them."""
-        found, few = task.read(self.find, [code], self._split(task)), self.run.evaluate.examples
+        found, few = task.read(self.find, [code], self.split_of(task)), self.run.evaluate.examples
         return found.select(range(min(few or len(found), len(found))))
 
     @cached_property
@@ -198,15 +198,15 @@ class Inputs(Tested):
         """How many questions on passages are asked, of those that are here or will be written."""
         pairs = [(task, code) for task in self.extracted for code in self.tested(task)]
         few, of_lab = self.run.evaluate.examples or 10**9, [task for task, _ in pairs if task.data.source == "minilab"]
-        written = [minilab.questions(getattr(self.run.lab, self._split(task))) for task in of_lab]
-        here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], self._split(pair[0])))]
+        written = [minilab.questions(getattr(self.run.lab, self.split_of(task))) for task in of_lab]
+        here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], self.split_of(pair[0])))]
         return sum(len(self.passages(*pair)) for pair in here) + sum(min(few, count) for count in written)
 
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""
         if isinstance(task, Answer) and task.data.held_out:
             return [("file", self.run.data.past.file)]
-        return task.places(self.tested(task), self._split(task))
+        return task.places(self.tested(task), self.split_of(task))
 
     @property
     def labels_here(self) -> bool:
@@ -222,10 +222,10 @@ class Inputs(Tested):
 
         few = None if every else self.run.evaluate.examples
         parts = [
-            task.read(self.find, [code], self._split(task))
+            task.read(self.find, [code], self.split_of(task))
             for task in self.choices
             for code in self.tested(task)
-            if not here or self.here(task.places([code], self._split(task)))
+            if not here or self.here(task.places([code], self.split_of(task)))
         ]
         if not parts:
             return Dataset.from_dict({name: [] for name in ("task", "language", "example", "text", "label")})

@@ -51,7 +51,7 @@ def check(inputs, seen: set) -> None:
     for task in inputs.extracted if inputs.stage == "evaluate" else ():
         for code in inputs.tested(task):
             looked = task.name, code, str(task.file), run.evaluate.examples
-            if looked not in seen and inputs.here(task.places([code], "test")):
+            if looked not in seen and inputs.here(task.places([code], inputs.split_of(task))):
                 seen.add(looked)
                 questions = inputs.passages(task, code)
                 unspaced = any(code_mixing.UNSPACED.search(text) for text in corpora.cells(questions, "question"))

@@ -103,7 +103,7 @@ class Tested(Weighed):
         """The labels of every task of the run, in the order in which its prompts name them."""
         return {task.name: list(task.labels) for task in self.choices}
 
-    def _split(self, task: Task) -> str:
+    def split_of(self, task: Task) -> str:
         """The split that the task is tested on: its only one, if it has but one."""
         asked, splits = self.run.evaluate.test_split, getattr(task, "splits", None)
         return "test" if splits == ["test"] else asked
