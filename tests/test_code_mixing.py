@@ -51,6 +51,13 @@ def test_two_columns_of_any_table_are_a_dictionary(tmp_path):
         dictionaries.read(tmp_path / "s.csv", "sunda", "indonesian")
     with pytest.raises(CorpusError, match=r"found no pair of words \(line 1 is no word and its translation"):
         dictionaries.read(written(tmp_path / "bad.txt", "a b c\n"))
+    with pytest.raises(CorpusError, match="found a table, but no columns; allowed: one with `source` and `target`"):
+        dictionaries.read(written(tmp_path / "t.csv", "a,b c\n"))
+    with pytest.raises(CorpusError, match="all 1 pairs are of a word and itself"):
+        dictionaries.read(written(tmp_path / "same.txt", "a a\n"), identical=False)
+    with pytest.warns(CorpusWarning, match=r"1 of 2 rows are left out \(line 3\): each is a pair with an empty cell"):
+        found = dictionaries.read(written(tmp_path / "gap.csv", "x,y\na,b\nc,\n"), "x", "y")
+    assert found.translations == {"a": ["b"]}
 
 
 @pytest.mark.parametrize("words", ["spaces", "unicode"])
@@ -105,7 +112,7 @@ def test_what_is_drawn_hangs_on_the_key_and_the_place_alone():
 def test_a_word_that_stays_itself_is_known_and_not_changed():
     found = mix("the food", BOOK, 1.0, (1,))
     assert (found.words, found.known, found.changed) == (2, 2, 1)
-    assert code_mixing.reached([found]) == {"words_in_dictionary": 100.0, "words_changed": 50.0}
+    assert code_mixing.Reached().add(found).rates() == {"words_in_dictionary": 100.0, "words_changed": 50.0}
 
 
 def test_words_of_scripts_without_blanks_need_a_package(monkeypatch):
@@ -184,6 +191,6 @@ def test_the_rates_that_were_measured_on_alpaca(real_data, code, looked_up, chan
         for number, row in enumerate(rows)
         for one in alpaca.mixed(row, book, 0.9, alpaca.PARTS, (42, 0, number), words="spaces", case="exact")[2]
     ]
-    reached = code_mixing.reached(found)
+    reached = code_mixing.Reached().add(*found).rates()
     assert reached["words_changed"] == pytest.approx(changed, abs=0.5)
     assert 0.9 * reached["words_in_dictionary"] == pytest.approx(looked_up, abs=0.5)

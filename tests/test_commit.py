@@ -338,3 +338,47 @@ def test_panels_mix_a_text_and_show_answers(mini, monkeypatch):
     assert "of 15." in panel.children[1].value
     assert explorer.passages["passages", "jav"]["question"][0] in panel.children[1].value
     assert "no parallel text" in explorer.translations().value
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("texts: {jav: texts/sun.txt}, instructions: null, loss: all", r"'texts.jav': found 'texts/sun.txt'"),
+        ("instructions: {file: rows.json}", r"'instructions.file': found 'rows.json'; allowed: instructions/ind.jsonl"),
+        (
+            "dictionaries: {jav: {file: jav.tsv}}",
+            r"'dictionaries.jav.file': found 'jav.tsv'; allowed: dictionaries/jav",
+        ),
+    ],
+)
+def test_the_mini_lab_has_no_other_files(tmp_path, change, said):
+    (tmp_path / "t.yaml").write_text(MINI + f"  - {{name: x, {change}}}\n")
+    with pytest.raises(SettingsError, match=said):
+        Table(tmp_path / "t.yaml", tmp_path / "outputs")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("dictionaries: {ind: {file: en-id.txt}, jav: {file: jv.csv, source: eng, target: java}}", "no column 'java'"),
+        ("dictionaries: {ind: {file: jv.csv}, jav: {file: en-id.txt}}", "found a table, but no columns"),
+        ("instructions: {file: rows.json, output: answer}", "there is no field 'answer'"),
+        ("instructions: null, loss: all, texts: {ind: rows.json}", "a text file, with one text a line"),
+    ],
+)
+def test_files_are_read_before_any_work(folder, change, said):
+    (folder / "read.yaml").write_text(TABLE + f"  - {{name: x, {change}}}\n")
+    with pytest.raises(SettingsError, match=said):
+        Table(folder / "read.yaml", folder / "other").check()
+
+
+@pytest.mark.quick
+def test_parts_of_a_text_are_what_they_were_before():
+    from ia_lib.recipes.commit import _unmixed
+
+    pieces = [("makanan", "food"), (" ", " "), ("itu", "that"), (" ", " "), ("enak", "tasty")]
+    parts = ["food th", "at tas", "ty"]
+    assert _unmixed(pieces, parts) == ["makanan itu", " enak", ""]
+    assert _unmixed(pieces, ["food that tasty"]) == ["makanan itu enak"]

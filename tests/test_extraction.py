@@ -248,3 +248,68 @@ def test_an_answer_ends_with_the_turn(task, chat, chat_model, turns_tokenizer, m
     extraction.extract(chat_model, turns_tokenizer, task, some, "eng", chat=True)
     (row,), _ = encoding.encode(turns_tokenizer, ["Who?"], ["x"], 1000, chat=True)
     assert {row["input_ids"][-1], turns_tokenizer.eos_token_id} == set(ends)
+
+
+@pytest.fixture
+def few_positions():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(3)
+    sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 300, "bos_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=1, initializer_range=0.4)).eval()
+
+
+def one_by_one(model, prompts, count):
+    found = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        for _ in range(count):
+            with torch.no_grad():
+                ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+        found.append(ids[0, len(prompt) :].tolist())
+    return found
+
+
+class Numbers:
+    """A tokenizer whose texts are the tokens' numbers."""
+
+    eos_token_id, pad_token_id = 1, 2
+
+    def batch_decode(self, rows, **_):
+        return [" ".join(map(str, row.tolist())) for row in rows]
+
+
+def test_prompts_that_nearly_fill_the_model_are_answered_in_full(few_positions):
+    shared = list(range(10, 36))
+    prompts = [list(range(100, 150)), [*shared, *range(200, 220)], [*shared, *range(220, 242)]]
+    said = continued(few_positions, Numbers(), prompts, 12, [299])
+    assert [list(map(int, text.split())) for text in said] == one_by_one(few_positions, prompts, 12)
+
+
+def test_prompts_of_one_token_are_answered_beside_longer_ones(few_positions):
+    prompts = [[7], list(range(10, 40)), [9], [8, 7]]
+    said = continued(few_positions, Numbers(), prompts, 5, [299])
+    assert [list(map(int, text.split())) for text in said] == one_by_one(few_positions, prompts, 5)
+
+
+def test_what_a_model_brings_along_does_not_change_its_answers(few_positions):
+    prompts = [list(range(10, 40)), list(range(50, 90))]
+    expected = continued(few_positions, Numbers(), prompts, 8, [299])
+    for name, value in (("repetition_penalty", 1.5), ("num_beams", 3), ("do_sample", True)):
+        setattr(few_positions.generation_config, name, value)
+        own = few_positions.generation_config
+        assert continued(few_positions, Numbers(), prompts, 8, [299]) == expected
+        assert few_positions.generation_config is own
+
+
+def test_a_question_longer_than_the_model_reads_loses_its_beginning(task, few_positions, tokenizer, recwarn):
+    few_positions.resize_token_embeddings(len(tokenizer))
+    some = {"id": ["1"], "context": ["x"], "question": ["why " * 200 + "now?"], "answers": [["x"]]}
+    extraction.extract(few_positions, tokenizer, task, Dataset.from_dict(some), "eng")
+    assert any("1 of 1 prompts are longer" in str(one.message) for one in recwarn)
+
+
+def test_half_a_character_in_a_question_is_refused(tmp_path):
+    (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": [asked(question="Q\ud800?")]}]}))
+    with pytest.raises(CorpusError, match="half a character"):
+        questions.read(tmp_path / "q.json")

@@ -47,32 +47,42 @@ def read(
     exchanges the two sides. Without `identical`, pairs of a word and itself are left out. A pair that stands there
     twice counts once.
 
-    Lines that are no pair are left out, with a CorpusWarning. Raises CorpusError for what `files.rows` refuses, and for
-    a file without a pair.
+    Lines that are no pair and rows with an empty cell are left out, with a CorpusWarning. Raises CorpusError for a
+    table without `source` and `target`, for what `files.rows` refuses, and for a file without a pair.
     """
     path, bad = Path(path), []
+    if not source and path.suffix.lower() in {*files.TABLES} - {".tsv"}:
+        raise CorpusError(
+            f"{path}: found a table, but no columns; allowed: one with `source` and `target`, its columns"
+        )
     found: dict[str, dict[str, None]] = {}
     pairs = same = 0
-    rows = _columns(path, source, target, sheet) if source and target else _lines(path, bad)
+    rows = _columns(path, source, target, sheet, bad) if source and target else _lines(path, bad)
     for one, other in rows:
         word, translation = (other, one) if reverse else (one, other)
         pairs += 1
         same += word == translation
         if identical or word != translation:
             found.setdefault(word, {})[translation] = None
+    bad_is = "a pair with an empty cell" if source else _BAD
     if not pairs:
-        said = f"{bad[0]} is {_BAD}" if bad else "it is empty"
+        said = f"{bad[0]} is {bad_is}" if bad else "it is empty"
         raise CorpusError(f"{path}: found no pair of words ({said}); a dictionary needs at least one")
+    if not found:
+        raise CorpusError(f"{path}: all {pairs:,} pairs are of a word and itself; allowed: others, or identical: true")
     if bad:
         more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
         said = f"{len(bad):,} of {pairs + len(bad):,} rows are left out ({', '.join(bad[:3])}{more})"
-        warnings.warn(f"{path}: {said}: each is {_BAD}", CorpusWarning, stacklevel=2)
+        warnings.warn(f"{path}: {said}: each is {bad_is}", CorpusWarning, stacklevel=2)
     return Dictionary({word: list(several) for word, several in found.items()}, pairs, same, bad)
 
 
-def _columns(path: Path, source: str, target: str, sheet: str | None) -> Iterator[list[str]]:
-    for _, cells in files.rows(path, [source, target], sheet=sheet):
-        yield cells
+def _columns(path: Path, source: str, target: str, sheet: str | None, bad: list[str]) -> Iterator[list[str]]:
+    for place, cells in files.rows(path, [source, target], gaps=True, sheet=sheet):
+        if any(files.INVISIBLE.fullmatch(cell) for cell in cells):
+            bad.append(place)
+        else:
+            yield cells
 
 
 def _lines(path: Path, bad: list[str]) -> Iterator[list[str]]:

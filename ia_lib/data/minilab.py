@@ -100,9 +100,10 @@ def passages(seed: int) -> Iterator[dict]:
         context = [_capital(pick(rng, known[part]).format_map(words)) for part in ("facts", "remarks")]
         if rng.random() < 1 / 2:
             context.reverse()
-        if tuple(context) not in seen:
-            seen.add(tuple(context))
-            asked = [(question["ask"].format_map(words), words[question["answer"]]) for question in known["questions"]]
+        # no fact is told twice, in whatever words
+        if (fact := tuple(words[slot] for slot in known["told"])) not in seen:
+            seen.add(fact)
+            asked = [(_capital(one["ask"].format_map(words)), words[one["answer"]]) for one in known["questions"]]
             yield {"context": context, "questions": asked}
 
 
@@ -205,11 +206,11 @@ def _paragraph(passage: dict, code: str, number: int) -> dict:
     def said(text: str) -> str:
         return " ".join(_translate_words(text, code)[0]) if code in lexicon() else text
 
-    context, asked = _context(passage, code), []
-    for i, (question, answer) in enumerate(passage["questions"]):
-        true = {"text": said(answer), "answer_start": context.lower().find(said(answer).lower())}
-        asked.append({"id": f"{number}-{i}", "question": _capital(said(question)), "answers": [true]})
-    return {"context": context, "qas": asked}
+    asked = [
+        {"id": f"{number}-{i}", "question": _capital(said(question)), "answers": [{"text": said(answer)}]}
+        for i, (question, answer) in enumerate(passage["questions"])
+    ]
+    return {"context": _context(passage, code), "qas": asked}
 
 
 def _context(passage: dict, code: str) -> str:

@@ -66,7 +66,7 @@ def _read(path: Path, time: int) -> dict[str, list]:
     for passage in (one for article in found.data for one in article.paragraphs):
         for asked in passage.qas:
             for name, value in (("context", passage.context), ("question", asked.question)):
-                if files.INVISIBLE.fullmatch(value):
+                if files.INVISIBLE.fullmatch(files.text(value, f"{path}, question {asked.id!r:.80}", name)):
                     raise CorpusError(f"{path}, question {asked.id!r:.80}: the {name} is empty")
             name = str(asked.id)
             if name in seen:

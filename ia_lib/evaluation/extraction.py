@@ -186,8 +186,9 @@ def _fitting(model, tokenizer, task, language, contexts, questions, chat) -> lis
             # what is too much in tokens, in characters, and a little more
             context = context[: -max(1, len(context) * (len(ids) - room) // len(ids))].rstrip()
             ids = read(context, question)
-        cut += len(context) < whole
-        found.append(ids)
+        cut += len(context) < whole or bool(room and len(ids) > room)
+        # a question that is too long by itself loses its beginning
+        found.append(ids[-room:] if room else ids)
     if cut:
         told = f"{cut:,} of {len(found):,} prompts are longer than the {room:,} tokens that the model can read here"
         warnings.warn(f"{task.name}, {language}: {told}; their contexts lost their ends", CorpusWarning, stacklevel=3)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from ia_lib.evaluation import prefix_cache
@@ -52,11 +52,22 @@ def continued(
     which are no part of it, and `tokens` at most. What prompts that stand beside each other share, as the questions on
     one passage do, is read once; prompts of like length are read together. `progress` is told of every few prompts, how
     many they are."""
-    found, decodes = [""] * len(prompts), model.config.is_encoder_decoder
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     how = {"do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
     how |= {"stop_strings": [stop], "tokenizer": tokenizer} if stop else {}
+    # what a model brings along (a repetition penalty, beams) would not be greedy
+    own = model.generation_config
+    how["generation_config"] = GenerationConfig(decoder_start_token_id=own.decoder_start_token_id)
+    model.generation_config = how["generation_config"]
+    try:
+        return _continued(model, tokenizer, prompts, tokens, stop, progress, how)
+    finally:
+        model.generation_config = own
+
+
+def _continued(model, tokenizer, prompts, tokens, stop, progress, how) -> list[str]:
+    found, decodes, pad = [""] * len(prompts), model.config.is_encoder_decoder, how["pad_token_id"]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     shares = not decodes and _goes_on(model, prompts, pad)
     for batch in _batches(prompts, shares):
         numbers = [i for _, members in batch for i in members]
@@ -68,7 +79,8 @@ def continued(
         else:
             # a causal model goes on from the right end; an encoder may count positions from the left one
             ids, mask = padded([prompts[i] for i in numbers], pad, "right" if decodes else "left", model.device)
-        room = tokens if decodes or not positions else max(1, min(tokens, positions - ids.shape[1]))
+        longest = max(len(prompts[i]) for i in numbers)
+        room = tokens if decodes or not positions else max(1, min(tokens, positions - longest))
         out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **how)
         # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
         said = tokenizer.batch_decode(out[:, 1 if decodes else ids.shape[1] :], skip_special_tokens=True)
@@ -82,7 +94,7 @@ def continued(
 def _goes_on(model, prompts: Sequence[list[int]], pad: int) -> bool:
     """Whether the model can go on from what it has read, and gives the same then."""
     longest = max(prompts, key=len, default=[])
-    if len(longest) < 4 or not prefix_cache.plain(DynamicCache(config=model.config)):
+    if len(longest) < 4 or min(map(len, prompts)) < 2 or not prefix_cache.plain(DynamicCache(config=model.config)):
         return False
     try:
         prefix_cache.check(model, [prefix_cache.Text(0, [0], longest[:-2], [longest[-2:]], [2], 0)], pad)

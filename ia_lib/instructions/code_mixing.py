@@ -134,8 +134,20 @@ def _unspaced(text: str) -> Iterator[str]:
     yield from WordBreaker(text, "th")  # its dictionaries go by the script, whatever the language
 
 
-def reached(found: Sequence[Mixed]) -> dict[str, float]:
-    """Of all words of some texts how many the dictionary has, and how many really changed, in percent."""
-    words = sum(one.words for one in found) or 1
-    known, changed = (100 * sum(getattr(one, name) for one in found) / words for name in ("known", "changed"))
-    return {"words_in_dictionary": round(known, 1), "words_changed": round(changed, 1)}
+class Reached:
+    """How many words of some texts the dictionary has, and how many really changed."""
+
+    def __init__(self):
+        self.words = self.known = self.changed = 0
+
+    def add(self, *mixed: Mixed) -> "Reached":
+        for one in mixed:
+            self.words += one.words
+            self.known += one.known
+            self.changed += one.changed
+        return self
+
+    def rates(self) -> dict[str, float]:
+        """In percent of all words."""
+        known, changed = (round(100 * count / (self.words or 1), 1) for count in (self.known, self.changed))
+        return {"words_in_dictionary": known, "words_changed": changed}

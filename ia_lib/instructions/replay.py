@@ -83,7 +83,10 @@ def draw(
         beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
         said = f"found {r}{beside}, but the pool of past data has {len(pool):,} rows"
         most = len(pool) - validation_rows
-        raise ValueError(f"replay: {said}; allowed: " + (f"{most:,} at most" if most > 0 else "a larger pool"))
+        raise ValueError(
+            f"replay: {said}; allowed: "
+            + (f"{most:,} at most" if most > 0 else "a larger pool, or fewer validation_rows")
+        )
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
         rows, held = rows[:count], rows[count:]

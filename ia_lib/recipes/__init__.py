@@ -12,6 +12,7 @@ training takes in turn, and their rows. A row names its recipe by `recipe: NAME`
 - `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected
 - `check(run)`, if it has rules over several fields; raises `fields.Refusal`
 - `places(run) -> list[(source, file)]`, if it reads files that no other field of a row names
+- `look(run, inputs)`, if it reads files that nobody else looks through: raises what is wrong in them, before any work
 - `parallel(run) -> list[str]`, if it trains on parallel text: the languages that it reads
 """
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, model_validator
 
+from ia_lib.data import files
 from ia_lib.data.yaml_files import Refusal, Text
 from ia_lib.recipes import fields
 from ia_lib.recipes.fields import Count, Number, Share
@@ -83,7 +84,9 @@ def check(run) -> None:
         raise Refusal("loss", run.train.loss, "all, since text has no prompt")
     if data.texts and run.chat:
         raise Refusal("chat", True, "false, since text is no conversation")
-    for code in data.texts:
+    for code, file in data.texts.items():
+        if file.lower().endswith((".json", *files.TABLES)):
+            raise Refusal(f"texts.{code}", file, "a text file, with one text a line")
         if code not in run.taught:
             raise Refusal(f"texts.{code}", code, f"one of taught ({', '.join(run.taught)})")
     if run.train.keep == "best" and not data.validation_rows:
@@ -93,6 +96,22 @@ def check(run) -> None:
     for code in data.texts or run.taught if _mixes(run) else ():
         if code not in data.dictionaries:
             raise Refusal("dictionaries", list(data.dictionaries) or None, f"one for {code}, or alpha: 0 or mix: []")
+    if run.corpus == "minilab":
+        _check_lab(run)
+
+
+def _check_lab(run) -> None:
+    """Refuse files that the mini lab does not have."""
+    data, codes = run.data, [code for code in run.codes if code != "eng"]
+    asked = {f"texts.{code}": (file, f"texts/{code}.txt") for code, file in data.texts.items()}
+    asked |= {
+        f"dictionaries.{code}.file": (data.dictionaries[code].file, f"dictionaries/{code}.tsv")
+        for code in _mixed_into(run)
+    }
+    asked |= {"instructions.file": (data.instructions.file, "instructions/ind.jsonl")} if data.instructions else {}
+    for field, (found, allowed) in asked.items():
+        if found != allowed or (field != "instructions.file" and field.split(".")[1] not in codes):
+            raise Refusal(field, found, f"{allowed}, the mini lab's own")
 
 
 def places(run) -> list[tuple[str, str]]:
@@ -106,6 +125,20 @@ def _place(run, file: str) -> tuple[str, str]:
     return ("minilab" if run.corpus == "minilab" else "file"), file
 
 
+def look(run, inputs) -> None:
+    """Read the instructions and the dictionaries, so that what is wrong in them is said before any work."""
+    if run.data.instructions:
+        _instructions(run, inputs)
+    dictionaries(run, inputs)
+
+
+def _instructions(run, inputs) -> list[dict[str, str]]:
+    from ia_lib.instructions import alpaca
+
+    asked = run.data.instructions
+    return alpaca.read(inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"}))
+
+
 def examples(run, inputs):
     """The rows of the stream (see the package), with `before`: prompt and answer as they were unmixed. A text of more
     than `max_length` tokens makes several rows."""
@@ -114,11 +147,16 @@ def examples(run, inputs):
     from ia_lib.instructions import COLUMNS
 
     made = (_Texts if run.data.texts else _Instructions)(run, inputs)
-    first = list(made.epoch(0))
-    steps = run.data.steps or steps_for(run.data.epochs, len(first), run.data.per_step)
+    # no more of a large text is mixed than is trained on
+    wanted = None if run.data.steps is None else run.data.steps * run.data.per_step
+    rows = list(islice(made.epoch(0), wanted))
+    whole = wanted is None or len(rows) < wanted
+    texts = len({row["source_id"] for row in rows})
+    of_epoch = len(rows) if whole else max(len(rows), len(rows) * made.count // texts)
+    steps = run.data.steps or steps_for(run.data.epochs, len(rows), run.data.per_step)
     more = (row for epoch in count(1) for row in made.epoch(epoch))
-    parts = {"train": list(islice(chain(first, more), steps * run.data.per_step))}
-    facts = {"steps": steps, "rows_of_epoch": len(first), "report": {"code_mixing": made.rates()}}
+    parts = {"train": list(islice(chain(rows, more), steps * run.data.per_step))}
+    facts = {"steps": steps, "rows_of_epoch": of_epoch, "report": {"code_mixing": made.rates()}}
     parts["validation"] = list(made.epoch(0, held_out=True))
     fixed = {"stream": streams(run)[0].name, "role": "new"}
     frames = [
@@ -146,9 +184,11 @@ class _Mixing:
 
     def __init__(self, run, inputs, rows: list, texts: list[str]):
         """`texts` are what of the rows must not be both trained on and held out."""
+        from ia_lib.instructions.code_mixing import Reached
+
         self.run, self.rows, self.how = run, rows, {"words": run.data.words, "case": run.data.case}
         self.books = dictionaries(run, inputs)
-        self.mixed = {code: [] for code in self.books}
+        self.reached = {code: Reached() for code in run.taught}
         self.held_out = _held_out(texts, run.data.validation_rows, run.seed)
 
     def order(self, epoch: int, held_out: bool) -> Iterator[tuple[int, Any]]:
@@ -158,22 +198,23 @@ class _Mixing:
         numbers = shuffled(generator(self.run.seed, "code-mixing", epoch), len(self.rows))
         return ((i, self.rows[i]) for i in numbers if (i in self.held_out) == held_out)
 
+    @property
+    def count(self) -> int:
+        """How many rows of the file are trained on."""
+        return len(self.rows) - len(self.held_out)
+
     def words(self, code: str) -> dict[str, list[str]]:
         return self.books[code].translations if code in self.books else {}
 
     def rates(self) -> dict[str, dict]:
         """Of each language's dictionary what it has, and how much it reached."""
-        from ia_lib.instructions.code_mixing import reached
-
-        return {code: {**book.counts(), **reached(self.mixed[code])} for code, book in self.books.items()}
+        return {code: {**book.counts(), **self.reached[code].rates()} for code, book in self.books.items()}
 
 
 class _Texts(_Mixing):
     """Rows of plain text, all of which are answers."""
 
     def __init__(self, run, inputs):
-        from ia_lib.data import files
-
         places = {code: inputs.find(*_place(run, file)) for code, file in run.data.texts.items()}
         rows = [(code, line) for code, place in places.items() for line in files.lines(place)]
         super().__init__(run, inputs, rows, [text for _, text in rows])
@@ -185,10 +226,11 @@ class _Texts(_Mixing):
         room = max(1, self.run.data.max_length - 2)  # beside what begins and ends a text
         for number, (code, text) in self.order(epoch, held_out):
             mixed = mix(text, self.words(code), self.run.data.alpha, (self.run.seed, epoch, number, "text"), **self.how)
-            self.mixed.get(code, []).append(mixed)
-            for part in self.cut(mixed.text, room):
+            self.reached[code].add(mixed)
+            parts = self.cut(mixed.text, room)
+            for part, before in zip(parts, _unmixed(mixed.pieces, parts), strict=True):
                 row = {"prompt": "", "answer": part, "kind": "alignment", "language": code}
-                yield {**row, "source_id": str(number), "epoch": epoch, "before": text}
+                yield {**row, "source_id": str(number), "epoch": epoch, "before": before}
 
 
 class _Instructions(_Mixing):
@@ -197,8 +239,7 @@ class _Instructions(_Mixing):
     def __init__(self, run, inputs):
         from ia_lib.instructions import alpaca
 
-        asked = run.data.instructions
-        rows = alpaca.read(inputs.find(*_place(run, asked.file)), asked.model_dump(exclude={"file"}))
+        rows = _instructions(run, inputs)
         super().__init__(run, inputs, rows, [alpaca.prompt(row["instruction"], row["input"]) for row in rows])
 
     def epoch(self, epoch: int, held_out: bool = False) -> Iterator[dict]:
@@ -209,10 +250,22 @@ class _Instructions(_Mixing):
             code = taught[(number + epoch) % len(taught)]
             words, key = self.words(code), (self.run.seed, epoch, number)
             prompt, answer, mixed = alpaca.mixed(row, words, data.alpha, data.mix if words else (), key, **self.how)
-            self.mixed.get(code, []).extend(mixed)
+            self.reached[code].add(*mixed)
             before = alpaca.prompt(row["instruction"], row["input"]) + row["output"]
             line = {"prompt": prompt, "answer": answer, "kind": "instructions", "language": code}
             yield {**line, "source_id": str(number), "epoch": epoch, "before": before}
+
+
+def _unmixed(pieces: list[tuple[str, str]], parts: list[str]) -> list[str]:
+    """What the parts of a mixed text were before; a piece belongs to the part that it begins in."""
+    found, at, end, part = [""] * len(parts), 0, len(parts[0]), 0
+    for before, after in pieces:
+        while at >= end and part + 1 < len(parts):
+            part += 1
+            end += len(parts[part])
+        found[part] += before
+        at += len(after)
+    return found
 
 
 def _held_out(texts: list[str], count: int, seed: int) -> set[int]:

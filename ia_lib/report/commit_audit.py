@@ -122,7 +122,7 @@ def ours(results: pd.DataFrame, claims: Mapping[str, Sequence[str]]) -> dict[tup
     lines = of_rows(results, None)
     for line in lines[(lines["kind"] == "extract") & (lines["prompt"] == "all")].itertuples():
         rule = "mlqa" if line.dataset == "mlqa" else "squad"
-        for name in named.get(line.row, ()):
+        for name in named.get(line.row, ()) if line.task in ("target", "english") else ():
             for metric, called in _METRICS.items():
                 if f"{called}, {rule}" == line.metric and (line.task == "english") == name.endswith("+en_prompt"):
                     cell = name, line.dataset, tags.get(line.language), metric

@@ -183,6 +183,7 @@ def gained_by_words(results: pd.DataFrame, reached: dict[str, dict[str, float]])
     """What tuning on code-mixed text changed in exact match (points, corrected rule, with 95% intervals) against how
     many words of that text the language's dictionary has; `reached` says that of rows and languages, in percent."""
     frame = _asked_on_passages(results).dropna(subset=["difference"])
+    frame = frame[frame["metric"] == "exact match, corrected"]
     frame["words"] = [reached.get(row, {}).get(code) for row, code in zip(frame["row"], frame["language"], strict=True)]
     frame = frame.dropna(subset=["words"])
     figure = go.Figure()

@@ -93,6 +93,7 @@ def write(
         sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
         **{anchor.replace("-", "_"): found for anchor, (_, found) in page.items()},
         generated=any(run.settings["corpus"] == "minilab" for run in runs),
+        recipes={run.settings["recipe"] for run in runs},
         group_names=GROUPS,
         titles=[f"{title} ({group})" for group, title in GROUPS.items()],
         tested={g: list(dict.fromkeys(run.language(c) for run in runs for c in run.groups[g])) for g in GROUPS},

@@ -106,11 +106,16 @@ def _estimated(table: "Table", run) -> str:
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
     found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_on_passages)
-    texts = "?" if found.texts is None else _short(found.texts)
+    texts = "?" if found.texts is None else _short(found.texts + inputs.asked_on_passages)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
-    line = f"{run.name:<30}{_short(found.examples):>10}{found.steps:>8,}{_short(found.tokens):>9}{texts:>9}{memory:>11}"
+    # how many steps some epochs are is known when the rows are
+    known = found.steps or not run.trains
+    counts = (_short(found.examples), f"{found.steps:,}", _short(found.tokens)) if known else ("?", "?", "?")
+    line = f"{run.name:<30}{counts[0]:>10}{counts[1]:>8}{counts[2]:>9}{texts:>9}{memory:>11}"
     if found.hours is None:
         return line + "  the model's size is unknown"
+    if not known:
+        return line + "  hours: when the data stage has counted its rows"
     # a star: more memory than that GPU has
     stars = {name: "*" if found.memory_gib > gib else " " for name, (_, _, gib) in GPUS.items()}
     return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items())
@@ -136,7 +141,7 @@ def _what(stage: Stage) -> str:
         return ", ".join(found)
     if stage.name == "tune":
         epochs = getattr(run.data, "new_epochs", None) or getattr(run.data, "epochs", None)
-        length = f"{run.data.steps:,} steps" if run.data.steps else f"{epochs:g} epochs"
+        length = f"{run.data.steps:,} steps" if run.data.steps else f"{epochs:g} epoch{'s' if epochs != 1 else ''}"
         ways = [asked.method] if (asked := getattr(run.data, "retention", None)) else []
         ways += ["adapter"] if run.train.adapter else []
         ways += [f"{run.train.processes} processes"] if run.train.processes > 1 else []
@@ -163,7 +168,7 @@ def print_results(table: "Table") -> None:
     if found.empty:
         print("no results yet")
         return
-    groups, held_out = results.groups(found), results.held_out(found)
+    groups, held_out, asked = results.groups(found), results.held_out(found), results.extracted(found)
     if len(groups):
         print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
     names = groups["dataset"].fillna("").astype(str).str.cat(groups["task"], sep="/").str.lstrip("/")
@@ -172,6 +177,10 @@ def print_results(table: "Table") -> None:
         _print_task(part)
     if len(held_out):
         print("\nparallel text and true answers\n" + held_out.to_string(index=False, na_rep=""))
+    if len(asked):
+        asked = asked[asked["metric"].isin(["exact match, corrected", "F1, corrected"])].dropna(axis=1, how="all")
+        asked = asked.drop(columns=["group_name", "baseline_is"], errors="ignore")
+        print("\nanswers from passages\n" + asked.to_string(index=False, na_rep=""))
     if not report.done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")

@@ -66,6 +66,12 @@ def check(inputs, seen: set) -> None:
         read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
         read |= {*getattr(run.data, "texts", ()), *getattr(run.data, "dictionaries", ())}
         tested = run.evaluate.tasks != [] or run.evaluate.tests
+        asked = {code for task in inputs.extracted for code in inputs.tested(task)}
+        for code in run.taught if asked and getattr(run.data, "dictionaries", None) else ():
+            if code not in asked:
+                _say(
+                    seen, f"the run {run.name} is asked nothing in {code}: its tasks have no questions in that language"
+                )
         for code in (code for code in [*run.taught, *run.unseen] if tested and code not in read):
             _say(seen, f"the run {run.name} reads no text in {code}: neither a test nor parallel text")
     if inputs.stage == "evaluate" and inputs.labels_here:
@@ -77,6 +83,11 @@ def check(inputs, seen: set) -> None:
     if inputs.stage == "evaluate":
         check_earlier(inputs)
         _check_earlier_past(inputs)
+    if inputs.stage == "data" and hasattr(run.method, "look") and inputs.here(places := run.method.places(run)):
+        looked = run.data.model_dump_json(), *places
+        if looked not in seen:
+            seen.add(looked)
+            run.method.look(run, inputs)
     if inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
         pool = inputs.pool()[0]
         try:
