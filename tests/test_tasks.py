@@ -103,6 +103,7 @@ def test_the_kits_tasks():
         "indicqa/english",
         "indicqa/target",
         "indolem/sentiment",
+        "minilab/passages",
         "minilab/sentiment",
         "mlqa/english",
         "mlqa/target",

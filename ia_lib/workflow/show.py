@@ -14,7 +14,7 @@ from ia_lib.instructions.templates import classification_prompts, label_words, o
 from ia_lib.recipes.fields import Data
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
-from ia_lib.workflow.work import Evaluated, Evaluation, Tuned, Tuning
+from ia_lib.workflow.work import Evaluated, Evaluation, MadeData, Tuned, Tuning
 
 # Two dollar signs in somebody's text are no formula.
 pd.set_option("display.html.use_mathjax", False)
@@ -77,6 +77,12 @@ def _changed(before: str, after: str) -> str:
         part = "".join(other[begin:end])
         parts.append(f"«{part}»" if kind != "equal" and part.strip() else part)
     return "".join(parts)
+
+
+def mixing(made: MadeData) -> pd.DataFrame:
+    """Of each language's dictionary what it has, how many of the words it knows, and how many really changed (percent);
+    empty where nothing is mixed."""
+    return pd.DataFrame(made.report.get("code_mixing", {})).T
 
 
 def noise(frame: pd.DataFrame) -> pd.DataFrame:
