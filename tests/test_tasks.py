@@ -127,7 +127,7 @@ def test_the_kits_tasks():
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
         TaskError,
-        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 12 others, or",
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 13 others, or",
     ):
         tasks.load("nusax/topic")
 
