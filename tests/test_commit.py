@@ -42,7 +42,7 @@ runs:
   - {name: mixed}
   - {name: naive, mix: [prompt, output]}
   - {name: plain, mix: []}
-  - {name: kept, validation_rows: 2, keep: best, validate_steps: 1}
+  - {name: kept, validation_rows: 2, keep: best, validate_steps: 1, max_new_tokens: 2}
 """
 TASK = """
 kind: extract
@@ -89,6 +89,9 @@ def test_all_phases_are_carried_out(table):
     assert not len(pd.read_csv(table.folder / "align" / "evaluate" / "measures.csv"))
     said = pd.read_parquet(table.folder / "mixed" / "evaluate" / "predictions.parquet")
     assert set(said["gold"]) == {"3"}
+    shorter = table.stage("kept", "evaluate").inputs
+    assert [task.max_new_tokens for task in shorter.extracted] == [2]
+    assert [task.max_new_tokens for task in table.stage("mixed", "evaluate").inputs.extracted] == [5]
 
 
 def test_instructions_are_mixed_anew_and_in_turn(table):

@@ -306,6 +306,7 @@ class Evaluate(Part):
     held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
+    max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of an answer from a passage; default: the task's
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
     scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char", "calibrated"] = "label_sum"

@@ -61,6 +61,9 @@ class Tested(Weighed):
         for name in names:
             if names.count(name) > 1 or name in own:
                 raise Refusal("tasks", name, "tasks with a name of their own each")
+        if most := run.evaluate.max_new_tokens:
+            shorter = {"max_new_tokens": most}
+            found = [task.model_copy(update=shorter) if isinstance(task, Extract) else task for task in found]
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
         own = {"held_out": run.measures_held_out, "held_out_past": kept}
