@@ -58,6 +58,7 @@ class Explorer:
         self.rows = work.begin_tuning(tune).rows
         self.texts, self.labels = evaluate.inputs.tests(every=False).to_pandas(), evaluate.inputs.labels
         mixes = hasattr(self.run.method, "dictionaries")
+        self.before = pd.read_parquet(tune.inputs.examples)["before"].iloc[0] if mixes else ""
         self.dictionaries = self.run.method.dictionaries(self.run, data.inputs) if mixes else {}
         self.passages = {
             (task.name, code): evaluate.inputs.passages(task, code).to_pandas()
@@ -193,8 +194,8 @@ class Explorer:
         if not self.dictionaries:
             return _nothing("The row mixes no words of another language into its texts.")
         run, row = self.run, self.run.data
-        first = next((row for row in self.rows if row), None)
-        text = self.tokenizer.decode(first["input_ids"][first["answer_start"] :], skip_special_tokens=True).strip()
+        # of an instruction its first part
+        text = self.before.rpartition("### Instruction:\n")[2].partition("\n\n###")[0]
         controls = {
             "text": _text("text", text if run.machine.share_text else ""),
             "code": _choice("language", _named(run, self.dictionaries)),

@@ -328,6 +328,7 @@ def test_panels_mix_a_text_and_show_answers(mini, monkeypatch):
     explorer = explore.Explorer(str(mini.path), "mixed", "base", str(mini.folder.parent))
     panel = explorer.mixing()
     by = {control.description: control for control in panel.children[0].children}
+    assert by["text"].value.endswith("?")
     by["text"].value, by["alpha"].value = "Tamu itu tidak perampok", 1.0
     shown = panel.children[1].value
     assert "<span class='answer' title='tidak'>" in shown

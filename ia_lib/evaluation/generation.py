@@ -57,8 +57,7 @@ def continued(
     how |= {"stop_strings": [stop], "tokenizer": tokenizer} if stop else {}
     # what a model brings along (a repetition penalty, beams) would not be greedy
     own = model.generation_config
-    how["generation_config"] = GenerationConfig(decoder_start_token_id=own.decoder_start_token_id)
-    model.generation_config = how["generation_config"]
+    model.generation_config = GenerationConfig(decoder_start_token_id=own.decoder_start_token_id)
     try:
         return _continued(model, tokenizer, prompts, tokens, stop, progress, how)
     finally:
