@@ -48,7 +48,7 @@ def write(
     runs = [Run(run, now) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
     every = results.every(runs)
     (folder / "figures").mkdir(exist_ok=True)
-    reached = {run.row: known for run in runs if run.tested and (known := run.words_in_dictionary)}
+    reached = {run.row: known for run in runs if (known := run.words_in_dictionary) and run.tested}
     drawn, plotly = draw(every, _tuning_costs(runs), reached), None
     # a browser draws them beside the rest of the work
     pictures = ThreadPoolExecutor(1).submit(write_pictures, drawn, folder / "figures")
