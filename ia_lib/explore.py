@@ -61,7 +61,7 @@ class Explorer:
         self.before = pd.read_parquet(tune.inputs.examples)["before"].iloc[0] if mixes else ""
         self.dictionaries = self.run.method.dictionaries(self.run, data.inputs) if mixes else {}
         self.passages = {
-            (task.name, code): evaluate.inputs.passages(task, code).to_pandas()
+            (task.name, code): evaluate.inputs.asked(task, code).to_pandas()
             for task in evaluate.inputs.extracted
             for code in evaluate.inputs.tested(task)
         }

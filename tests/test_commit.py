@@ -315,7 +315,7 @@ def test_notebook_3_shows_what_was_answered(mini):
     stage = mini.stage("mixed", "evaluate")
     found = show.passages(stage)
     assert set(found["language"]) == {"ind", "jav"}
-    asked = stage.inputs.passages(stage.inputs.extracted[0], "jav")
+    asked = stage.inputs.asked(stage.inputs.extracted[0], "jav")
     assert set(found[found["language"] == "jav"]["passage"]) <= set(asked["context"])
     said = pd.read_parquet(stage.folder / "predictions.parquet").query("language == 'jav'").set_index("example")
     for question, answered in found[found["language"] == "jav"]["answered"].items():

@@ -10,7 +10,8 @@ NAMES = {
     **{"bg": "Bulgarian", "bn": "Bengali", "en": "English", "es": "Spanish", "fr": "French", "no": "Norwegian"},
     **{"ru": "Russian", "zh": "Chinese"},
     **{"hin": "Hindi", "tha": "Thai", "ell": "Greek", "tam": "Tamil", "ben": "Bengali"},
-    **{"zho": "Chinese", "deu": "German"},
+    **{"zho": "Chinese", "deu": "German", "bul": "Bulgarian", "ces": "Czech", "fin": "Finnish", "fra": "French"},
+    **{"nor": "Norwegian", "por": "Portuguese", "rus": "Russian", "spa": "Spanish"},
 }
 
 # What the NusaX release and the mini lab have; the mini lab's grammar itself speaks the first two.

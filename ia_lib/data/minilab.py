@@ -4,7 +4,8 @@ Sentences in Indonesian and English come from a template grammar written for thi
 made from Indonesian word by word through a lexicon of real words (taken from NusaX, see LICENSE-lexicon.txt beside
 it). A word without an entry stays Indonesian; none is invented. It says nothing about the real languages.
 
-For COMMIT there are passages with questions whose answers stand in them, in Indonesian and these ten languages."""
+For COMMIT there are passages with questions whose answers stand in them, in Indonesian and these ten languages; for the
+Alpaca study short requests with one right answer each, in all twelve."""
 
 import csv
 import hashlib
@@ -74,19 +75,43 @@ def sentences(seed: int) -> Iterator[dict]:
         kinds, label = {}, template.get("label")
         for names in {None: _KINDS, "neutral": (("good", "bad"),)}.get(label, ()):
             kinds |= dict(zip(names, (names[i] for i in shuffled(rng, len(names))), strict=True))
-        words: dict[str, list[str]] = {}
-        for slot, digit in _SLOT.findall(template["ind"]):
-            entries = grammar()["slots"][kinds.get(slot, slot)]
-            while (entry := _word(rng, entries)) in words.values():
-                pass
-            words[slot + digit] = entry
-        sentence = {
-            code: _capital(template[code].format_map({slot: entry[i] for slot, entry in words.items()}))
-            for i, code in enumerate(("ind", "eng"))
-        }
+        words = _words(rng, template["ind"], kinds)
+        sentence = {code: _said(template[code], words, i) for i, code in enumerate(("ind", "eng"))}
         if sentence["ind"] not in seen:
             seen.add(sentence["ind"])
             yield {**sentence, "label": label}
+
+
+def requests(seed: int) -> Iterator[dict[str, dict[str, str]]]:
+    """Endless distinct requests: `ask` and `answer`, each in Indonesian and English (`ind`, `eng`)."""
+    rng, seen = generator(seed, "requests"), set()
+    while True:
+        template = pick(rng, grammar()["open"])
+        words = _words(rng, template["ask"][0])
+        found = {
+            part: {code: _said(template[part][i], words, i) for i, code in enumerate(("ind", "eng"))}
+            for part in ("ask", "answer")
+        }
+        if found["ask"]["ind"] not in seen:
+            seen.add(found["ask"]["ind"])
+            yield found
+
+
+def _words(rng, template: str, kinds: dict[str, str] | None = None) -> dict[str, list[str]]:
+    """An entry for each slot of a template, no two the same; `kinds` says which stand for which."""
+    words: dict[str, list[str]] = {}
+    for slot, digit in _SLOT.findall(template):
+        entries = grammar()["slots"][(kinds or {}).get(slot, slot)]
+        while slot + digit not in words:
+            if (entry := _word(rng, entries)) not in words.values():
+                words[slot + digit] = entry
+    return words
+
+
+def _said(template: str, words: dict[str, list[str]], language: int) -> str:
+    said = template.format_map({slot: entry[language] for slot, entry in words.items()})
+    # every sentence begins with a capital
+    return re.sub(r"(^|[.?] )(\w)", lambda found: found[1] + found[2].upper(), said)
 
 
 def passages(seed: int) -> Iterator[dict]:
@@ -128,7 +153,8 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     counts the sentences of base, train, valid and test, and of passages likewise: `passages/<code>/
     {train,valid,test}.json` in SQuAD's layout (train, of ind alone, is what a base model is trained on),
     `instructions/ind.jsonl` in Alpaca's form, `texts/<code>.txt` with a passage a line, and `dictionaries/<code>.tsv`,
-    the lexicon from Indonesian. No passage is in two of them.
+    the lexicon from Indonesian. No passage is in two of them. Requests stand in `open/<code>/{train,valid,test}.jsonl` with
+    `instruction`, `input` (empty) and `output`; line n is the same request in every language, and none is in two files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
@@ -173,6 +199,14 @@ def _write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> 
             path = folder / "sentiment" / languages.column(code) / f"{split}.csv"
             _save(path, {"id": ids, "text": [_in(s, code) for s in rows], "label": labels})
     _write_passages(folder, seed, [code for code in codes if code != "eng"], sizes)
+    asked = ({"ind": one["ask"]["ind"], "eng": one["ask"]["eng"], "answer": one["answer"]} for one in requests(seed))
+    asked = _unlike(asked, codes)
+    for split in ("train", "valid", "test"):
+        rows = list(islice(asked, sizes[split]))
+        for code in codes:
+            lines = [{"instruction": _in(row, code), "input": "", "output": _in(row["answer"], code)} for row in rows]
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            _text(folder / "open" / code / f"{split}.jsonl", text)
 
 
 def _write_passages(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> None:

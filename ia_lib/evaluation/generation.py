@@ -46,28 +46,39 @@ def continued(
     ends: Collection[int],
     *,
     stop: str | None = None,
+    beams: int = 1,
+    no_repeat_ngram: int = 0,
+    repetition_penalty: float = 1.0,
+    special: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """How the model goes on from each prompt's tokens: greedily, until one of the tokens `ends` or the text `stop`,
-    which are no part of it, and `tokens` at most. What prompts that stand beside each other share, as the questions on
-    one passage do, is read once; prompts of like length are read together. `progress` is told of every few prompts, how
-    many they are."""
+    """How the model goes on from each prompt's tokens: greedily or with `beams`, until one of the tokens `ends` or the
+    text `stop`, which are no part of it, and `tokens` at most. What prompts that stand beside each other share, as the
+    questions on one passage do, is read once; prompts of like length are read together. `progress` is told of every few
+    prompts, how many they are.
+
+    No n-gram of `no_repeat_ngram` tokens (0: of any length) comes twice, and what is there already becomes less likely
+    by `repetition_penalty` (1: not at all). With `special` the tokens that no text has, such as the end, are told."""
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     how = {"do_sample": False, "pad_token_id": pad, "eos_token_id": sorted(ends)}
     how |= {"stop_strings": [stop], "tokenizer": tokenizer} if stop else {}
+    # what says nothing is not passed on: it would be worked out for every token
+    asked = {"num_beams": (beams, 1), "no_repeat_ngram_size": (no_repeat_ngram, 0)}
+    asked["repetition_penalty"] = repetition_penalty, 1.0
+    how |= {name: value for name, (value, nothing) in asked.items() if value != nothing}
     # what a model brings along (a repetition penalty, beams) would not be greedy
     own = model.generation_config
     model.generation_config = GenerationConfig(decoder_start_token_id=own.decoder_start_token_id)
     try:
-        return _continued(model, tokenizer, prompts, tokens, stop, progress, how)
+        return _continued(model, tokenizer, prompts, tokens, stop, special, progress, how)
     finally:
         model.generation_config = own
 
 
-def _continued(model, tokenizer, prompts, tokens, stop, progress, how) -> list[str]:
+def _continued(model, tokenizer, prompts, tokens, stop, special, progress, how) -> list[str]:
     found, decodes, pad = [""] * len(prompts), model.config.is_encoder_decoder, how["pad_token_id"]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    shares = not decodes and _goes_on(model, prompts, pad)
+    shares = not decodes and "num_beams" not in how and _goes_on(model, prompts, pad)
     for batch in _batches(prompts, shares):
         numbers = [i for _, members in batch for i in members]
         if shares:
@@ -82,7 +93,7 @@ def _continued(model, tokenizer, prompts, tokens, stop, progress, how) -> list[s
         room = tokens if decodes or not positions else max(1, min(tokens, positions - longest))
         out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **how)
         # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
-        said = tokenizer.batch_decode(out[:, 1 if decodes else ids.shape[1] :], skip_special_tokens=True)
+        said = tokenizer.batch_decode(out[:, 1 if decodes else ids.shape[1] :], skip_special_tokens=not special)
         for i, text in zip(numbers, said, strict=True):
             found[i] = text.partition(stop)[0] if stop else text
         if progress:

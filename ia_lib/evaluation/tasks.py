@@ -2,7 +2,7 @@
 
 The kit's lie in params/tasks (`nusax/sentiment`), a user's own anywhere. A task's kind decides which fields it has, and
 how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, `answer`
-questions, whose true answers are scored, or `extract` answers from passages. Texts come from `find(source, file)`, as
+questions, whose true answers are scored, `extract` answers from passages, or `open`: answer as it likes. Texts come from `find(source, file)`, as
 those of `corpora` do; `places` says beforehand what it will be asked for.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StrictBool, field_validator, model_validator
 
-from ia_lib.data import corpora, downloads, files, languages, questions, yaml_files
+from ia_lib.data import corpora, downloads, files, languages, questions, requests, yaml_files
 from ia_lib.data.addresses import Told
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal, Text, either, listed, meant, told
@@ -329,8 +329,8 @@ class Answer(Task):
         return found
 
 
-class Passages(_Part):
-    """Questions on passages, in a file of SQuAD's layout for each language."""
+class _Tagged(_Part):
+    """A file for each language."""
 
     source: Text = "file"  # of ia_lib/data/downloads.yaml, `minilab`, or a user's own file
     file: Text  # with {tag}, what the files call a language, and {split}, if there are several
@@ -345,7 +345,32 @@ class Passages(_Part):
         return self
 
 
-class Extract(Task):
+class _OfFiles(Task):
+    """A task with a file for each language."""
+
+    data: _Tagged
+
+    def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
+        """(source, file) of what `read` reads. Raises CorpusError for a language that the task has not."""
+        found = []
+        for code in codes:
+            if code not in self.data.languages:
+                known = ", ".join(self.data.languages)
+                raise CorpusError(f"the task {self.name} has no language {code!r}; it has: {known}")
+            file = self.data.file.replace("{tag}", self.data.languages[code]).replace("{split}", split)
+            found.append((self.data.source, self._own(file) if self.data.source == "file" else file))
+        return found
+
+    @property
+    def splits(self) -> list[str]:
+        return ["train", "valid", "test"] if "{split}" in self.data.file else ["test"]
+
+
+class Passages(_Tagged):
+    """Questions on passages, in files of SQuAD's layout."""
+
+
+class Extract(_OfFiles):
     """Answer questions by words of the passage that they are about."""
 
     kind: Literal["extract"] = "extract"
@@ -373,30 +398,37 @@ class Extract(Task):
         between, _, after = rest.partition("[QUESTION]")
         return f"{before}{context}{between}{question}{after}"
 
-    def places(self, codes: Sequence[str], split: str) -> list[tuple[str, str]]:
-        """(source, file) of what `read` reads. Raises CorpusError for a language that the task has not."""
-        found = []
-        for code in codes:
-            if code not in self.data.languages:
-                known = ", ".join(self.data.languages)
-                raise CorpusError(f"the task {self.name} has no language {code!r}; it has: {known}")
-            file = self.data.file.replace("{tag}", self.data.languages[code]).replace("{split}", split)
-            found.append((self.data.source, self._own(file) if self.data.source == "file" else file))
-        return found
-
     def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
         """The questions in one language, as `questions.read` has them. Raises CorpusError."""
         return questions.read(find(*self.places(codes, split)[0]))
 
-    @property
-    def splits(self) -> list[str]:
-        return ["train", "valid", "test"] if "{split}" in self.data.file else ["test"]
+
+class Requests(_Tagged):
+    """Requests, in JSONL files whose line n is the same request in every language."""
+
+    prompt: Text = "prompt"
+    reference: Text | None = None  # the field with an answer that is right
+    broken: Literal["refuse", "skip"] = "refuse"  # a line that is no JSON object, or has no prompt
 
 
-_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer, "extract": Extract}
+class Open(_OfFiles):
+    """Answer a request in one's own words; answers are judged, and their language is looked at."""
+
+    kind: Literal["open"] = "open"
+    data: Requests
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
+    metric: Literal["score"] = "score"  # the headline: a judge's mark, 0 in another language
+
+    def read(self, find: corpora.Find, codes: Sequence[str], split: str) -> "Dataset":
+        """The requests in one language, as `requests.read` has them. Raises CorpusError."""
+        data = self.data
+        return requests.read(find(*self.places(codes, split)[0]), data.prompt, data.reference, data.broken == "skip")
 
 
-def load(name: str, home: str | Path = "") -> Choose | Translate | Answer | Extract:
+_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer, "extract": Extract, "open": Open}
+
+
+def load(name: str, home: str | Path = "") -> Choose | Translate | Answer | Extract | Open:
     """A task by its name in params/tasks, or by the path of a user's file, looked for in `home` first.
 
     Raises TaskError for one that there is not and for what is wrong in its file: file, line, field, found, allowed.
@@ -423,7 +455,7 @@ def own(file: str, language: str, labels: list[str], task: str = "sentiment", **
 
 
 @cache
-def _loaded(path: Path, time: int, name: str) -> Choose | Translate | Answer | Extract:
+def _loaded(path: Path, time: int, name: str) -> Choose | Translate | Answer | Extract | Open:
     fields = yaml_files.read(path, "task", TaskError)
     kind = yaml_files.plain(fields.get("kind"))
     if not isinstance(kind, str) or kind not in _KINDS:

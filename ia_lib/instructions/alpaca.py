@@ -1,7 +1,9 @@
 """Instructions in Alpaca's form: read from JSON or JSONL, put into Stanford Alpaca's template, and code-mixed (COMMIT,
 section 3: every part by itself, the template never)."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from ia_lib.data import files
@@ -15,10 +17,20 @@ _WITH_INPUT = ", paired with an input that provides further context"
 _ASKS = "Write a response that appropriately completes the request."
 
 
+# The sections of a prompt, any of which ends an answer.
+_MARKER = re.compile(r"### (?:Instruction|Input|Response):")
+
+
 def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
     """The rows of a JSON list or of JSONL, with `PARTS`; `fields` says what the file calls them. An input may be empty
     or missing. Raises CorpusError for what is not text, an instruction or output that is empty, and no row at all."""
-    path, rows = Path(path), []
+    files.must_exist(path := Path(path))
+    return _read(path, path.stat().st_mtime_ns, tuple(fields[part] for part in PARTS))
+
+
+@lru_cache(maxsize=12)  # the study has nine languages, which every row of its table reads
+def _read(path: Path, time: int, names: tuple[str, ...]) -> list[dict[str, str]]:
+    rows, fields = [], dict(zip(PARTS, names, strict=True))
     if path.suffix.lower() == ".json":
         found = files.document(path)
         if not isinstance(found, list):
@@ -43,11 +55,19 @@ def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
     return rows
 
 
-def prompt(instruction: str, further: str = "") -> str:
-    """Stanford Alpaca's prompt, with the section of an input where there is one. The answer follows at once."""
+def prompt(instruction: str, further: str = "", form: str = "plain") -> str:
+    """Stanford Alpaca's prompt, with the section of an input where there is one. The answer follows at once ("plain"),
+    or on a line of its own ("newline", as in alpaca-lora). "indented" is how the released code of the Alpaca study asks
+    models that were tuned whole: all lines but the first behind four blanks, and four more to begin the answer."""
     begins = f"{_BEGINS}{_WITH_INPUT if further else ''}. {_ASKS}"
     sections = [begins, f"### Instruction:\n{instruction}", *([f"### Input:\n{further}"] if further else [])]
-    return "\n\n".join([*sections, "### Response:"])
+    whole = "\n\n".join([*sections, "### Response:"]) + ("" if form == "plain" else "\n")
+    return re.sub(r"\n(?!\n)", "\n    ", whole) if form == "indented" else whole
+
+
+def cut(answer: str) -> str:
+    """An answer up to where it goes on with a section of the prompt."""
+    return _MARKER.split(answer, maxsplit=1)[0].strip()
 
 
 def mixed(

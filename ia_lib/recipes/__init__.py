@@ -9,7 +9,8 @@ training takes in turn, and their rows. A row names its recipe by `recipe: NAME`
   what else is known, if it is: `steps`, where the row does not say them; `rows_of_epoch`, of the streams that are read
   once; the `pool` that was drawn from, and its `provenance`; what else belongs into report.json (`report`)
 - `drawn(run) -> dict | None`, if it draws rows from the run's past: the keywords of `replay.draw` beside pool and seed
-- `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected
+- `READINGS`, if it has any: field -> its value as the paper says, as the released code does, corrected;
+  or a function of the row's fields that tells it
 - `check(run)`, if it has rules over several fields; raises `fields.Refusal`
 - `places(run) -> list[(source, file)]`, if it reads files that no other field of a row names
 - `look(run, inputs)`, if it reads files that nobody else looks through: raises what is wrong in them, before any work

@@ -306,7 +306,12 @@ class Evaluate(Part):
     held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"
     examples: Count | None = None
-    max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of an answer from a passage; default: the task's
+    max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of a free answer; default: the task's
+    asked: Literal["newline", "plain", "indented", "bare"] = "newline"  # Alpaca's prompt of a request, or none
+    beams: Annotated[Count, Field(le=64)] = 1
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
+    repetition_penalty: Annotated[Number, Field(gt=0, le=10)] = 1.0
+    cut_answer: Literal["sections", "nothing"] = "sections"
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"
     scoring_rule: Literal["label_sum", "joint", "mean", "label_mean", "label_per_char", "calibrated"] = "label_sum"

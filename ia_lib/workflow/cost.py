@@ -55,6 +55,7 @@ ASSUMED_TOKENS = {"new": 110, "old": 160}
 _MIXED = 230  # of a row of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
 PASSAGE = 20  # prompts that take as long as a question on a passage, with its answer
+REQUEST = 8  # prompts that take as long as a request with its answer: on the mini lab's small models, with beams more
 _TRANSLATED = 11  # prompts that take as long as a sentence that is translated, compared and whose loss is measured
 
 
@@ -72,11 +73,11 @@ class Estimate:
 
 
 def estimate(
-    run: Settings, source: str | New, report: dict | None = None, texts: int | None = None, passages: int = 0
+    run: Settings, source: str | New, report: dict | None = None, texts: int | None = None, passages: float = 0
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
-    cannot be told, `passages` how many questions on passages are asked."""
+    cannot be told, `passages` how many questions on passages are asked, or what takes as long."""
     steps = _steps(run, report)
     tokens = round(steps * _per_step(run, report))
     texts, (parameters, _) = _prompts(run, texts), _parameters(source)
@@ -96,10 +97,10 @@ def estimate(
 
 
 def operations(
-    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None, passages: int = 0
+    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None, passages: float = 0
 ) -> dict[str, float]:
     """Floating-point operations of the stages tune and evaluate; 0 for a model whose size cannot be told. `prompts` are
-    those with labels, `passages` questions on them."""
+    those with labels, `passages` questions on them, or what takes as long."""
     parameters, _ = _parameters(source)
     prompts = _prompts(run) if prompts is None else prompts
     directions = 2 * len(run.pivots) * len([code for code in run.paired_codes if code not in run.pivots])
@@ -233,7 +234,7 @@ def assumptions() -> str:
     )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
-        f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}) / (peak x assumed share): "
+        f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}, a request as {REQUEST}) / (peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "

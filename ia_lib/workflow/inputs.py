@@ -16,7 +16,7 @@ from ia_lib.data.addresses import shown
 from ia_lib.data.downloads import SourceError
 from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal
-from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, Translate
+from ia_lib.evaluation.tasks import Answer, Choose, Extract, Open, Task, Translate
 from ia_lib.instructions import templates
 from ia_lib.paths import params, root
 from ia_lib.workflow import past
@@ -188,19 +188,34 @@ class Inputs(Tested):
             return past.split(self, self.find("file", self.run.data.past.file))[1]
         return task.read(self.find, self.tested(task), self.split_of(task))
 
-    def passages(self, task: Extract, code: str) -> "Dataset":
-        """The questions of a task in one language, with their passages; the first `examples` of them."""
+    def asked(self, task: Extract | Open, code: str) -> "Dataset":
+        """The questions of a task in one language, with their passages, or its requests; the first `examples` of
+        them."""
         found, few = task.read(self.find, [code], self.split_of(task)), self.run.evaluate.examples
         return found.select(range(min(few or len(found), len(found))))
 
     @cached_property
     def asked_on_passages(self) -> int:
         """How many questions on passages are asked, of those that are here or will be written."""
-        pairs = [(task, code) for task in self.extracted for code in self.tested(task)]
+        return self._count(self.extracted)
+
+    @cached_property
+    def requested(self) -> int:
+        """How many requests are made, of those that are here or will be written."""
+        return self._count(self.opened)
+
+    @property
+    def asked_like_passages(self) -> float:
+        """All questions that are answered freely, counted in those on passages, whose time they take."""
+        return self.asked_on_passages + self.requested * cost.REQUEST / cost.PASSAGE
+
+    def _count(self, tasks: "list[Extract] | list[Open]") -> int:
+        pairs = [(task, code) for task in tasks for code in self.tested(task)]
         few, of_lab = self.run.evaluate.examples or 10**9, [task for task, _ in pairs if task.data.source == "minilab"]
-        written = [minilab.questions(getattr(self.run.lab, self.split_of(task))) for task in of_lab]
+        sizes = [(task, getattr(self.run.lab, self.split_of(task))) for task in of_lab]
+        written = [minilab.questions(size) if isinstance(task, Extract) else size for task, size in sizes]
         here = [pair for pair in pairs if self.here(pair[0].places([pair[1]], self.split_of(pair[0])))]
-        return sum(len(self.passages(*pair)) for pair in here) + sum(min(few, count) for count in written)
+        return sum(len(self.asked(*pair)) for pair in here) + sum(min(few, count) for count in written)
 
     def places(self, task: Task) -> list[tuple[str, str]]:
         """What the run's texts of a task are read from, as (source, file)."""
@@ -259,6 +274,11 @@ class Inputs(Tested):
         ((ids, offsets, _),) = tokenised(self._cutting, [("", text)], add_special_tokens=False)
         borders = [0, *(offsets[i][0] for i in range(tokens, len(ids), tokens)), len(text)]
         return [text[begin:end] for begin, end in pairwise(borders)]
+
+    def tokens(self, texts: list[str]) -> list[int]:
+        """How many of the model's tokens each text has."""
+        parts = (texts[i : i + 10_000] for i in range(0, len(texts), 10_000))
+        return [len(ids) for part in parts for ids in self._cutting(part, add_special_tokens=False)["input_ids"]]
 
     @cached_property
     def _cutting(self):

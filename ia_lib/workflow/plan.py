@@ -105,8 +105,8 @@ def _estimated(table: "Table", run) -> str:
     inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
-    found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_on_passages)
-    texts = "?" if found.texts is None else _short(found.texts + inputs.asked_on_passages)
+    found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_like_passages)
+    texts = "?" if found.texts is None else _short(found.texts + inputs.asked_on_passages + inputs.requested)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     # how many steps some epochs are is known when the rows are
     known = found.steps or not run.trains
@@ -149,7 +149,7 @@ def _what(stage: Stage) -> str:
     if stage.name == "evaluate":
         tests = stage.inputs.choices
         number = len({code for task in tests for code in task.has(run.codes)})
-        others = [*stage.inputs.translations, *stage.inputs.extracted, *stage.inputs.answered]
+        others = [*stage.inputs.translations, *stage.inputs.extracted, *stage.inputs.opened, *stage.inputs.answered]
         names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in others]
         where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
         return ", ".join(filter(None, [", ".join(dict.fromkeys(names[0])) + where, *names[1]]))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ia_lib.data import corpora, dirt
 from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.data.yaml_files import Refusal
+from ia_lib.evaluation.tasks import Open
 from ia_lib.instructions import code_mixing, replay, templates
 from ia_lib.workflow import fit
 from ia_lib.workflow.inputs import Inputs
@@ -48,12 +49,17 @@ def check(inputs, seen: set) -> None:
             questions = inputs.questions(task)
             for column in ("prompt", "answer"):
                 _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} ({column}s)")
-    for task in inputs.extracted if inputs.stage == "evaluate" else ():
+    if inputs.stage == "evaluate" and inputs.opened:
+        inputs.gate()
+    for task in [*inputs.extracted, *inputs.opened] if inputs.stage == "evaluate" else ():
         for code in inputs.tested(task):
             looked = task.name, code, str(task.file), run.evaluate.examples
             if looked not in seen and inputs.here(task.places([code], inputs.split_of(task))):
                 seen.add(looked)
-                questions = inputs.passages(task, code)
+                questions = inputs.asked(task, code)
+                if isinstance(task, Open):
+                    _look(inputs, seen, corpora.cells(questions, "question"), f"of {task.name} in {code}")
+                    continue
                 unspaced = any(code_mixing.UNSPACED.search(text) for text in corpora.cells(questions, "question"))
                 if unspaced and find_spec("icu4py") is None:
                     raise CorpusError(f"{task.name} in {code}: {code_mixing.MISSING}")
@@ -62,7 +68,7 @@ def check(inputs, seen: set) -> None:
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
     if inputs.stage == "evaluate":
-        read = {code for task in [*inputs.choices, *inputs.extracted] for code in inputs.tested(task)}
+        read = {code for task in [*inputs.choices, *inputs.extracted, *inputs.opened] for code in inputs.tested(task)}
         read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
         read |= {*getattr(run.data, "texts", ()), *getattr(run.data, "dictionaries", ())}
         tested = run.evaluate.tasks != [] or run.evaluate.tests

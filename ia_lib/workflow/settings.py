@@ -325,6 +325,7 @@ def _filled(values: dict[str, Any], known: type[Settings]) -> dict[str, Any]:
     recipe = recipes.load(values.get("recipe") or fields.Shared.model_fields["recipe"].default)
     number = FIDELITY.index(values.get("fidelity", "corrected"))
     found = {name: reading[number] for name, reading in getattr(recipe, "READINGS", {}).items()}
+    found = {name: value(values) if callable(value) else value for name, value in found.items()}
     speaks = values.get("known", known.model_fields["known"].default)
     if isinstance(speaks, list):
         pivots = found.get("pivots", known.model_fields["pivots"].default)

@@ -213,7 +213,7 @@ def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
     frames, predictions = [], pd.read_parquet(stage.folder / "predictions.parquet")
     for task in stage.inputs.extracted:
         for code in stage.inputs.tested(task):
-            found = stage.inputs.passages(task, code).to_pandas().set_index("id")
+            found = stage.inputs.asked(task, code).to_pandas().set_index("id")
             said = said_on(predictions, task.name, code).reindex(found.index)
             pairs = zip(said, found["answers"], strict=True)
             right = [agreement(one, true, "corrected", code)[0] == 1 for one, true in pairs]
@@ -229,7 +229,7 @@ def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
 def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:
     """What was answered to a task in a language, by the ids of its questions; of the lines of predictions.parquet."""
     names = predictions["dataset"].str.cat(predictions["task"], sep="/").str.lstrip("/")
-    part = predictions[(names == task) & (predictions["language"] == code) & (predictions["kind"] == "extract")]
+    part = predictions[(names == task) & (predictions["language"] == code)]
     return part.set_index("example")["predicted"]
 
 

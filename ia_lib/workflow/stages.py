@@ -339,7 +339,7 @@ class Stage:
     def _operations(self) -> float:
         from ia_lib.workflow.cost import operations
 
-        passages = self.inputs.asked_on_passages if self.name == "evaluate" else 0
+        passages = self.inputs.asked_like_passages if self.name == "evaluate" else 0
         return operations(self.run, self.inputs.origin, passages=passages)[self.name]
 
 

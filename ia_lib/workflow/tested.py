@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation import tasks
-from ia_lib.evaluation.tasks import Answer, Choose, Extract, Task, TaskError, Translate
+from ia_lib.evaluation.tasks import Answer, Choose, Extract, Open, Task, TaskError, Translate
 from ia_lib.randomness import generator, shuffled
 from ia_lib.workflow.weights import Weighed
 
@@ -63,7 +63,7 @@ class Tested(Weighed):
                 raise Refusal("tasks", name, "tasks with a name of their own each")
         if most := run.evaluate.max_new_tokens:
             shorter = {"max_new_tokens": most}
-            found = [task.model_copy(update=shorter) if isinstance(task, Extract) else task for task in found]
+            found = [task.model_copy(update=shorter) if isinstance(task, Extract | Open) else task for task in found]
         if run.evaluate.label_order == "shuffled":
             found = [self._shuffled(task) if isinstance(task, Choose) else task for task in found]
         own = {"held_out": run.measures_held_out, "held_out_past": kept}
@@ -92,6 +92,11 @@ class Tested(Weighed):
     def extracted(self) -> list[Extract]:
         """Those of the tasks whose answers stand in passages."""
         return [task for task in self.tasks if isinstance(task, Extract)]
+
+    @property
+    def opened(self) -> list[Open]:
+        """Those of the tasks that are requests, answered freely."""
+        return [task for task in self.tasks if isinstance(task, Open)]
 
     @property
     def of_files(self) -> list[Translate]:

@@ -309,13 +309,16 @@ def evaluate(stage: Stage, begun: Evaluation) -> Evaluated:
 def _evaluate(stage: Stage, begun: Evaluation) -> None:
     import pandas as pd
 
-    from ia_lib.evaluation import answering, choice, extraction, measures, translation
+    from ia_lib.evaluation import answering, choice, extraction, measures, responses, translation
     from ia_lib.workflow import cost
 
     run, inputs, asked = stage.run, stage.inputs, stage.run.evaluate
     pairs = {task.name: inputs.pairs(task) for task in inputs.translations}
     questions = {task.name: inputs.questions(task) for task in inputs.answered}
-    passages = [(task, code, inputs.passages(task, code)) for task in inputs.extracted for code in inputs.tested(task)]
+    passages, requests = (
+        [(task, code, inputs.asked(task, code)) for task in some for code in inputs.tested(task)]
+        for some in (inputs.extracted, inputs.opened)
+    )
     ways = {task.name: len(translation.directions(inputs.plan(), inputs.tested(task))) for task in inputs.translations}
     sentences = sum(ways[name] * len(text) for name, text in pairs.items())
     pace = Pace(
@@ -323,6 +326,7 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
             "labels": (len(begun.texts) * 3 * len(run.wordings), 1.0),
             "answers": (sum(map(len, questions.values())), 1.0),
             "passages": (sum(len(some) for *_, some in passages), cost.PASSAGE),
+            "requests": (sum(len(some) for *_, some in requests), cost.REQUEST),
             **{name: (sentences, cost) for name, cost in _SENTENCE.items()},
         },
         stage.progress,
@@ -370,6 +374,17 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
     for task, code, some in passages:
         given = begun.model, begun.tokenizer, task, some, code
         said, counted = extraction.extract(*given, chat=run.chat, progress=partial(pace.add, "passages"))
+        predictions.append(said)
+        counts.append(counted)
+    gate = inputs.gate() if requests else None
+    for task, code, some in requests:
+        said, counted = responses.respond(
+            *(begun.model, begun.tokenizer, task, some, code, gate),
+            **asked.model_dump(include={"asked", "beams", "no_repeat_ngram", "repetition_penalty"}),
+            cut=asked.cut_answer == "sections",
+            chat=run.chat,
+            progress=partial(pace.add, "requests"),
+        )
         predictions.append(said)
         counts.append(counted)
     measures.save(
