@@ -173,7 +173,7 @@ def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
         baseline = float(part["baseline"].iloc[0]), part["baseline_is"].iloc[0]
         answers = Answers(examples(tuple(ids.tolist()), seed), sums, [metric], *baseline)
         # what has no source has one prompt
-        cells[dataset, task, kind, metric, language, source, "all" if source else 1] = answers
+        cells[dataset, task, kind, metric, language, source, "all" if source and kind != "open" else 1] = answers
     return cells
 
 
@@ -210,7 +210,8 @@ def measures(
 
     Places: every language under every prompt (a translation: from every source), every language averaged over prompts
     (sources), and every group (L1, L2, L3) averaged over prompts and then languages, as InstructAlign does; a
-    translation belongs to the language it is in. What is averaged is called "all". Of several data sets also each
+    translation belongs to the language it is in; of free answers the source is the judge, and judges are never averaged.
+    What is averaged is called "all". Of several data sets also each
     task's average over data sets, and of several tasks the average of everything (see `weights`). With `single=False`
     there are no lines of single languages, which most of the time goes into; `metrics` are those that are wanted
     (default: all).
@@ -250,12 +251,13 @@ def measures(
             "answers: the seeds of a row need the same tasks, languages and prompts, and a base each or one"
         )
     every = pd.DataFrame(sides[0].keys(), columns=CELL, dtype=object)  # quicker than Arrow's texts, as in `choices`
+    every["judge"] = every["source"].where(every["kind"] == "open", "")
     lines = []
 
     def add(cells: pd.DataFrame, dataset: str, task: str, group: str, language: str = "all", alone: bool = False):
         if cells.empty:
             return
-        keys = list(cells.itertuples(index=False, name=None))
+        keys = list(cells[CELL].itertuples(index=False, name=None))
         shares = weights(cells, group)
         found, other = ([[side.get(key) for key in keys] for side in there] for there in (sides, bases))
         pairs = [pair for rows in zip(found, other, strict=False) for pair in zip(*rows, strict=True)]
@@ -263,12 +265,12 @@ def measures(
         paired = pairs and all(mine and theirs and mine.examples.key == theirs.examples.key for mine, theirs in pairs)
         first = cells.iloc[0]
         place = {"dataset": dataset, "task": task, "kind": first["kind"], "group": group, "language": language}
-        place |= {"source": first["source"] if alone or not first["source"] else "all"}
+        place |= {"source": first["source"] if alone or first["judge"] or not first["source"] else "all"}
         place |= {"prompt": str(first["prompt"]) if alone else "all"}
         place |= {"majority_of": (majority_of or {}).get((dataset, task))}
         lines.extend(_lines(place, Average(found, shares), Average(other, shares) if paired else None, metrics))
 
-    for (dataset, task, _, _), cells in every.groupby(CELL[:4], sort=False):
+    for (dataset, task, *_), cells in every.groupby([*CELL[:4], "judge"], sort=False):
         for group, languages in groups.items():
             for language in languages if single else ():
                 own = cells[cells["language"] == language].sort_values("prompt", kind="stable")
@@ -276,7 +278,7 @@ def measures(
                     add(own.iloc[[i]], dataset, task, group, language, alone=True)
                 add(own, dataset, task, group, language)
             add(cells[cells["language"].isin(languages)], dataset, task, group)
-    for _, cells in every.groupby(["kind", "metric"], sort=False):
+    for _, cells in every.groupby(["kind", "metric", "judge"], sort=False):
         wider = {task: part for task, part in cells.groupby("task", sort=False) if part["dataset"].nunique() > 1}
         wider |= {"all": cells} if cells["task"].nunique() > 1 else {}
         for (task, part), (group, languages) in product(wider.items(), groups.items()):

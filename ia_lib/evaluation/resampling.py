@@ -94,6 +94,11 @@ def _one_asked(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean * [0, 1], mean[[1, 1]]
 
 
+def _one_marked(least: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """An answer more, with the lowest mark that there is or the highest, 3."""
+    return lambda mean: (mean[[1, 1]] * [least, 1], mean[[1, 1]] * [3, 1])
+
+
 def _nothing(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 0 * mean, 0 * mean
 
@@ -123,6 +128,9 @@ RULES = ("corrected", "squad", "mlqa")
 KINDS = ("answerable", "unanswerable")
 EXTRACTED = tuple(f"{name}, {rule}" for rule in RULES for name in ("exact match", "F1"))
 EXTRACTED += tuple(f"exact match, {kind}" for kind in KINDS)
+# Of free answers, as judges mark them (1 to 3): 0 in another language than the request's, in any language, and what that
+# makes.
+MARKED = {"score": 0, "score, any language": 1, "lost at the gate": 0}
 LABEL_METRICS = tuple(_OF_LABELS)  # the first is the headline
 METRICS = {
     # confusions: how often each label is true where each is predicted, row by row
@@ -135,7 +143,9 @@ METRICS = {
     "chrF": Metric(chrf, _nothing),
     "answer loss": Metric(ratio, _nothing, inf),
     # how much of an answer is right (0 to 1), of how many questions
-    **{name: Metric(lambda counts: 100 * ratio(counts), _one_asked) for name in EXTRACTED},
+    **{name: Metric(lambda counts: 100 * ratio(counts), _one_asked) for name in (*EXTRACTED, "in the language")},
+    # the sum of marks, of how many answers
+    **{name: Metric(ratio, _one_marked(least), 3.0) for name, least in MARKED.items()},
 }
 
 

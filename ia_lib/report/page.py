@@ -25,7 +25,7 @@ from ia_lib.report import figures, results
 from ia_lib.report.results import STAGES, Run
 
 # The parts of a run's settings that belong to one stage.
-_BLOCKS = ("data", "train", "evaluate", "machine")
+_BLOCKS = ("data", "train", "evaluate", "judge", "machine")
 # The look of an executed notebook as a page.
 _LOOK = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto;
@@ -36,16 +36,23 @@ text-align: left } .prompt { color: #767676; font-size: .8rem } .anchor-link { d
 
 
 def write(
-    folder: Path, name: str, runs: list[Path], missing: list[str], said: list[dict] | None = None
+    folder: Path,
+    name: str,
+    runs: list[Path],
+    missing: list[str],
+    said: list[dict] | None = None,
+    judged: Collection[Path] = (),
 ) -> pd.DataFrame:
-    """Write the report of the table `name` from the evaluate folders of its runs; returns the results.
+    """Write the report of the table `name` from the evaluate folders of its runs, and the folders of those judge stages
+    that belong to them; returns the results.
 
     Written are `results.csv` (every measure), `pairs.csv` (rows and languages compared), `rules.csv` and
     `conclusions.csv` (the same answers under every scoring rule), `published.csv` (if runs reproduce published cells),
     the executed notebooks and the figures as pages (figures also as .png where a Chromium is found) and `index.html`.
     `missing` names the runs of the table without results.
     """
-    runs = [Run(run, now) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
+    marked = {judge.parent: judge for judge in judged}
+    runs = [Run(run, now, marked.get(run.parent)) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
     every = results.every(runs)
     (folder / "figures").mkdir(exist_ok=True)
     reached = {run.row: known for run in runs if (known := run.words_in_dictionary) and run.tested}
@@ -79,6 +86,8 @@ def write(
         "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
         "questions": ("answers from passages", results.extracted(every).to_dict("records")),
+        "requests": ("free answers", results.opened(every).to_dict("records")),
+        "judges": ("judges", results.judges(runs)),
         "held-out": ("translation and true answers", results.held_out(every).to_dict("records")),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),

@@ -23,10 +23,12 @@ STAGES = ("data", "tune", "evaluate")
 class Run:
     """A run, as the folder of its evaluate stage and those beside it tell it."""
 
-    def __init__(self, folder: str | Path, said: dict | None = None):
-        """`said` are settings that the table has changed since, which no artefact hangs on."""
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, said: dict | None = None, judged: Path | None = None):
+        """`said` are settings that the table has changed since, which no artefact hangs on; `judged` is the folder of
+        its judge stage, if there is one."""
+        self.folder, self.judged = Path(folder), judged
         places = {stage: self.folder.parent / stage / "manifest.json" for stage in STAGES}
+        places |= {"judge": judged / "manifest.json"} if judged else {}
         self.stages = {stage: _json(path) for stage, path in places.items() if path.is_file()}
         self.manifest = self.stages["evaluate"]
         settings = self.settings = {**self.manifest["settings"], **(said or {})}
@@ -71,6 +73,18 @@ class Run:
         return self.settings["languages"].get(code) or NAMES.get(code, code)
 
     @property
+    def budget(self) -> str:
+        """What of a set of instructions it was tuned on, in the Alpaca study."""
+        return self.settings["data"].get("budget", "") if "tune" in self.stages else ""
+
+    @property
+    def tuning(self) -> str:
+        """Whether adapters were trained or all weights; "" of a run that trains on nothing."""
+        if "tune" not in self.stages:
+            return ""
+        return "lora" if self.settings["train"].get("adapter") else "full"
+
+    @property
     def tested(self) -> bool:
         return bool(self.settings["evaluate"]["tasks"] != [] or self.settings["evaluate"]["tests"])
 
@@ -102,7 +116,8 @@ class Run:
         rule, seed, found = rule or self.rule, seed or self.seed, {}
         if (kind, rule, seed) in self._answers:
             return self._answers[kind, rule, seed]
-        if kind != "choose" and len(counts := self._read("counts.parquet")):
+        counts = pd.DataFrame() if kind == "choose" else self._counts
+        if len(counts):
             # a cell's third part is its kind
             found = {cell: counted for cell, counted in measures.counted(counts, seed).items() if cell[2] == kind}
         elif kind == "choose" and len(self.scores):
@@ -114,20 +129,38 @@ class Run:
             self._answers[kind, rule, seed] = found
         return found
 
-    def _read(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.folder / name) if (self.folder / name).is_file() else pd.DataFrame()
+    @cached_property
+    def marks(self) -> pd.DataFrame:
+        """What judges said of its free answers; empty, if nobody was asked."""
+        return self._read("marks.parquet", self.judged)
+
+    @cached_property
+    def checks(self) -> pd.DataFrame:
+        """What judges said of answers whose mark is known beforehand."""
+        path = self.judged / "checks.csv" if self.judged else None
+        return own_csv(path) if path and path.is_file() else pd.DataFrame()
+
+    @cached_property
+    def _counts(self) -> pd.DataFrame:
+        found = [self._read("counts.parquet", folder) for folder in (self.folder, self.judged)]
+        found = [frame for frame in found if len(frame)]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+    def _read(self, name: str, folder: Path | None = None) -> pd.DataFrame:
+        path = (folder or self.folder) / name
+        return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def every(runs: list[Run]) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
-    began_with, objective, replay, retention`, with `group_name` and `language_name`.
+    began_with, objective, replay, retention, budget, tuning`, with `group_name` and `language_name`.
 
     A run's base is the run whose model it began with, or where that was not tested the one before; the difference to it
     has a paired 95% interval over the same examples, and is empty for a base. A row with several seeds has lines over
     all of them, too: there `run` is the row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
     frames, by_name = [], {run.name: run for run in runs}
-    for kind in ("choose", "translate", "answer", "extract"):
+    for kind in ("choose", "translate", "answer", "extract", "open"):
         there = {run.name: run for run in runs if run.answers(kind)}
         bases = {name: _base(run, by_name, there) for name, run in there.items()}
         frames += [_lines(kind, [run], bases) for run in there.values()]
@@ -135,7 +168,7 @@ def every(runs: list[Run]) -> pd.DataFrame:
             # what is compared with a base is taken together where the base has results, too
             seeds = [run for run in seeds if not run.base or bases[run.name]] or seeds
             frames += [_lines(kind, seeds, bases)] if len(seeds) > 1 else []
-    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention"]
+    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention", "budget", "tuning"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
@@ -161,6 +194,7 @@ def _lines(kind: str, seeds: list[Run], found_bases: dict[str, Run | None]) -> p
     facts = {"run": run.row if several else run.name, "row": run.row, "seed": "all" if several else run.seed}
     facts |= {"model": run.manifest["origin"], "began_with": run.began_with}
     facts |= {"objective": run.objective, "replay": run.replay, "retention": run.retention}
+    facts |= {"budget": run.budget, "tuning": run.tuning}
     facts |= {"group_name": found["group"].map(GROUPS)}
     return found.assign(**facts, language_name=[run.language(code) for code in found["language"]])
 
@@ -197,8 +231,25 @@ def extracted(results: pd.DataFrame) -> pd.DataFrame:
     lines = of_rows(results, None)
     lines = lines[(lines["kind"] == "extract") & (lines["prompt"] == "all")]
     lines = lines[(lines["language"] != "all") | ((lines["cells"] > 1) & (lines["dataset"] != "all"))]
-    name = lines["dataset"].fillna("").astype(str).str.cat(lines["task"].astype(str), sep="/").str.lstrip("/")
-    return lines.assign(task=name)[_COUNTED.split()].round(2).reset_index(drop=True)
+    return lines.assign(task=_called(lines))[_COUNTED.split()].round(2).reset_index(drop=True)
+
+
+def _called(lines: pd.DataFrame) -> pd.Series:
+    """Data set and task in one name."""
+    return lines["dataset"].fillna("").astype(str).str.cat(lines["task"].astype(str), sep="/").str.lstrip("/")
+
+
+def opened(results: pd.DataFrame) -> pd.DataFrame:
+    """The lines of free answers, for the eye: of every language and group what each judge makes of them, and how many
+    are in the request's language; `sum` is the score as the study has it, over all requests of a language (of 50: 0 to
+    150). Of a row with several seeds those over all of them."""
+    lines = of_rows(results, None)
+    lines = lines[(lines["kind"] == "open") & (lines["prompt"] == "all") & (lines["dataset"] != "all")]
+    lines = lines[(lines["language"] != "all") | (lines["cells"] > 1)]
+    of_marks = lines["metric"] != "in the language"
+    total = (lines["value"] * lines["examples"]).where(of_marks & (lines["language"] != "all"))
+    columns = [*_COUNTED.split(), "budget", "tuning", "sum"]
+    return lines.assign(task=_called(lines), sum=total.round(1))[columns].round(2).reset_index(drop=True)
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:

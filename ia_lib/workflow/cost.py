@@ -222,7 +222,7 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
     # plain text is cut where it is as long as a row may be
     assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
-    assumed = _MIXED if getattr(run.data, "instructions", None) and run.data.alpha and run.data.mix else assumed
+    assumed = _MIXED if getattr(run.data, "alpha", 0) and run.data.instructions and run.data.mix else assumed
     found = {"new": sum(new) / len(new) if new else assumed, "old": ASSUMED_TOKENS["old"]}
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 

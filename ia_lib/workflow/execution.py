@@ -82,7 +82,7 @@ def execute(stage: Stage) -> None:
 
 def _devices(stage: Stage) -> contextlib.AbstractContextManager[dict[str, str]]:
     """The GPUs of a stage that computes: one, or one for each process that trains."""
-    if stage.name not in ("tune", "evaluate"):
+    if stage.name not in ("tune", "evaluate", "judge"):
         return contextlib.nullcontext({})
     return devices.held(stage.run.train.processes if stage.name == "tune" else 1)
 

@@ -21,7 +21,7 @@ from ia_lib.workflow.sources import Address, Gguf, HubModel
 from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest, write_json
 from ia_lib.workflow.weights import trained
 
-STAGES = ("data", "tune", "evaluate")
+STAGES = ("data", "tune", "evaluate", "judge")
 
 
 class Table:
@@ -100,9 +100,14 @@ class Table:
             self.stage(name, stage)
             for name in self.by_name
             if name in wanted
-            for stage in STAGES
-            if stage == "evaluate" or self.by_name[name].trains
+            for stage in self.stages_of(self.by_name[name])
         ]
+
+    def stages_of(self, run: Settings) -> list[str]:
+        """The stages that a run has: one that trains on nothing is only evaluated, and what is judged are free
+        answers."""
+        judged = run.judge.judges and self.stage(run.name, "evaluate").inputs.judged
+        return [*(STAGES[:2] if run.trains else ()), "evaluate", *(["judge"] if judged else ())]
 
     def stage(self, run: str, name: str) -> Stage:
         """The stage `name` of `run`, with its key and its inputs."""
@@ -112,7 +117,7 @@ class Table:
 
     def report(self, finished_only: bool = False) -> Stage:
         """The report over all runs, or over those that are finished."""
-        needs = [self.stage(name, "evaluate") for name in self.by_name]
+        needs = [self.stage(run.name, name) for run in self.runs for name in self.stages_of(run) if name in STAGES[2:]]
         if finished_only:
             needs = [stage for stage in needs if stage.done]
         # a run that reproduces published numbers, if there is one, since the report then reads those
@@ -203,6 +208,8 @@ class Table:
     def _needs(self, run: Settings, name: str) -> list[Stage]:
         """The stages whose artefacts a stage reads."""
         needs = []
+        if name == "judge":
+            return [self.stage(run.name, "evaluate")]
         if name == "data":
             if run.data.past and run.data.past.run and tables.drawn(run):
                 needs.append(self.stage(run.data.past.run, "data"))

@@ -19,7 +19,8 @@ from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import Answer, Choose, Extract, Open, Task, Translate
 from ia_lib.instructions import templates
 from ia_lib.paths import params, root
-from ia_lib.workflow import past
+from ia_lib.recipes.fields import Judge
+from ia_lib.workflow import cost, past
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Address, Asked, File, MiniLab, Published, Source
 from ia_lib.workflow.tested import Tested
@@ -27,6 +28,7 @@ from ia_lib.workflow.tested import Tested
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ia_lib.evaluation.gate import Gate
     from ia_lib.instructions.cross_lingual import Plan
 
 
@@ -55,6 +57,8 @@ class Inputs(Tested):
         run, outside = self.run, [self.outside] if self.begins.model.name else []
         if self.stage == "tune":
             return outside
+        if self.stage == "judge":
+            return self._judged_by()
         evaluates = self.stage == "evaluate"
         found, wanted = self._prompts(), self.parallel_places() if self.reads_parallel else []
         # the data stage takes the texts of tasks, whose pairs it may leave out, and the labels' tokens
@@ -66,12 +70,29 @@ class Inputs(Tested):
             others = [path for path in task.files(run.wordings if evaluates else ()) if path != task.file]
             found += [self._kits(path) for path in others]
             wanted += self.places(task)
+        if evaluates and self.opened and run.evaluate.gate and run.evaluate.gate.file:
+            wanted.append(("file", run.evaluate.gate.file))
         if self.stage == "data":
             wanted += past.places(self)
             wanted += run.method.places(run) if hasattr(run.method, "places") else []
         else:
             found += self._majority.values()
         return [*found, *(self._source(*place) for place in dict.fromkeys(wanted)), *outside]
+
+    def _judged_by(self) -> list[Source]:
+        """What judges read: requests, their wording, a model, sheets that people have filled in."""
+        found: list[Source] = [Asked(task.name, task.model_dump(mode="json", include={"name", "data"}), task.file)
+                               for task in self.opened]  # fmt: skip
+        wanted = [place for task in self.opened for place in self.places(task)]
+        for name, judge in self.run.judge.judges.items():
+            found.append(self._kits(self.wording(judge)))
+            found += [self.found(judge.model, f"judges.{name}.model")] if judge.model else []
+            wanted += [("file", judge.people), ("file", judge.key)] if judge.people else []
+        return [*found, *(self._source(*place) for place in dict.fromkeys(wanted))]
+
+    def wording(self, judge: Judge) -> Path:
+        """The file of what a judge is asked."""
+        return Path(self.run.locate(judge.wording)) if judge.wording else params() / "judges" / "wording.yaml"
 
     def _prompts(self) -> list[Source]:
         """The files of templates and wordings. Raises Refusal for a name that is neither the kit's nor a file's."""
@@ -203,6 +224,25 @@ class Inputs(Tested):
     def requested(self) -> int:
         """How many requests are made, of those that are here or will be written."""
         return self._count(self.opened)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the run's answers are judged."""
+        return bool(self.run.judge.judges and self.opened)
+
+    def gate(self) -> "Gate":
+        """What tells whether an answer is in its request's language: among those of its tasks, by the mini lab's words
+        where they are the lab's, else by py3langid, unless the row says. Raises Refusal for a language that it cannot
+        tell."""
+        from ia_lib.evaluation.gate import gate
+
+        asked, tasks = self.run.evaluate.gate, self.opened
+        lab = all(task.data.source == "minilab" for task in tasks)
+        by = asked.by if asked else "lexicon" if lab else "langid"
+        codes = list(dict.fromkeys(code for task in tasks for code in task.data.languages))
+        # one alone is told from nothing
+        codes += ["eng"] if len(codes) == 1 and codes[0] not in ("eng", "en") else []
+        return gate(by, codes, self.find("file", asked.file) if asked and asked.file else None)
 
     @property
     def asked_like_passages(self) -> float:

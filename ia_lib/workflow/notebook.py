@@ -82,8 +82,10 @@ def open_stage(
         settings = made.add(settings, changes)
     if JOB not in os.environ:
         made.settle([settings.name])
-    if stage != "evaluate" and not settings.trains:
-        raise SettingsError(f"{made.path}, run {run!r}: it trains on nothing, so it has no {stage}; allowed: evaluate")
+    if stage not in (allowed := made.stages_of(settings)):
+        why = "has no free answers that a judge marks" if stage == "judge" else "trains on nothing"
+        said = f"it {why}, so it has no {stage}; allowed: {', '.join(allowed)}"
+        raise SettingsError(f"{made.path}, run {run!r}: {said}")
     wanted = made.stage(settings.name, stage)
     for needed in made.missing(wanted) if JOB not in os.environ else []:
         print(f"first {needed}, which is {needed.status} ...", flush=True)

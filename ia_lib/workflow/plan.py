@@ -153,6 +153,8 @@ def _what(stage: Stage) -> str:
         names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in others]
         where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""
         return ", ".join(filter(None, [", ".join(dict.fromkeys(names[0])) + where, *names[1]]))
+    if stage.name == "judge":
+        return f"{stage.inputs.requested:,} answers, by {', '.join(run.judge.judges)}"
     return ""
 
 

@@ -22,7 +22,7 @@ from ia_lib.recipes import FIDELITY, fields
 if TYPE_CHECKING:
     import pandas as pd
 
-BLOCKS = ("data", "train", "evaluate", "machine")
+BLOCKS = ("data", "train", "evaluate", "judge", "machine")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 # What lies beside the runs' folders, or cannot be a folder's name on some machines; in any case, with any ending.
 _TAKEN = re.compile(
@@ -52,6 +52,7 @@ class Settings(fields.Shared):
     data: fields.Data
     train: fields.Train
     evaluate: fields.Evaluate
+    judge: fields.Judging
     machine: fields.Machine
 
     @classmethod
@@ -288,7 +289,8 @@ def _kind(name: str) -> type[Settings]:
     module = recipes.load(name)
     if not hasattr(module, "Data") or not hasattr(module, "streams") or not hasattr(module, "examples"):
         raise AttributeError("a recipe has Data, streams and examples")
-    own = {block: getattr(module, block.capitalize(), getattr(fields, block.capitalize())) for block in BLOCKS}
+    classes = {block: {"judge": "Judging"}.get(block, block.capitalize()) for block in BLOCKS}
+    own = {block: getattr(module, name, getattr(fields, name)) for block, name in classes.items()}
     return create_model("Settings", __base__=Settings, **{block: (part, ...) for block, part in own.items()})
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ia_lib.data.files import own_csv
+from ia_lib.evaluation.judged import FREE
 from ia_lib.evaluation.measures import dataset_and_task
 from ia_lib.evaluation.measures import predictions as predicted
 from ia_lib.evaluation.rules import RULES, rule_scores
@@ -14,7 +16,7 @@ from ia_lib.instructions.templates import classification_prompts, label_words, o
 from ia_lib.recipes.fields import Data
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
-from ia_lib.workflow.work import Evaluated, Evaluation, MadeData, Tuned, Tuning
+from ia_lib.workflow.work import Evaluated, Evaluation, Judged, MadeData, Tuned, Tuning
 
 # Two dollar signs in somebody's text are no formula.
 pd.set_option("display.html.use_mathjax", False)
@@ -224,6 +226,78 @@ def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
     names = {"text": "passage", "prompt": "question", "answer": "true", "model": "answered"}
     frame = stage.run.shown(pd.concat(frames)).rename(columns=names) if frames else pd.DataFrame(columns=["right"])
     return frame.sort_values("right", ascending=False, kind="stable")
+
+
+def requests(stage: Stage, rows: int = 4) -> pd.DataFrame:
+    """Some requests in each language, what was answered, and whether that is in the request's language."""
+    if not stage.inputs.opened:
+        return pd.DataFrame()
+    from ia_lib.workflow import judging
+
+    found = judging.items(stage)
+    few = found.groupby(["dataset", "task", "language"], sort=False).head(rows)
+    return _answers(stage, few)
+
+
+def _answers(stage: Stage, items: pd.DataFrame, *more: str) -> pd.DataFrame:
+    """Free answers as people read them, with the columns `more`."""
+    frame = items.rename(columns={"question": "prompt", "answer": "model", "reference": "text"})
+    if not frame["text"].any():
+        frame = frame.drop(columns="text")
+    there = [name for name in ("language", "prompt", "text", "model", "inside") if name in frame]
+    names = {"prompt": "request", "text": "one right answer", "model": "answered", "inside": "in its language"}
+    shown = stage.run.shown(frame[[*there, *more]]).rename(columns=names)
+    return shown.replace("", "(nothing)").reset_index(drop=True)
+
+
+def judged_as(stage: Stage) -> str:
+    """The first answer as each judge gets to see it."""
+    from ia_lib.instructions import judging as wordings
+    from ia_lib.workflow import judging
+
+    item, lines = judging.items(stage).iloc[0], []
+    for name, judge in stage.run.judge.judges.items():
+        if judge.rule:
+            said = "3 for the reference, 2 for half of its words (F1), 1 for anything else"
+        elif judge.people:
+            said = f"people, in the sheet {Path(judge.people).name}"
+        elif not stage.run.machine.share_text:
+            said = "(not shown, since share_text is false)"
+        else:
+            said = wordings.read(stage.inputs.wording(judge)).ask(item.question, item.answer, item.language_name)
+        lines.append(f"=== {name}\n{said}\n")
+    return "\n".join(lines)
+
+
+def scores_of_judges(done: Judged) -> pd.DataFrame:
+    """What each judge makes of the answers in every language and group: mean marks with their intervals, and as a sum
+    over the requests, as the study has it."""
+    frame = done.measures
+    frame = frame[(frame["prompt"] == "all") & (frame["dataset"] != "all")]
+    frame = frame.assign(sum=(frame["value"] * frame["examples"]).where(frame["language"] != "all").round())
+    columns = "task source metric group language value low high sum examples baseline baseline_is"
+    frame = frame[columns.split()].rename(columns={"source": "judge", "examples": "requests"})
+    return frame.round(2).fillna("").reset_index(drop=True)
+
+
+def marks(stage: Stage, done: Judged, rows: int = 2) -> pd.DataFrame:
+    """Some requests with their answers and marks: of each judge, mark and side of the gate as many, of all languages."""
+    mine = done.marks[done.marks["run"] == stage.run.name]
+    by = mine.groupby(["judge", "mark", "inside"], sort=True, dropna=False)
+    few = by.sample(frac=1, random_state=1).groupby(["judge", "mark", "inside"], dropna=False).head(rows)
+    return _answers(stage, few.sort_values(["judge", "mark"], ascending=[True, False]), "judge", "mark")
+
+
+def free_of_charge(done: Judged) -> pd.DataFrame:
+    """The mean marks of what answers a request for nothing, by judge and language."""
+    free = done.marks[done.marks["run"].isin(FREE)]
+    return free.pivot_table(index=["judge", "run"], columns="language", values="mark", sort=False).round(2)
+
+
+def checks(done: Judged) -> pd.DataFrame:
+    """What judges made of answers whose mark is known beforehand; empty, if they were not asked."""
+    path = done.folder / "checks.csv"
+    return own_csv(path).round(2) if path.is_file() else pd.DataFrame()
 
 
 def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:

@@ -35,9 +35,9 @@ from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import HubModel
 
-NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "report": "4_figures"}
+NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "judge": "3_judge", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
-STAGE_VERSION = {"data": 6, "tune": 5, "evaluate": 6, "report": 5}
+STAGE_VERSION = {"data": 6, "tune": 5, "evaluate": 6, "judge": 1, "report": 6}
 _VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate peft bitsandbytes numpy pandas"
 _PACKAGE = Path(__file__).parents[1]
 
@@ -328,6 +328,8 @@ class Stage:
             return 15
         if self.name == "data":
             return 6
+        if self.name == "judge":
+            return 5 + 0.5 * self.inputs.requested * sum(not judge.rule for judge in self.run.judge.judges.values())
         if not self.inputs.begins.model.new and (known := self._operations()):
             return 15 + known / 2e10
         if self.name == "evaluate":

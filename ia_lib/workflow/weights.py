@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ia_lib.data.yaml_files import Refusal
-from ia_lib.recipes.fields import New
+from ia_lib.recipes.fields import JudgeModel, Model, New
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import Folder, Gguf, HubModel
 
@@ -40,6 +40,11 @@ def trained(chain: list[Settings]) -> list[Settings]:
             if not run.train.adapter:
                 break
     return found
+
+
+def weights(place: Folder | HubModel | Gguf) -> Weights:
+    """Those of a model from outside."""
+    return Weights(place.name, place.version) if isinstance(place, HubModel) else Weights(str(place.path()))
 
 
 class Weighed:
@@ -102,18 +107,20 @@ class Weighed:
         whole = next((folder for run, folder in made if not run.train.adapter), None)
         if whole:
             return Weights(whole, None, adapters)
-        place = self.outside
-        source = (place.name, place.version) if isinstance(place, HubModel) else (str(place.path()), None)
-        return Weights(*source, adapters)
+        return weights(self.outside)._replace(adapters=adapters)
 
     @property
     def outside(self) -> Folder | HubModel | Gguf:
         """The model that the chain of models begins with, if it is one from outside."""
-        asked, place = self.begins.model, Path(self.begins.locate(self.begins.model.name))
+        return self.found(self.begins.model)
+
+    def found(self, asked: Model | JudgeModel, field: str = "model") -> Folder | HubModel | Gguf:
+        """The model from outside that a part of the row names; `field` is what errors call that part."""
+        place = Path(self.begins.locate(asked.name))
         package, install, hub = _PACKAGED.get(asked.name, (None, "", asked.name))
-        for field in ("revision", "gguf") if package else ():
-            if getattr(asked, field):
-                raise Refusal(f"model.{field}", getattr(asked, field), f"nothing, with the name {asked.name}")
+        for name in ("revision", "gguf") if package else ():
+            if getattr(asked, name):
+                raise Refusal(f"{field}.{name}", getattr(asked, name), f"nothing, with the name {asked.name}")
         here = find_spec(package) if package else None
         for file in sorted(Path(here.submodule_search_locations[0]).glob("*.gguf")) if here else ():
             return Gguf(asked.name, file)
@@ -123,7 +130,7 @@ class Weighed:
             allowed = "a folder, or a name on the Hub; there is no such folder"
             if place.is_file() and place.suffix == ".gguf":
                 allowed = f"its folder, with the field gguf: {place.name} beside it"
-            raise Refusal("model.name", asked.name, allowed)
+            raise Refusal(f"{field}.name", asked.name, allowed)
         instead = f"; without internet: {install}" if package else ""
         model = HubModel(hub, asked.revision, self.outputs / "revisions.json", instead)
         return Gguf(hub, asked.gguf, model) if asked.gguf else model

@@ -403,6 +403,29 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
 
 
 @dataclass
+class Judged:
+    """What judging has made."""
+
+    folder: Path
+    measures: "pd.DataFrame"  # measures.csv
+    marks: "pd.DataFrame"  # marks.parquet
+
+
+def judge(stage: Stage) -> Judged:
+    """Let the row's judges mark the run's free answers."""
+    import pandas as pd
+
+    from ia_lib.data.files import own_csv
+
+    if not stage.done:
+        from ia_lib.workflow import judging
+
+        judging.judge(stage)
+    folder = stage.folder
+    return Judged(folder, own_csv(folder / "measures.csv"), pd.read_parquet(folder / "marks.parquet"))
+
+
+@dataclass
 class Reported:
     """What the report stage has made."""
 
@@ -416,9 +439,11 @@ def write_report(stage: Stage) -> Reported:
     from ia_lib.report import page
 
     if not stage.done:
-        folders = [needed.folder for needed in stage.needs]
+        evaluated = [needed for needed in stage.needs if needed.name == "evaluate"]
+        folders = [needed.folder for needed in evaluated]
+        judged = [needed.folder for needed in stage.needs if needed.name == "judge"]
         # what no artefact hangs on may have changed since
-        said = [needed.run.model_dump(mode="json", include={"reproduces", "fidelity"}) for needed in stage.needs]
-        page.write(stage.part, stage.table.stem, folders, stage.without, said)
+        said = [needed.run.model_dump(mode="json", include={"reproduces", "fidelity"}) for needed in evaluated]
+        page.write(stage.part, stage.table.stem, folders, stage.without, said, judged)
         stage.finish()
     return Reported(stage.folder, own_csv(stage.folder / "results.csv"))

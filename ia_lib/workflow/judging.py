@@ -1,0 +1,106 @@
+"""Judges at work on a run's free answers: what they get to see, and what becomes of their marks."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from ia_lib.evaluation import blind, judge_checks, judged, judges, measures
+from ia_lib.evaluation.responses import IN_LANGUAGE
+from ia_lib.instructions import judging as wordings
+from ia_lib.models import load
+from ia_lib.recipes.alpaca import ENGLISH
+from ia_lib.workflow.stages import Stage
+from ia_lib.workflow.weights import weights
+
+# What judges answered, once for the whole table.
+_REPLIES = ".replies"
+
+
+def items(stage: Stage) -> pd.DataFrame:
+    """The answers of a run (`judged.ITEMS`), from the folder of its evaluate stage; `stage` is its judge or evaluate
+    stage."""
+    inputs, run = stage.inputs, stage.run
+    folder, frames = inputs.made(run, "evaluate"), []
+    said = pd.read_parquet(folder / "predictions.parquet")
+    counts = pd.read_parquet(folder / "counts.parquet")
+    inside = counts[counts["metric"] == IN_LANGUAGE].assign(inside=lambda frame: frame["counts"].str[0] > 0)
+    said = said[said["kind"] == "open"].merge(inside[[*blind.PROMPT, "inside"]], on=[*blind.PROMPT], validate="1:1")
+    for task in inputs.opened:
+        for code in inputs.tested(task):
+            asked = inputs.asked(task, code).to_pandas()
+            mine = said[(said["dataset"] == task.dataset) & (said["task"] == task.task) & (said["language"] == code)]
+            frames.append(mine.merge(asked, on="example", validate="1:1"))
+    found = pd.concat(frames, ignore_index=True).rename(columns={"predicted": "answer"})
+    found["language_name"] = [run.language(code) for code in found["language"]]
+    return found.assign(run=run.name)[judged.ITEMS]
+
+
+def judge(stage: Stage) -> None:
+    """Let every judge of the row mark the run's answers, what costs nothing, and the answers whose mark is known
+    beforehand; writes marks.parquet, checks.csv, counts.parquet and measures.csv."""
+    run, inputs = stage.run, stage.inputs
+    mine, gate = items(stage), inputs.gate()
+    nothing = judged.free(mine, _english(stage))
+    nothing["inside"] = gate.accepts(nothing["answer"].tolist(), nothing["language"].tolist())
+    asked = pd.concat([mine, nothing], ignore_index=True)
+    trials = judge_checks.items_for_checks(mine, run.judge.judge_checks, run.seed)
+    total, done = len(run.judge.judges) * (len(asked) + len(trials)), 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        stage.progress(done, total)
+
+    marks, checks = [], []
+    for name, asking in run.judge.judges.items():
+        if asking.people:
+            marks.append(_of_people(stage, asking, asked).assign(judge=name))
+            continue
+        how = {"wording": wordings.read(inputs.wording(asking)), "load": _loader(stage, name, asking), "progress": tell}
+        store = inputs.outputs / _REPLIES
+        given = judges.marks(asking, asked, store, **how)
+        marks.append(pd.concat([asked, given], axis=1).assign(judge=name))
+        if len(trials) and not asking.rule:
+            known = pd.concat([trials, judges.marks(asking, trials, store, **how)], axis=1)
+            both = marks[-1][marks[-1]["run"] == run.name]
+            checks.append(judge_checks.checked(known, both, run.seed).assign(judge=name))
+    found = pd.concat(marks, ignore_index=True)
+    counts = judged.counted(found, run.name)
+    found.to_parquet(stage.part / "marks.parquet", index=False)
+    if checks:
+        pd.concat(checks, ignore_index=True).to_csv(stage.part / "checks.csv", index=False)
+    counts.to_parquet(stage.part / "counts.parquet", index=False)
+    measured = measures.measures(measures.counted(counts, run.seed), run.groups)
+    measured.round(4).to_csv(stage.part / "measures.csv", index=False)
+    stage.finish()
+
+
+def _english(stage: Stage) -> dict[tuple[str, str, str], str]:
+    """(data set, task, example) -> what is right in English, of tasks that are asked in English, too."""
+    found = {}
+    for task in stage.inputs.opened:
+        for code in (code for code in stage.inputs.tested(task) if code in ENGLISH):
+            asked = stage.inputs.asked(task, code)
+            pairs = zip(asked["example"], asked["reference"], strict=True)
+            found |= {(task.dataset, task.task, example): reference for example, reference in pairs}
+    return found
+
+
+def _of_people(stage: Stage, asking, asked: pd.DataFrame) -> pd.DataFrame:
+    """The marks that stand in a sheet, of those answers that stand there; an answer may have changed since."""
+    sheet, key = (Path(stage.inputs.find("file", file)) for file in (asking.people, asking.key))
+    read = blind.read(sheet, key)
+    return asked.merge(read, on=[*blind.KEYS], how="left", validate="1:1")
+
+
+def _loader(stage: Stage, name: str, asking):
+    """What loads a judge's model; nothing, if it is none that runs here."""
+    if not asking.model:
+        return None
+
+    def loaded():
+        place = weights(stage.inputs.found(asking.model, f"judges.{name}.model"))
+        device = load.computing_device(stage.run.threads)
+        return load.load_model(*place, device=device), load.load_tokenizer(place.source, place.revision)
+
+    return loaded
