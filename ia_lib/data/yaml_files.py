@@ -179,12 +179,16 @@ def place(holder: Any, location: Iterable[str]) -> tuple[Any, Any]:
 
 def where(path: Path, holder: Any, key: Any) -> str:
     """File and line of a key, or of its holder if the key is not there."""
+    return f"{path}, line {line(holder, key) + 1}"
+
+
+def line(holder: Any, key: Any) -> int:
+    """The line of a key, counted from 0, or of its holder if the key is not there."""
     try:
-        line = holder.lc.key(key)[0]
+        return holder.lc.key(key)[0]
     except (AttributeError, KeyError, TypeError):
         # a key that is not there itself, or that a merge key brought in
-        line = getattr(getattr(holder, "lc", None), "line", 0) or 0
-    return f"{path}, line {line + 1}"
+        return getattr(getattr(holder, "lc", None), "line", 0) or 0
 
 
 def plain(value: Any) -> Any:

@@ -1,11 +1,13 @@
 """The table of settings: YAML rows, validated before any work starts.
 
 A table is a YAML 1.2 file with `defaults` (fields for all rows), `runs` (a list of rows, each with a `name`) and
-optionally `seeds` (every row is run once per seed, as `name-s1`, `name-s2`, ...). Every wrong field is refused with
-one sentence that names file, line, run, field, what was found and what is allowed.
+optionally `seeds` (every row is run once per seed, as `name-s1`, `name-s2`, ...). A row with a `grid` stands for many
+(`workflow.grids`). Every wrong field is refused with one sentence that names file, line, run, field, what was found and
+what is allowed.
 """
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from pydantic import BaseModel, ValidationError
 from ia_lib import recipes
 from ia_lib.data.yaml_files import Refusal, explain, listed, meant, place, plain, read, told, unknown, where
 from ia_lib.recipes.fields import Train
-from ia_lib.workflow import settings
+from ia_lib.workflow import grids, settings
 from ia_lib.workflow.settings import BLOCKS, OURS, Settings, SettingsError
+
+_MOST = 10_000  # runs of a table with grids
 
 
 def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | None = None) -> list[Settings]:
@@ -47,16 +51,18 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
     if seeds is not None and not (numbers and len({*seeds}) == len(seeds)):
         allowed = "a list of whole numbers, each from 0 to 4,294,967,295 and there once"
         refuse(table, "seeds", f"found {told(seeds)}; allowed: {allowed}")
-    if "name" in defaults:
-        allowed = "fields that rows share; each row has a name of its own"
-        refuse(defaults, "name", f"found {told(defaults['name'])}; allowed: {allowed}", "defaults")
+    for field, allowed in (
+        ("name", "fields that rows share; each row has a name of its own"),
+        ("grid", "fields that rows share; a grid stands in a row"),
+    ):
+        if field in defaults:
+            refuse(defaults, field, f"found {told(defaults[field])}; allowed: {allowed}", "defaults")
     runs = []
-    for i, entry in enumerate(rows):
-        place = f"{path}, line {rows.lc.item(i)[0] + 1}"
+    for number, at, entry in _rows(path, rows, defaults, len(seeds or [None])):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             found = entry["name"] if isinstance(entry, dict) and "name" in entry else entry
             raise SettingsError(
-                f"{place}, run {i + 1}, field 'name': found {told(found)}; allowed: a name, as text, in each row"
+                f"{at}, run {number}, field 'name': found {told(found)}; allowed: a name, as text, in each row"
             )
         for holder, whose in ((entry, f"run {told(entry['name'])}"), (defaults, "defaults")):
             for key in (*OURS, *BLOCKS):
@@ -80,7 +86,7 @@ def load(path: str | Path, row: str | None = None, changes: dict[str, Any] | Non
             if not run.trains and (field := next((name for name in asked if name in _OF_TRAINING), None)):
                 allowed = "nothing, in a row that trains on nothing (it has no objective)"
                 refuse(entry, field, f"found {told(asked[field])}; allowed: {allowed}", f"run {told(entry['name'])}")
-            run = run.model_copy(update={"home": str(path.resolve().parent), "place": place})
+            run = run.model_copy(update={"home": str(path.resolve().parent), "place": at})
             runs.append(run if seed is None else _at_seed(run, seed))
     _check_references(runs, path)
     return runs
@@ -94,13 +100,29 @@ def refused(path: Path, run: Settings, refusal: Refusal) -> SettingsError:
     """What is said of a run's field that is found wrong only with what it reads: the line is the field's."""
     table = read(path, "table", SettingsError)
     defaults = table.get("defaults") or {}
-    row = next(row for row in table["runs"] if row["name"] == run.row)
+    row = next(row for *_, row in _rows(path, table["runs"], defaults) if row["name"] == run.row)
     top = refusal.field.split(".")[0]
     shared = top in defaults and top not in row
     whose = f"defaults (in run {told(run.name)})" if shared else f"run {told(run.name)}"
     return SettingsError(
         f"{where(path, defaults if shared else row, top)}, {whose}, field {refusal.field!r}: {refusal}"
     )
+
+
+def _rows(path: Path, written: list, defaults: dict, seeds: int = 1) -> Iterator[tuple[int, str, Any]]:
+    """The rows of a table, those of its grids too, each with its number and place in the file."""
+
+    def fields(recipe: Any) -> list[str] | None:
+        try:
+            return _fields(defaults.get("recipe") if recipe is None else recipe)
+        except SettingsError:
+            return None  # it is told of the row
+
+    found = 0
+    for i, row in enumerate(written):
+        for entry in grids.expanded(path, row, fields, max(0, _MOST // seeds - found)):
+            found += 1
+            yield i + 1, f"{path}, line {written.lc.item(i)[0] + 1}", entry
 
 
 def needs(run: Settings) -> list[str]:
@@ -139,10 +161,11 @@ def _at_seed(run: Settings, seed: int) -> Settings:
 
 def _check_references(runs: list[Settings], path: Path) -> None:
     by_name: dict[str, Settings] = {}
+    folded: set[str] = set()
     for run in runs:
         where = f"{run.place}, run {told(run.row)}"
         # some machines do not tell folders apart by case
-        if run.name.casefold() in map(str.casefold, by_name):
+        if run.name.casefold() in folded:
             raise SettingsError(
                 f"{where}, field 'name': found {run.name!r}; allowed: a name no other run has, in any case"
             )
@@ -175,6 +198,7 @@ def _check_references(runs: list[Settings], path: Path) -> None:
                         f"{where}, field '{field}': found {found}; allowed: {allowed}, as in the run {told(needed)}"
                     )
         by_name[run.name] = run
+        folded.add(run.name.casefold())
         try:
             _check_past(run, by_name)
         except Refusal as error:
