@@ -182,7 +182,7 @@ def test_every_claim_and_correlation_stands_in_the_ledger():
 
 
 def test_correlations_are_published_cells_that_no_run_of_ours_has():
-    cells = audit.compare(results())
+    cells = audit.compare(results().assign(objective="none", replay=""))
     cells = cells[cells["paper"] == "Alpaca study"]
     assert cells["published"].tolist() == [0.9225, 0.9683, 0.9205, 0.8685]
     assert set(cells["verdict"]) == {audit.NOT_RUN}
@@ -212,7 +212,8 @@ def test_where_they_do_not_hold_that_is_said():
         return 3 - score, 1.2 - lost
 
     found = verdicts(results(other_way))
-    assert found.pop("a2") == "holds"  # down-sampled tuning is ahead nowhere here
+    # down-sampled tuning is ahead in no other language than English, and there by less than can be told
+    assert found.pop("a2") == "cannot tell"
     assert found == dict.fromkeys(found, "does not hold")
 
     def down_sampled_leads(model, tuning, budget, language):
@@ -234,7 +235,7 @@ def test_half_of_the_runs_decide_nothing_but_may_refute():
     small = frame[~frame["model"].str.contains("7b1")]
     assert verdicts(small)["a5"] == "cannot tell"
     said = alpaca_audit.ours(small).set_index("id").loc["alpaca-a5", "shown"]
-    assert "about 7B was not run" in said
+    assert "about 7B: mono - multilingual was not run" in said
     lora = frame[frame["tuning"] == "lora"]
     found = verdicts(lora)
     assert (found["a5"], found["a10"], found["a12"], found["a9"]) == ("not run", "cannot tell", "cannot tell", "holds")

@@ -315,9 +315,11 @@ def _cells(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     frame = pd.concat([frame, frame["metric"].str.extract(_METRIC)], axis=1).dropna(subset=["judge", "low", "high"])
     single = (frame["prompt"].astype(str) == "all") & ~frame[["dataset", "task", "language"]].eq("all").any(axis=1)
     frame = frame[single & frame["budget"].isin([*_BUDGETS, "english"])]
-    frame["model"] = frame["model"].fillna("").astype(str).str.rpartition("/")[2]
+    frame["model"] = [text.rpartition("/")[2] for text in frame["model"].astype(object).fillna("")]
     own = frame["trained_on"].eq(frame["language"]) if "trained_on" in frame else frame["group"].eq("L2")
     frame = frame[own | (frame["budget"] != "mono")]
+    if frame.empty:
+        return pd.DataFrame(columns=columns), ""
     several = frame.groupby(keys)["row"].transform("nunique") > 1
     names = " ".join(sorted({f"{line.row} ({line.language})" for line in frame[several].itertuples()}))
     found = frame[~several].groupby(keys, sort=False, as_index=False)
