@@ -134,6 +134,8 @@ def test_groups_of_the_statistics_are_those_of_the_scores():
 def test_every_claim_has_a_verdict_and_what_shows_it(monkeypatch):
     ledger = audit.ledger()
     assert list(ledger["claim"]) == [line["claim"] for line in lines("claims")]
+    counts = {"InstructAlign": 17, "(IA)^1": 4, "COMMIT": 8, "Alpaca study": 13 + 4}
+    assert ledger["paper"].value_counts().to_dict() == counts
     assert set(ledger["verdict"]) == {"follows", "contradicted", "not testable"}
     assert ledger["cells"].str.len().min() > 20
     larger = ledger["claim"].str.startswith("Larger models gain more")
@@ -202,9 +204,11 @@ def test_the_published_emotion_scores_are_those_of_one_constant_answer(real_data
 def test_comparison_averages_as_the_papers_do_and_fills_nothing_in(results):
     table = audit.compare(results)
     assert list(table.columns[: len(published.CELL_COLUMNS)]) == published.CELL_COLUMNS
-    assert set(table["paper"]) == {"InstructAlign", "(IA)^1", "COMMIT"}
-    assert set(table[table["paper"] == "COMMIT"]["verdict"]) == {audit.NOT_RUN}
-    assert table.groupby("paper")["table"].nunique().to_dict() == {"InstructAlign": 13, "(IA)^1": 3, "COMMIT": 5}
+    assert set(table["paper"]) == {"InstructAlign", "(IA)^1", "COMMIT", "Alpaca study"}
+    assert set(table[table["paper"].isin(["COMMIT", "Alpaca study"])]["verdict"]) == {audit.NOT_RUN}
+    # of the Alpaca study the four correlations in section 2.3
+    counts = {"InstructAlign": 13, "(IA)^1": 3, "COMMIT": 5, "Alpaca study": 1}
+    assert table.groupby("paper")["table"].nunique().to_dict() == counts
     assert table["verdict"].isin(["agrees", "differs", "not run"]).all()
     of = table.set_index("table")
     assert (of.loc[[f"Table {n}" for n in range(16, 20)], "verdict"] == "agrees").all()
@@ -349,10 +353,11 @@ def test_the_notebook_shows_audit_claims_and_figures_without_results_or_labels(t
     assert "contradicted" in text
     assert "no test labels found" in text
     assert "no logs of tuned runs" in text
-    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 7
+    assert "15 of the 24 are ties" in text
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 8
     assert (tmp_path / "5.ipynb").stat().st_size < 2_000_000
 
 
 def test_model_names_tell_their_size():
     names = {"bloomz-560m": 560e6, "bloomz-1b1": 1.1e9, "bloom-3b": 3e9, "qwen2.5-0.5b": 5e8, "base": float("inf")}
-    assert {name: paper_figures._parameters(name) for name in names} == pytest.approx(names)
+    assert {name: published.parameters(name) for name in names} == pytest.approx(names)

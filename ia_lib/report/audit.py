@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from ia_lib.data.languages import GROUPS
-from ia_lib.report import commit_audit, published
-from ia_lib.report.published import COMMIT, IA1, INSTRUCTALIGN, ROW
+from ia_lib.report import alpaca_audit, commit_audit, published
+from ia_lib.report.published import ALPACA, COMMIT, IA1, INSTRUCTALIGN, ROW
 
 TOLERANCE = 0.0101  # what two numbers rounded to two decimals may differ by
 FOLLOWS, CONTRADICTED, NOT_TESTABLE = "follows", "contradicted", "not testable"
@@ -155,7 +155,7 @@ def ledger() -> pd.DataFrame:
     The verdict is `follows`, `contradicted` or `not testable` (from what is printed). Verdicts are worked out from the
     tables per language, where there are any; `cells` has the numbers that show it, in points of weighted F1.
     """
-    judged = _judged() | commit_audit.judged()
+    judged = _judged() | commit_audit.judged() | alpaca_audit.judged()
     lines = []
     for claim in published.read("claims").itertuples():
         holds, shown = judged[claim.id]
@@ -334,6 +334,8 @@ def _rule(cell) -> str:
         return ("sum over languages" + (" without Indonesian" if eleven else "")) if sums else "as it is"
     if cell.paper == COMMIT:
         return "scored by MLQA's rule" if cell.dataset == "mlqa" else "scored by SQuAD's rule"
+    if cell.paper == ALPACA:
+        return "over systems, whose number is not printed"
     if cell.paper == IA1:
         if cell.dataset == "average":
             return "the paper does not say what it averages"

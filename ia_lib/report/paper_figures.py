@@ -1,7 +1,7 @@
 """The figures of the papers, from their numbers and from ours alike: functions from scores, in the shape of
 `published.scores` and `published.ours`, to a plotly figure. Sources in one frame are drawn side by side."""
 
-import re
+import math
 import textwrap
 from html import escape
 
@@ -87,7 +87,7 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
     `scores` is what `published.beside` gives; each source is a row of panels. Averages are those of Table 2.
     """
     frame = plain(published.averages(scores))
-    frame["size"] = frame["model"].map(_parameters)
+    frame["size"] = frame["model"].map(published.parameters)
     frame["tick"] = [_size_name(size) or model for size, model in zip(frame["size"], frame["model"], strict=True)]
     frame["amount"] = pd.to_numeric(frame["replay"], errors="coerce").fillna(-1)
     series = ["source", "model", "objective", "group"]
@@ -235,6 +235,28 @@ def losses(logs: pd.DataFrame) -> go.Figure:
     return style(figure, "Loss per objective", height=420)
 
 
+def told_apart(differences: pd.DataFrame) -> go.Figure:
+    """How far two systems' scores (0 to 150) must be apart to be told apart, against the number of prompts, for the
+    Alpaca study's 50: `differences` is what `alpaca_audit.told` gives. Dashed where the marks are paired by prompt."""
+    figure = go.Figure()
+    for i, (spread, part) in enumerate(differences.groupby("spread", sort=False)):
+        for pairing, line in part.groupby("pairing", sort=False):
+            dash = "solid" if pairing == "unrelated" else "dash"
+            name = f"{spread}<br>{'unrelated' if dash == 'solid' else 'paired, ' + pairing}"
+            hover = "%{x} prompts: %{y:.1f} points<extra>" + name + "</extra>"
+            look = {"mode": "lines", "line": {"color": COLOURS[i], "dash": dash, "width": 2.5}, "hovertemplate": hover}
+            figure.add_scatter(name=name, x=line["prompts"], y=line["detectable"], **look)
+    figure.add_vline(x=50, line=LINE | {"dash": "dot"})
+    note = {"text": "the study: 50", "showarrow": False, "xanchor": "left", "xshift": 6, "yref": "paper", "y": 1.0}
+    figure.add_annotation(x=math.log10(50), **note)
+    counts = sorted(differences["prompts"].unique())
+    ticks = [count for count in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if counts[0] <= count <= counts[-1]]
+    figure.update_xaxes(title="prompts", type="log", tickvals=ticks, ticktext=[f"{count:,}" for count in ticks])
+    figure.update_yaxes(title="difference found (points of 150)", rangemode="tozero")
+    figure.update_layout(legend_title="marks of 0 to 3 are")
+    return style(figure, "What a number of prompts can tell apart (80% power, 5% level)")
+
+
 def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
     """A figure with a panel per source and column, and (source, column) -> where its traces go. Sources stand below
     each other where there are several columns or `heights`, else side by side.
@@ -289,14 +311,6 @@ def _objective(name: str) -> tuple[str, str, str, str]:
 def _amount(replay: pd.Series) -> str:
     amounts = [f"{int(r):,}" if r.isdigit() else r for r in replay.unique()]
     return f", r = {' / '.join(amounts)}"
-
-
-def _parameters(model: str) -> float:
-    """Parameters by a model's name (bloomz-1b1 has 1.1 billion), infinity for a name that does not say."""
-    found = re.search(r"(\d+(?:\.\d+)?)([bm])(\d*)(?![a-z])", model.lower())
-    if not found:
-        return float("inf")
-    return float(found[1] + ("." + found[3] if found[3] else "")) * (1e9 if found[2] == "b" else 1e6)
 
 
 def _size_name(size: float) -> str:

@@ -5,6 +5,7 @@ nothing was tuned. Models are named by the Hub without their owner, combined obj
 """
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ia_lib.evaluation.measures import of_rows
 from ia_lib.paths import params
 from ia_lib.randomness import uniforms
 
-INSTRUCTALIGN, IA1, COMMIT = "InstructAlign", "(IA)^1", "COMMIT"
+INSTRUCTALIGN, IA1, COMMIT, ALPACA = "InstructAlign", "(IA)^1", "COMMIT", "Alpaca study"
 PUBLISHED, OURS = "published", "ours"
 ROW = ["model", "objective", "replay"]
 CELL_COLUMNS = ["paper", "table", "row", *ROW, "dataset", "task", "language", "metric", "published"]
@@ -58,7 +59,8 @@ def cells() -> pd.DataFrame:
     """Every number that stands in a table of the papers, and in Figure 6: `CELL_COLUMNS`.
 
     `language` is a code, a group (L1, L2, L3; in Table 2 also L1/eng and L1/ind), `all`, or `avg` in COMMIT. The counts
-    of Tables 1 and 12 to 15 have the metrics train, valid, test and languages, and no model.
+    of Tables 1 and 12 to 15 have the metrics train, valid, test and languages, and no model. The Alpaca study prints no
+    table: of it these are the correlations in its text.
     """
     table1 = read("instructalign_table1")
     counts = {("all", "languages"): [sum(map(int, text.split("+"))) for text in table1["languages"]]}
@@ -76,7 +78,9 @@ def cells() -> pd.DataFrame:
     per_language = read("instructalign_per_language").drop(columns="group")
     theirs = [*counts, *averaged, read("instructalign_figure6"), precision, sizes, per_language]
     parts = [part.assign(paper=INSTRUCTALIGN) for part in theirs]
-    parts += [first.assign(paper=IA1), read("commit_tables").assign(paper=COMMIT)]
+    agreement = read("alpaca_human_agreement").rename(columns={"source": "table", "pearson": "value"})
+    agreement = agreement.assign(paper=ALPACA, row="judge and people", metric="Pearson's r")
+    parts += [first.assign(paper=IA1), read("commit_tables").assign(paper=COMMIT), agreement]
     frame = pd.concat(parts, ignore_index=True)
     frame["published"] = frame["value"].astype(float)
     frame["objective"] = frame["objective"].map(_in_order, na_action="ignore")
@@ -185,10 +189,23 @@ def gains(frame: pd.DataFrame) -> pd.DataFrame:
 def correlation(x: pd.Series, y: pd.Series) -> tuple[float, float, float]:
     """Pearson's r and its 95% interval: Fisher's z, which takes the points for independent. NaN for too few points."""
     r = float(np.corrcoef(x, y)[0, 1]) if len(x) > 2 else np.nan
-    if len(x) < 4 or not abs(r) < 1:
-        return r, np.nan, np.nan
-    half = 1.959964 / np.sqrt(len(x) - 3)
-    return r, float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
+    return r, *fisher(r, len(x))
+
+
+def fisher(r: float, points: int) -> tuple[float, float]:
+    """The 95% interval of Pearson's r by Fisher's z; NaN for fewer than four points, where it is not defined."""
+    if points < 4 or not abs(r) < 1:
+        return np.nan, np.nan
+    half = 1.959964 / np.sqrt(points - 3)
+    return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
+
+
+def parameters(model: str) -> float:
+    """Parameters by a model's name (bloomz-1b1 has 1.1 billion), infinity for a name that does not say."""
+    found = re.search(r"(\d+(?:\.\d+)?)([bm])(\d*)(?![a-z])", model.lower())
+    if not found:
+        return float("inf")
+    return float(found[1] + ("." + found[3] if found[3] else "")) * (1e9 if found[2] == "b" else 1e6)
 
 
 @cache
