@@ -153,8 +153,9 @@ def write(folder: Path, seed: int, codes: list[str], sizes: dict[str, int]) -> P
     counts the sentences of base, train, valid and test, and of passages likewise: `passages/<code>/
     {train,valid,test}.json` in SQuAD's layout (train, of ind alone, is what a base model is trained on),
     `instructions/ind.jsonl` in Alpaca's form, `texts/<code>.txt` with a passage a line, and `dictionaries/<code>.tsv`,
-    the lexicon from Indonesian. No passage is in two of them. Requests stand in `open/<code>/{train,valid,test}.jsonl` with
-    `instruction`, `input` (empty) and `output`; line n is the same request in every language, and none is in two files.
+    the lexicon from Indonesian. No passage is in two of them. Requests stand in `open/<code>/{train,valid,test}.jsonl`
+    with `instruction`, `input` (empty) and `output`; line n is the same request in every language, and none is in two
+    files.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

@@ -1,5 +1,5 @@
-"""What judges' marks are worth: scores as in the Alpaca study (section 2.3), a mark of 1 to 3 that is 0 where the answer
-is not in the request's language, beside what any request could be answered with for nothing."""
+"""What judges' marks are worth: scores as in the Alpaca study (section 2.3), a mark of 1 to 3 that is 0 where the
+answer is not in the request's language, beside what any request could be answered with for nothing."""
 
 from collections.abc import Mapping
 

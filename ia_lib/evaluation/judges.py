@@ -35,7 +35,9 @@ _BEFORE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 # And behind it: nothing, or something that begins anew.
-_AFTER = re.compile(r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]–—\n|-].*|\s+(?:points?|because|since|as|for)\b.*)", re.DOTALL | re.I)
+_AFTER = re.compile(
+    r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]–—\n|-].*|\s+(?:points?|because|since|as|for)\b.*)", re.DOTALL | re.I
+)
 
 
 class JudgeWarning(UserWarning):
@@ -50,7 +52,7 @@ def parsed(reply: str) -> int | None:
     text = _SCALE.sub("scale", _OF_THREE.sub("", text)).strip()
     numbers = list(_NUMBER.finditer(text))
     # a full stop or a dash behind a number is none of its own
-    said = {number[0].rstrip(".,-") .lstrip("*_") for number in numbers}
+    said = {number[0].rstrip(".,-").lstrip("*_") for number in numbers}
     if len(said) != 1 or not re.fullmatch(r"\d", one := said.pop()) or int(one) not in (1, 2, 3):
         return None
     for number in numbers:
@@ -98,7 +100,9 @@ def marks(
     marked = marked.astype({name: int if name in whole else float for name in MARKED if name != "reply"})
     if none := int(marked["mark"].isna().sum()):
         first = marked.loc[marked["mark"].isna(), "reply"].iloc[0]
-        said = f"{none:,} of {len(marked):,} answers have no mark, since the judge's replies are none (as {first!r:.60})"
+        said = (
+            f"{none:,} of {len(marked):,} answers have no mark, since the judge's replies are none (as {first!r:.60})"
+        )
         warnings.warn(said, JudgeWarning, stacklevel=2)
     return marked
 
@@ -113,7 +117,14 @@ def summary(marked: pd.DataFrame) -> dict[str, float]:
 
 
 def _line(mark: float | None, reply: str, tries: int = 1, **taken: float) -> dict:
-    return {"mark": math.nan if mark is None else mark, "reply": reply, "tries": tries, "requests": 0, "cost": 0.0, **taken}
+    return {
+        "mark": math.nan if mark is None else mark,
+        "reply": reply,
+        "tries": tries,
+        "requests": 0,
+        "cost": 0.0,
+        **taken,
+    }
 
 
 def _place(row: dict) -> str:
@@ -127,7 +138,9 @@ def _by_rule(judge, rows: list[dict], *, progress, **_) -> list[dict]:
     found = []
     for row in rows:
         if not row["reference"].strip():
-            raise CorpusError(f"{_place(row)}: found no reference; allowed for the judge 'overlap': one for each answer")
+            raise CorpusError(
+                f"{_place(row)}: found no reference; allowed for the judge 'overlap': one for each answer"
+            )
         exact, f1 = agreement(row["answer"], [row["reference"]], "corrected", row["language"])
         mark = 1 if not row["answer"].strip() else 3 if exact else 2 if f1 >= 0.5 else 1
         found.append(_line(mark, str(mark), tokens_in=0, tokens_out=0))
@@ -162,7 +175,9 @@ def _by_endpoint(judge, rows: list[dict], *, store, wording, progress, **_) -> l
     with Replies(store, at.base_url, at.model) as replies:
         for number in (1, 2):
             left = []
-            for one in [one for one in same if len(got[one]) == number - 1 and not (got[one] and parsed(got[one][-1].reply))]:
+            for one in [
+                one for one in same if len(got[one]) == number - 1 and not (got[one] and parsed(got[one][-1].reply))
+            ]:
                 if kept := replies.get(asked(one)):
                     take(one, kept)
                 else:
@@ -174,7 +189,9 @@ def _by_endpoint(judge, rows: list[dict], *, store, wording, progress, **_) -> l
     found = [{}] * len(rows)
     for one, places in same.items():
         last = got[one][-1].reply
-        taken = {name: sum(_number(getattr(r, name)) for r in got[one]) for name in ("requests", "tokens_in", "tokens_out")}
+        taken = {
+            name: sum(_number(getattr(r, name)) for r in got[one]) for name in ("requests", "tokens_in", "tokens_out")
+        }
         prices = (_number(price) for price in (at.price_in, at.price_out))
         cost = sum(price * taken[name] for price, name in zip(prices, ("tokens_in", "tokens_out"), strict=True)) / 1e6
         for i in places:
@@ -268,6 +285,8 @@ def _fitting(model, tokenizer, rows: Sequence[dict], wording: Wording, chat: boo
             prompts[i] = wording.ask(rows[i]["question"], answers[i], rows[i]["language_name"], again)
             (tokens,) = long([prompts[i]])
     if cut and not again:
-        said = f"{cut:,} of {len(rows):,} answers are longer than the judge can read, and were judged without their ends"
+        said = (
+            f"{cut:,} of {len(rows):,} answers are longer than the judge can read, and were judged without their ends"
+        )
         warnings.warn(said, JudgeWarning, stacklevel=2)
     return prompts

@@ -210,8 +210,8 @@ def measures(
 
     Places: every language under every prompt (a translation: from every source), every language averaged over prompts
     (sources), and every group (L1, L2, L3) averaged over prompts and then languages, as InstructAlign does; a
-    translation belongs to the language it is in; of free answers the source is the judge, and judges are never averaged.
-    What is averaged is called "all". Of several data sets also each
+    translation belongs to the language it is in; of free answers the source is the judge, and judges are never
+    averaged. What is averaged is called "all". Of several data sets also each
     task's average over data sets, and of several tasks the average of everything (see `weights`). With `single=False`
     there are no lines of single languages, which most of the time goes into; `metrics` are those that are wanted
     (default: all).

@@ -128,8 +128,8 @@ RULES = ("corrected", "squad", "mlqa")
 KINDS = ("answerable", "unanswerable")
 EXTRACTED = tuple(f"{name}, {rule}" for rule in RULES for name in ("exact match", "F1"))
 EXTRACTED += tuple(f"exact match, {kind}" for kind in KINDS)
-# Of free answers, as judges mark them (1 to 3): 0 in another language than the request's, in any language, and what that
-# makes.
+# Of free answers, as judges mark them (1 to 3): 0 in another language than the request's, in any language, and what
+# that makes.
 MARKED = {"score": 0, "score, any language": 1, "lost at the gate": 0}
 LABEL_METRICS = tuple(_OF_LABELS)  # the first is the headline
 METRICS = {

@@ -33,11 +33,11 @@ def respond(
     progress: Callable[[int], None] | None = None,
     **decoding: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Let the model answer requests (as `requests.read` has them) in one language: in Alpaca's prompt (`asked` is a form
-    of `alpaca.prompt`), or as they are where it is "bare" or the model is asked in its chat's form. With `cut` an answer
-    ends where it goes on with a section of the prompt, and no special tokens are told; without, both stay, as in the
-    study's code for models that were tuned whole. `decoding` is what `generation.continued` takes. `progress` is told of
-    every few requests, how many they are.
+    """Let the model answer requests (as `requests.read` has them) in one language: in Alpaca's prompt (`asked` is a
+    form of `alpaca.prompt`), or as they are where it is "bare" or the model is asked in its chat's form. With `cut` an
+    answer ends where it goes on with a section of the prompt, and no special tokens are told; without, both stay, as in
+    the study's code for models that were tuned whole. `decoding` is what `generation.continued` takes. `progress` is
+    told of every few requests, how many they are.
 
     Returns predictions (`PREDICTION_COLUMNS`; `gold` is the reference) and counts (`COUNTS`) of answers that are in the
     request's language, as the gate has it, beside the request repeated.

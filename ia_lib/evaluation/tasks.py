@@ -2,8 +2,8 @@
 
 The kit's lie in params/tasks (`nusax/sentiment`), a user's own anywhere. A task's kind decides which fields it has, and
 how its texts become questions, answers and scores: `choose` one of several labels, `translate` parallel text, `answer`
-questions, whose true answers are scored, `extract` answers from passages, or `open`: answer as it likes. Texts come from `find(source, file)`, as
-those of `corpora` do; `places` says beforehand what it will be asked for.
+questions, whose true answers are scored, `extract` answers from passages, or answer freely (`open`). Texts come from
+`find(source, file)`, as those of `corpora` do; `places` says beforehand what it will be asked for.
 """
 
 import re
@@ -425,7 +425,13 @@ class Open(_OfFiles):
         return requests.read(find(*self.places(codes, split)[0]), data.prompt, data.reference, data.broken == "skip")
 
 
-_KINDS: dict[str, type[Task]] = {"choose": Choose, "translate": Translate, "answer": Answer, "extract": Extract, "open": Open}
+_KINDS: dict[str, type[Task]] = {
+    "choose": Choose,
+    "translate": Translate,
+    "answer": Answer,
+    "extract": Extract,
+    "open": Open,
+}
 
 
 def load(name: str, home: str | Path = "") -> Choose | Translate | Answer | Extract | Open:

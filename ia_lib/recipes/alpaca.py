@@ -1,6 +1,6 @@
-"""The Alpaca study (Chen et al., Findings of EACL 2024): one set of instructions, translated into several languages, and
-four budgets to tune on it: a model for each language, one for all, one on English alone, and one on the merged rows
-sampled down to as many as one language has."""
+"""The Alpaca study (Chen et al., Findings of EACL 2024): one set of instructions, translated into several languages,
+and four budgets to tune on it: a model for each language, one for all, one on English alone, and one on the merged
+rows sampled down to as many as one language has."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal

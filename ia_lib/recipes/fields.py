@@ -382,7 +382,9 @@ class Endpoint(Part):
     def _name(cls, key: str | None) -> str | None:
         if key is not None and not _VARIABLE.fullmatch(key):
             # it may be the key
-            allowed = "the name of an environment variable, in capitals (as OPENAI_API_KEY); the key itself stands there"
+            allowed = (
+                "the name of an environment variable, in capitals (as OPENAI_API_KEY); the key itself stands there"
+            )
             raise Refusal("", f"text of {len(key)} characters", allowed)
         return key
 
@@ -431,7 +433,9 @@ class Judge(Part):
         if self.wording and self.rule:
             raise Refusal("wording", self.wording, "nothing, since a rule is not asked")
         if bool(self.people) != bool(self.key):
-            raise Refusal("key", self.key, "the key of the sheet" if self.people else "nothing, unless there is a sheet")
+            raise Refusal(
+                "key", self.key, "the key of the sheet" if self.people else "nothing, unless there is a sheet"
+            )
         return self
 
 

@@ -29,9 +29,8 @@ _MONO, _DOWN = 2, 4  # in which these lead; in the others multilingual tuning is
 _BUDGETS = ("mono", "multilingual", "downsampled")
 _ENGLISH = {"eng", "en"}
 _CLOSE, _FAR = {"spa", "es", "fra", "fr"}, {"bul", "bg", "rus", "ru", "zho", "zh"}
-_SCORE, _LOST = "score by ", "lost at the gate, "  # how the metrics begin, before the judge
+_SCORE, _LOST = "score", "lost at the gate"
 _LISTED = 6  # parts of a claim that are shown and are listed
-_METRIC = rf"^(?P<what>{_SCORE}|{_LOST})(?P<judge>.+?)(?<!, any language)$"
 
 
 def _setting(name: str) -> int:
@@ -312,7 +311,9 @@ def _cells(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     if not {"metric", "budget", "tuning"} <= set(results):
         return pd.DataFrame(columns=columns), ""
     frame = of_rows(results, None)
-    frame = pd.concat([frame, frame["metric"].str.extract(_METRIC)], axis=1).dropna(subset=["judge", "low", "high"])
+    frame = frame[(frame["kind"] == "open") & frame["metric"].isin([_SCORE, _LOST])]
+    # of free answers the source is the judge
+    frame = frame.rename(columns={"metric": "what", "source": "judge"}).dropna(subset=["low", "high"])
     single = (frame["prompt"].astype(str) == "all") & ~frame[["dataset", "task", "language"]].eq("all").any(axis=1)
     frame = frame[single & frame["budget"].isin([*_BUDGETS, "english"])]
     frame["model"] = [text.rpartition("/")[2] for text in frame["model"].astype(object).fillna("")]

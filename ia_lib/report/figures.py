@@ -1,5 +1,6 @@
 """The report's figures, and the loss curve: functions from a data frame to a plotly figure."""
 
+import re
 import time
 from html import escape
 
@@ -204,6 +205,121 @@ def _asked_on_passages(results: pd.DataFrame) -> pd.DataFrame:
     """Lines of single languages. `results` also has `name`, data set and task in one."""
     frame = of_rows(results, None)
     return plain(frame[(frame["language"] != "all") & (frame["prompt"].astype(str) == "all")])
+
+
+BUDGET_LOOK = {  # of the Alpaca study: colour, symbol
+    "mono": (COLOURS[0], "star"),
+    "multilingual": (COLOURS[2], "circle"),
+    "downsampled": (COLOURS[1], "triangle-up"),
+    "english": (COLOURS[3], "square"),
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bm])(\d?)(?![a-z0-9])", re.IGNORECASE)
+
+
+def sizes(results: pd.DataFrame) -> pd.DataFrame:
+    """With `size`, billions of parameters as the model's name tells them, and `family`, the rest of the name before it;
+    not a number and the whole name where it tells none."""
+    found = {}
+    for name in set(results["model"].fillna("")):
+        short = name.rpartition("/")[2]
+        told = _SIZE.search(short)
+        size = float("nan")
+        if told:
+            # 1b7 is 1.7 billion
+            size = float(f"{told[1]}.{told[3] or 0}" if "." not in told[1] else told[1]) / (
+                1000 if told[2] in "mM" else 1
+            )
+        found[name] = size, short[: told.start()].strip("-_") if told else short
+    pairs = [found[name] for name in results["model"].fillna("")]
+    return results.assign(size=[size for size, _ in pairs], family=[family for _, family in pairs])
+
+
+def answers_by_budget(results: pd.DataFrame) -> go.Figure:
+    """The score of free answers (0 to 3) in every language, by model size and budget where a table has several sizes
+    (the study's Figures 1 to 3 and 8), else by budget; adapters and whole tuning by the line. The first judge's; what
+    costs nothing is grey."""
+    frame = _marked(results, "score")
+    by_size = frame.dropna(subset=["size"])["size"].nunique() > 1
+    languages = list(dict.fromkeys(frame["place"]))
+    columns = min(3, len(languages))
+    rows = -(-len(languages) // columns)
+    gaps = {"horizontal_spacing": 0.05, "vertical_spacing": min(0.12, 0.5 / rows)}
+    figure = make_subplots(rows, columns, subplot_titles=languages, shared_yaxes=True, **gaps)
+    shown: set[str] = set()
+    for number, place in enumerate(languages):
+        at = {"row": number // columns + 1, "col": number % columns + 1}
+        here = frame[frame["place"] == place]
+        for (budget, tuning), part in here.groupby(["budget", "tuning"], sort=False):
+            colour, symbol = BUDGET_LOOK.get(budget, (GREY, "diamond"))
+            part = part.sort_values("size")
+            name = (
+                ", ".join(filter(None, [budget, {"lora": "LoRA", "full": "all weights"}.get(tuning, tuning)]))
+                or "before"
+            )
+            legend = {"legendgroup": name, "showlegend": name not in shown}
+            shown.add(name)
+            hover = f"{name}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
+            x = part["size"] if by_size else [budget or "before"] * len(part)
+            look = colour, symbol if tuning != "lora" else f"{symbol}-open", "solid" if tuning != "lora" else "dot"
+            curve(figure, name, x, part, "value", look, hover, **legend, **at)
+        figure.add_hline(y=here["baseline"].max(), line=LINE | {"dash": "dash"}, **at)
+    if by_size:
+        figure.update_xaxes(type="log", title="parameters (billions)")
+    figure.update_yaxes(range=[-0.1, 3.1])
+    figure.update_yaxes(title="score (0 to 3)", col=1)
+    figure.update_layout(scattermode="group", legend_title="tuned on, how")
+    return style(
+        figure, f"Score of free answers, judged by {frame['source'].iloc[0]} (dashes: for nothing)", 160 + 260 * rows
+    )
+
+
+def lost_at_the_gate(results: pd.DataFrame) -> go.Figure:
+    """How much of the marks (0 to 3) answers in another language lose, by budget and way of tuning, over languages (the
+    study's Figure 4)."""
+    frame = _marked(results, "lost at the gate", language="all")
+    figure = go.Figure()
+    for tuning, part in frame.groupby("tuning", sort=False):
+        called = {"lora": "LoRA", "full": "all weights", "": "before tuning"}.get(tuning, tuning)
+        i = ["full", "lora", ""].index(tuning) if tuning in ("full", "lora", "") else 3
+        titles = part["budget"].where(part["budget"] != "", "before") + " " + part["group"]
+        hover = f"{called}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
+        figure.add_bar(
+            name=called, x=titles, y=part["value"], error_y=error_bars(part, "value"), hovertemplate=hover, **fill(i)
+        )
+    figure.update_layout(barmode="group", legend_title="tuned")
+    figure.update_yaxes(title="mean mark lost (0 to 3)", rangemode="tozero")
+    return style(figure, "What answers in another language than the request's lose")
+
+
+def families(results: pd.DataFrame) -> go.Figure:
+    """The score of free answers (0 to 3) by family of models, each family's largest, in every language (the study's
+    Figure 5)."""
+    frame = _marked(results, "score")
+    frame = frame[frame["size"] == frame.groupby("family")["size"].transform("max")]
+    figure = go.Figure()
+    for budget, part in frame.groupby("budget", sort=False):
+        colour, symbol = BUDGET_LOOK.get(budget, (GREY, "diamond"))
+        look = {"mode": "markers", "marker": {"color": colour, "symbol": symbol, "size": 10}}
+        place = {"x": [part["place"], part["family"]], "y": part["value"], "error_y": error_bars(part, "value")}
+        figure.add_scatter(name=budget or "before", hovertemplate="%{x}: %{y:.2f}<extra></extra>", **look, **place)
+    figure.update_layout(scattermode="group", legend_title="tuned on")
+    figure.update_yaxes(title="score (0 to 3)", range=[-0.1, 3.1])
+    return style(figure, "Score of free answers by family of models")
+
+
+def _marked(results: pd.DataFrame, metric: str, language: str | None = None) -> pd.DataFrame:
+    """Lines of a metric of free answers as the first judge has it: of single languages, or the groups' averages; of a
+    model for one language only that language. With `size, family, place`."""
+    frame = sizes(of_rows(results, None))
+    frame = frame[(frame["metric"] == metric) & (frame["prompt"].astype(str) == "all") & (frame["dataset"] != "all")]
+    frame = frame[frame["source"] == frame["source"].iloc[0]]
+    frame = frame.fillna({"budget": "", "tuning": "", "trained_on": ""})
+    frame = frame[(frame["language"] == "all") == (language == "all")]
+    if language != "all":
+        frame = frame[(frame["trained_on"] == "") | (frame["trained_on"] == frame["language"])]
+    order = {group: i for i, group in enumerate(GROUPS)}
+    frame = frame.sort_values("group", key=lambda column: column.map(order), kind="stable")
+    return plain(frame.assign(place=frame["language_name"] + " " + frame["group"]))
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from html import escape, unescape
@@ -133,9 +134,9 @@ def draw(
     every: pd.DataFrame, costs: dict[str, str] | None = None, reached: dict[str, dict[str, float]] | None = None
 ) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
-    base, that of what was kept several. One is of all tasks with true answers, of their losses, and two are of answers
-    from passages. `every` has the lines of results.csv; `costs` says what each row took, `reached` how many words a
-    dictionary has, by row and language."""
+    base, that of what was kept several. One is of all tasks with true answers, of their losses, two are of answers
+    from passages, and up to three of free answers. `every` has the lines of results.csv; `costs` says what each row
+    took, `reached` how many words a dictionary has, by row and language."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
@@ -151,6 +152,12 @@ def draw(
             drawn[f"{title}-{_in_file_name(task)}" if len(tasks) > 1 else title] = figure
     if (every["metric"] == "answer loss").any():
         drawn["losses"] = figures.answer_losses(every)
+    answers = _named(every[(every["kind"] == "open") & (every["metric"] != "in the language")])
+    if len(answers):
+        drawn["answers"] = figures.answers_by_budget(answers)
+        drawn["gate"] = figures.lost_at_the_gate(answers)
+        if len(set(figures.sizes(answers)["family"])) > 1:
+            drawn["families"] = figures.families(answers)
     asked = _named(every[every["kind"] == "extract"])
     if len(asked):
         drawn["passages"] = figures.passages(asked)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
-from ia_lib.evaluation import comparison, measures
+from ia_lib.evaluation import agreement, comparison, measures
+from ia_lib.evaluation.blind import KEYS
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
 from ia_lib.evaluation.rules import rules as rules_of
@@ -76,6 +77,12 @@ class Run:
     def budget(self) -> str:
         """What of a set of instructions it was tuned on, in the Alpaca study."""
         return self.settings["data"].get("budget", "") if "tune" in self.stages else ""
+
+    @property
+    def trained_on(self) -> str:
+        """The one language of the budget mono."""
+        data = self.settings["data"]
+        return (data["language"] or self.settings["taught"][0]) if self.budget == "mono" else ""
 
     @property
     def tuning(self) -> str:
@@ -153,7 +160,7 @@ class Run:
 
 def every(runs: list[Run]) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
-    began_with, objective, replay, retention, budget, tuning`, with `group_name` and `language_name`.
+    began_with, objective, replay, retention, budget, trained_on, tuning`, with `group_name` and `language_name`.
 
     A run's base is the run whose model it began with, or where that was not tested the one before; the difference to it
     has a paired 95% interval over the same examples, and is empty for a base. A row with several seeds has lines over
@@ -168,7 +175,8 @@ def every(runs: list[Run]) -> pd.DataFrame:
             # what is compared with a base is taken together where the base has results, too
             seeds = [run for run in seeds if not run.base or bases[run.name]] or seeds
             frames += [_lines(kind, seeds, bases)] if len(seeds) > 1 else []
-    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention", "budget", "tuning"]
+    facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention", "budget", "trained_on"]
+    facts += ["tuning"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
     return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns))[columns]
 
@@ -194,7 +202,7 @@ def _lines(kind: str, seeds: list[Run], found_bases: dict[str, Run | None]) -> p
     facts = {"run": run.row if several else run.name, "row": run.row, "seed": "all" if several else run.seed}
     facts |= {"model": run.manifest["origin"], "began_with": run.began_with}
     facts |= {"objective": run.objective, "replay": run.replay, "retention": run.retention}
-    facts |= {"budget": run.budget, "tuning": run.tuning}
+    facts |= {"budget": run.budget, "trained_on": run.trained_on, "tuning": run.tuning}
     facts |= {"group_name": found["group"].map(GROUPS)}
     return found.assign(**facts, language_name=[run.language(code) for code in found["language"]])
 
@@ -240,16 +248,52 @@ def _called(lines: pd.DataFrame) -> pd.Series:
 
 
 def opened(results: pd.DataFrame) -> pd.DataFrame:
-    """The lines of free answers, for the eye: of every language and group what each judge makes of them, and how many
-    are in the request's language; `sum` is the score as the study has it, over all requests of a language (of 50: 0 to
-    150). Of a row with several seeds those over all of them."""
+    """The lines of free answers, for the eye: of every language and group what each judge makes of them (mean marks, 0
+    to 3), `any_language` (without the gate) and `lost` there, `inside` (percent that are in the request's language),
+    and `sum`, the score as the study has it, over all requests of a language (of 50: 0 to 150). Of a row with several
+    seeds those over all of them."""
     lines = of_rows(results, None)
-    lines = lines[(lines["kind"] == "open") & (lines["prompt"] == "all") & (lines["dataset"] != "all")]
-    lines = lines[(lines["language"] != "all") | (lines["cells"] > 1)]
-    of_marks = lines["metric"] != "in the language"
-    total = (lines["value"] * lines["examples"]).where(of_marks & (lines["language"] != "all"))
-    columns = [*_COUNTED.split(), "budget", "tuning", "sum"]
-    return lines.assign(task=_called(lines), sum=total.round(1))[columns].round(2).reset_index(drop=True)
+    lines = lines[(lines["kind"] == "open") & (lines["prompt"].astype(str) == "all") & (lines["dataset"] != "all")]
+    if lines.empty:
+        return pd.DataFrame()
+    key = ["run", "task", "group", "group_name", "language", "budget", "tuning"]
+    lines = lines[(lines["language"] != "all") | (lines["cells"] > 1)].assign(task=_called(lines))
+    lines = lines.fillna({"budget": "", "tuning": "", "source": ""})
+    of = dict(iter(lines.groupby("metric")))
+    inside = of["in the language"].set_index(key)["value"].rename("inside")
+    if "score" not in of:
+        return inside.reset_index().assign(judge="").round(1)
+    found = of["score"][[*_COUNTED.split(), "budget", "tuning"]].rename(columns={"source": "judge"})
+    for name, metric in (("any_language", "score, any language"), ("lost", "lost at the gate")):
+        values = of[metric].rename(columns={"source": "judge", "value": name})
+        found = found.merge(values[[*key, "judge", name]], "left", [*key, "judge"], validate="1:1")
+    found = found.join(inside, key)
+    found["sum"] = (found["value"] * found["examples"]).where(found["language"] != "all").round()
+    return found.drop(columns="metric").round(2)
+
+
+def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
+    """How far judges can be trusted, as far as it was asked: `items`, how often they agree answer by answer
+    (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
+    each made of answers whose mark is known beforehand; and `unmarked`, answers without a mark, by judge."""
+    marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
+    if not marks:
+        return {}
+    every, found = pd.concat(marks, ignore_index=True), {}
+    names = list(dict.fromkeys(every["judge"]))
+    if len(names) > 1:
+        wide = every.pivot(index=[*KEYS, "answer", "inside"], columns="judge", values="mark").reset_index()
+        found["items"] = agreement.by_item(wide, names, runs[0].seed).round(3)
+        gated = wide.assign(**{name: wide[name] * wide["inside"].astype(bool) for name in names})
+        scores = gated.groupby(["run", "language"], sort=False)[names].mean().reset_index()
+        found["systems"] = agreement.by_system(scores, names).round(3)
+    checks = [run.checks.assign(run=run.name) for run in runs if len(run.checks)]
+    if checks:
+        found["checks"] = pd.concat(checks, ignore_index=True).round(2)
+    missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
+    if len(missing):
+        found["unmarked"] = missing.rename("answers").reset_index()
+    return found
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:

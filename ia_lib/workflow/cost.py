@@ -234,7 +234,8 @@ def assumptions() -> str:
     )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
-        f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}, a request as {REQUEST}) / (peak x assumed share): "
+        f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}, a request as {REQUEST}) / "
+        "(peak x assumed share): "
         f"{gpus}. In float32 a GPU takes several times as long. "
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "

@@ -183,6 +183,15 @@ def print_results(table: "Table") -> None:
         asked = asked[asked["metric"].isin(["exact match, corrected", "F1, corrected"])].dropna(axis=1, how="all")
         asked = asked.drop(columns=["group_name", "baseline_is"], errors="ignore")
         print("\nanswers from passages\n" + asked.to_string(index=False, na_rep=""))
+    if len(free := results.opened(found)):
+        columns = ["run", "task", "judge", "language", "value", "low", "high", "sum", "any_language", "lost", "inside"]
+        shown = (
+            free.reindex(columns=[*columns, "baseline"]).rename(columns={"value": "score"}).dropna(axis=1, how="all")
+        )
+        print(
+            "\nfree answers: mean marks, 0 to 3, and percent inside the language\n"
+            + shown.to_string(index=False, na_rep="")
+        )
     if not report.done:
         print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")

@@ -281,7 +281,7 @@ def scores_of_judges(done: Judged) -> pd.DataFrame:
 
 
 def marks(stage: Stage, done: Judged, rows: int = 2) -> pd.DataFrame:
-    """Some requests with their answers and marks: of each judge, mark and side of the gate as many, of all languages."""
+    """Some requests with their answers and marks: of each judge, mark and side of the gate as many."""
     mine = done.marks[done.marks["run"] == stage.run.name]
     by = mine.groupby(["judge", "mark", "inside"], sort=True, dropna=False)
     few = by.sample(frac=1, random_state=1).groupby(["judge", "mark", "inside"], dropna=False).head(rows)
