@@ -12,14 +12,16 @@ import ipywidgets as widgets
 import pandas as pd
 
 from ia_lib.evaluation import choice, extraction, measures, scoring
+from ia_lib.evaluation.blind import PROMPT
 from ia_lib.evaluation.generation import answers
 from ia_lib.instructions import code_mixing, cross_lingual, templates
 from ia_lib.models import load
 from ia_lib.models.encoding import encode
-from ia_lib.workflow import scheduler, show, work
+from ia_lib.workflow import judging, scheduler, show, work
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.notebook import check_parameters
 from ia_lib.workflow.settings import Settings
+from ia_lib.workflow.stages import Stage
 
 _STYLE = """<style>
 .ia td, .ia th {padding: .2rem .7rem; text-align: left; vertical-align: top} .ia th {font-weight: 600}
@@ -60,6 +62,12 @@ class Explorer:
         mixes = hasattr(self.run.method, "dictionaries")
         self.before = pd.read_parquet(tune.inputs.examples)["before"].iloc[0] if mixes else ""
         self.dictionaries = self.run.method.dictionaries(self.run, data.inputs) if mixes else {}
+        # of all finished runs that are asked the same: their free answers, with marks
+        self.answers = {
+            stage.run.name: _judged(made, stage)
+            for stage in (made.stage(one.name, "evaluate") for one in made.runs if evaluate.inputs.opened)
+            if stage.done and stage.inputs.opened and stage.run.machine.share_text
+        }
         self.passages = {
             (task.name, code): evaluate.inputs.asked(task, code).to_pandas()
             for task in evaluate.inputs.extracted
@@ -252,6 +260,44 @@ class Explorer:
 
         return _panel(controls, draw)
 
+    def free_answers(self) -> widgets.Widget:
+        """What all finished runs answered to one request, with what the gate and each judge say."""
+        if not self.answers:
+            return _nothing("The row is tested on no requests that are answered freely.")
+        mine = self.answers.get(self.run.name, next(iter(self.answers.values())))
+        tasks = list(dict.fromkeys(zip(mine["dataset"], mine["task"], strict=True)))
+        controls = {
+            "task": _choice("task", [("/".join(filter(None, task)), task) for task in tasks]),
+            "code": _choice("language", _named(self.run, mine["language"])),
+            "number": widgets.BoundedIntText(
+                1, 1, mine.groupby(["task", "language"]).size().max(), description="request"
+            ),
+        }
+
+        def draw(task, code, number) -> str:
+            lines, asked = [], None
+            for name, frame in self.answers.items():
+                part = frame[(frame["dataset"] == task[0]) & (frame["task"] == task[1]) & (frame["language"] == code)]
+                if len(part):
+                    line = part.iloc[min(number, len(part)) - 1]
+                    asked = line if asked is None else asked
+                    marks = ", ".join(
+                        f"{judge} {mark:g}" if mark == mark else f"{judge} none" for judge, mark in line["marks"]
+                    )
+                    inside = "yes" if line["inside"] else "no: counts 0"
+                    lines.append(
+                        ("" if line["inside"] else "differs", name, line["answer"] or "(nothing)", inside, marks)
+                    )
+            if asked is None:
+                return "<p>No run was asked in that language.</p>"
+            told = f"<pre>{escape(asked['question'])}</pre>"
+            if asked["reference"]:
+                told += f"<p>One right answer: {escape(asked['reference'])}</p>"
+            rows = ((kind, *map(escape, cells)) for kind, *cells in lines)
+            return told + _table(["run", "answer", "in the language", "marks"], rows)
+
+        return _panel(controls, draw)
+
     def _side_by_side(self, first: str, second: str, prompt: str, tokens: int = 40) -> str:
         """What two runs answer to a prompt."""
         said = []
@@ -293,6 +339,20 @@ class Explorer:
             return told + _table(["text", "true", escape(first), escape(second)], rows)
 
         return _panel(controls, draw)
+
+
+def _judged(table: Table, stage: Stage) -> pd.DataFrame:
+    """The free answers of a run (`judged.ITEMS`), with the `marks` of its judges: (judge, mark) each."""
+    found = judging.items(stage)
+    found["marks"] = [()] * len(found)
+    judge = table.stage(stage.run.name, "judge") if stage.inputs.judged else None
+    if judge and judge.done:
+        marks = pd.read_parquet(judge.folder / "marks.parquet").query("run == @stage.run.name")
+        pairs = marks.groupby(list(PROMPT), sort=False)[["judge", "mark"]].apply(
+            lambda part: list(map(tuple, part.to_numpy()))
+        )
+        found["marks"] = [pairs[key] for key in zip(*(found[name] for name in PROMPT), strict=True)]
+    return found
 
 
 def _panel(controls: dict[str, widgets.Widget], draw: Callable[..., str]) -> widgets.Widget:

@@ -116,6 +116,8 @@ def carried_out(table):
             work.make_data(stage)
         elif stage.name == "tune":
             work.tune(stage, work.begin_tuning(stage))
+        elif stage.name == "judge":
+            work.judge(stage)
         else:
             work.evaluate(stage, work.begin_evaluation(stage))
 
