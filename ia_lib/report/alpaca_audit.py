@@ -200,7 +200,7 @@ def judged() -> dict[str, tuple[None, str]]:
         f"{_MODELS} models are independent, {languages} if only the {_LANGUAGES} languages are",
         "a4": f"{each}; by chance {monotone} of orders rise or fall with every size, {nearly} "
         f"with one exchange at most; {needs}, and what is less looks alike. In section 3.5 monolingual tuning is ahead "
-        'in English in no case at 7B, so that "but in English" can only mean on par there. Set against full tuning: '
+        'in English in no case at 7B, so that "except in English" can only mean on par. Set against full tuning: '
         f"{confounded()}",
         "a5": f"{each}; ahead at these 3 and not at the 2 between them are {signs} of signs, if "
         f"asked for before; {needs}. Set against LoRA: {confounded()}; learning rate and epochs are not in the main "

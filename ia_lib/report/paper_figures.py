@@ -242,7 +242,9 @@ def told_apart(differences: pd.DataFrame) -> go.Figure:
     for i, (spread, part) in enumerate(differences.groupby("spread", sort=False)):
         for pairing, line in part.groupby("pairing", sort=False):
             dash = "solid" if pairing == "unrelated" else "dash"
-            name = f"{spread}<br>{'unrelated' if dash == 'solid' else 'paired, ' + pairing}"
+            name = (
+                f"{spread.replace(', and', ',<br>and')}<br>{'unrelated' if dash == 'solid' else 'paired, ' + pairing}"
+            )
             hover = "%{x} prompts: %{y:.1f} points<extra>" + name + "</extra>"
             look = {"mode": "lines", "line": {"color": COLOURS[i], "dash": dash, "width": 2.5}, "hovertemplate": hover}
             figure.add_scatter(name=name, x=line["prompts"], y=line["detectable"], **look)
@@ -251,7 +253,10 @@ def told_apart(differences: pd.DataFrame) -> go.Figure:
     figure.add_annotation(x=math.log10(50), **note)
     counts = sorted(differences["prompts"].unique())
     ticks = [count for count in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if counts[0] <= count <= counts[-1]]
-    figure.update_xaxes(title="prompts", type="log", tickvals=ticks, ticktext=[f"{count:,}" for count in ticks])
+    ends = [math.log10(counts[0]) - 0.03, math.log10(counts[-1]) + 0.03]
+    figure.update_xaxes(
+        title="prompts", type="log", range=ends, tickvals=ticks, ticktext=[f"{count:,}" for count in ticks]
+    )
     figure.update_yaxes(title="difference found (points of 150)", rangemode="tozero")
     figure.update_layout(legend_title="marks of 0 to 3 are")
     return style(figure, "What a number of prompts can tell apart (80% power, 5% level)")
