@@ -240,10 +240,10 @@ def test_a_panel_shows_all_runs_answers_to_a_request(made, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("budget: mono", "'language': found None; allowed: one of eng, fra, spa"),
+        ("budget: mono", "'language': found nothing; allowed: one of eng, fra, spa"),
         ("budget: mono, language: deu", "'language': found 'deu'"),
         ("language: fra", "'language': found 'fra'; allowed: nothing, where the budget is multilingual"),
-        ("instructions: null", "'instructions': found None"),
+        ("instructions: null", "'instructions': found nothing"),
         ("steps: 3", "'steps': found 'steps and epochs'"),
         ("instructions: {file: rows.json, languages: {eng: en, fra: fr, spa: es}}", "a name with {tag}"),
         ("instructions: {file: 'rows.{tag}.json', languages: {eng: en}}", "one for fra, too"),
