@@ -7,10 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 import regex
+
+from ia_lib.data.identification import alike, langid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,8 @@ _UNPRINTED = regex.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]|\p{Co}")
 # One that ends, breaks a line or says more than its name; a letter between angle brackets alone may be a letter.
 _TAG = re.compile(r"<br\s*/?>|</(?:a|b|div|em|font|h[1-6]|i|li|ol|p|small|span|strong|su[bp]|t[dhr]|table|u|ul)>"
                   r"|<(?:a|div|font|img|p|span|t[dhr]|table)\s[^<>]*=[^<>]*>", re.IGNORECASE)  # fmt: skip
-_CONTROL = re.compile(
+# What chat templates put between turns, and tokenizers between texts.
+CONTROL = re.compile(
     r"<\|[\w-]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|</?s>|\[/?INST\]|<</?SYS>>|</?think>"
     r"|<(?:start|end)_of_turn>|<(?:pad|unk|bos|eos|mask|sep|cls)>|\[(?:PAD|UNK|MASK|SEP|CLS)\]|<extra_id_\d+>"
 )
@@ -48,20 +50,6 @@ _UTF8 = re.compile(
     rb"[\xc2-\xc5][\x80-\xbf]|\xe2[\x80-\xbf]{2}|\xf0[\x80-\xbf]{3}"
     rb"|(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}){2}"
 )
-# Languages as the identifier calls them -> the codes of three letters that mean the same; those that it cannot tell
-# apart stand together.
-_CODES = """
-af afr|am amh|an arg|ar ara arb arz|as asm|az aze azj|ba bak|be bel|bg bul|bn ben|br bre|ca cat|cs ces cze|cy cym|da dan
-de deu ger|dz dzo|el ell gre grc|en eng|eo epo|es spa ext|et est ekk|eu eus baq|fa fas pes per|fi fin|fo fao|fr fra fre
-fy fry|ga gle|gl glg|gn grn gug|gu guj|ha hau|he heb hbo|hi hin|hr bs sr hrv bos srp|ht hat|hu hun|hy hye arm|id ms ind
-msa zsm zlm may|ig ibo|is isl ice|it ita vec lij|ja jpn|jv jav|ka kat geo|kk kaz|km khm|kn kan|ko kor|ku kur kmr sdh
-ky kir|la lat|lb ltz|ln lin|lo lao|lt lit|lv lav lvs ltg|mg mlg plt|mk mkd mac|ml mal|mn mon khk|mr mar gom|mt mlt
-my mya bur|ne nep npi|nl nld dut|no nn nb nor nob nno|nso|oc oci|om orm gaz|or ori ory|pa pan|pl pol|ps pus pbt|pt por
-qu que quy|ro ron rum|ru rus|rw kin|se sme|si sin|sk slk slo|sl slv|sn sna|so som|sq sqi als alb|st sot|sv swe
-sw swa swh|ta tam|te tel|tg tgk|th tha|tk tuk|tl tgl fil|tr tur|tt tat|ug uig|uk ukr|ur urd|uz uzb uzn|vi vie|vo vol
-wa wln|xh xho|yo yor|zh wuu yue zho cmn chi|zu zul|ace|bcl|crh
-"""
-_LANGUAGES = {name: group.split() for group in re.split(r"[|\n]", _CODES.strip()) for name in group.split()}
 # Sampled texts of a column, how many of them are looked at as one, and the share that makes a majority clear.
 SAMPLE, _TOGETHER, _CLEAR = 200, 10, 0.8
 SHOWN = 80  # characters of a text, at most
@@ -101,7 +89,7 @@ def kinds(text: str, tokens: re.Pattern | None = None) -> dict[str, int]:
     entity, lost, invisible, unprinted, tag, control, encoding = KINDS
     if "&" in text and (match := next((m for m in _ENTITY.finditer(text) if html.unescape(m[0]) != m[0]), None)):
         found[entity] = match.start()
-    if match := (tokens and tokens.search(text)) or (("<" in text or "[" in text) and _CONTROL.search(text)):
+    if match := (tokens and tokens.search(text)) or (("<" in text or "[" in text) and CONTROL.search(text)):
         found[control] = match.start()
     if match := "<" in text and _TAG.search(text):
         found[tag] = match.start()
@@ -133,21 +121,15 @@ def out_of_proportion(first: "np.ndarray", second: "np.ndarray") -> "np.ndarray"
 def other_language(code: str, texts: Sequence[str]) -> str | None:
     """The language that a clear majority of texts which should be in `code` is in, as its code; None where that is the
     right one, or the identifier (py3langid) does not know it and finds no English."""
-    known = _LANGUAGES.get(code, [])
     step = max(1, len(texts) // SAMPLE)
     sample = list(texts[::step])[:SAMPLE]
     # several at once, since a short text says little
     parts = ["\n".join(sample[i : i + _TOGETHER]) for i in range(0, len(sample), _TOGETHER)]
     if not parts or sum(map(len, parts)) < 200:
         return None
-    (found, count), *_ = Counter(_identifier().classify(part)[0] for part in parts).most_common()
+    identifier = langid()
+    known = alike(code) & set(identifier.labels)
+    (found, count), *_ = Counter(identifier.classify(part)[0] for part in parts).most_common()
     if found in known or found == "zxx" or count < _CLEAR * len(parts) or not (known or found == "en"):
         return None
     return found
-
-
-@cache
-def _identifier():
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE)

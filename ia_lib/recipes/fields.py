@@ -322,6 +322,20 @@ class Evaluate(Part):
         return self.prompt_logprob or self.scoring_rule in ("joint", "mean")
 
 
+class Gate(Part):
+    """What tells whether an answer is in its question's language."""
+
+    by: Literal["langid", "fasttext", "lexicon"] = "langid"  # py3langid, a fastText model, the mini lab's words
+    file: Text | None = None  # of fasttext: its model
+
+    @model_validator(mode="after")
+    def _has_model(self):
+        if (self.by == "fasttext") != (self.file is not None):
+            allowed = "the path of a fastText model" if self.file is None else f"nothing, where by is {self.by}"
+            raise Refusal("file", self.file, allowed)
+        return self
+
+
 class Machine(Part):
     """How the work is carried out."""
 
