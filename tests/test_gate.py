@@ -135,7 +135,7 @@ def test_half_and_half_is_one_of_both():
 def test_labels_of_fasttext_and_scripts(tmp_path):
     pytest.importorskip("fasttext")
     path = model(tmp_path / "m.bin")
-    said = ["jeg ikke hva", "eg ikkje\nkva", "I not\twhat?", "我不睡 我不睡", "為甚麼 睡", "qwrtz", "hvad nat"]
+    said = ["jeg ikke hva", "eg ikkje\nkva", "I not\twhat?", "我不睡 我不睡", "為甚麼 睡 \ud800", "qwrtz", "hvad nat"]
     expected = ["no", "no", "en", "zh", "zh", "", ""]
     for codes in (["no", "en", "zh"], ["nor", "eng", "cmn"], ["nno", "en", "zho"]):
         wanted = [dict(zip(["no", "en", "zh"], codes, strict=True)).get(code, "") for code in expected]
@@ -208,6 +208,8 @@ def test_the_mini_labs_rule_counts_words():
         noisy = [" ".join([*said, *["xq"] * len(said)]) for said in words]
         assert some.accepts(noisy, [code] * len(words)) == [True] * len(words)
         assert not any(some.accepts([f"{text} xq" for text in noisy], [code] * len(words)))
+        # marks of the end are no words, as often as they stand there
+        assert some.accepts([f"{texts[code][0]} {'</s> <|im_end|> ' * 50}"], [code]) == [True]
         # the order says nothing, nor do capitals and signs
         random.Random(1).shuffle(words[0])
         assert some.accepts([" ... ".join(words[0]).upper() + "!"], [code]) == [True]
