@@ -271,7 +271,9 @@ def test_files_of_unequal_length_are_refused_where_rows_must_be_the_same(folder)
 
 @pytest.mark.quick
 def test_readings_follow_how_a_row_is_tuned(folder):
-    rows = "  - {name: x, fidelity: released}\n  - {name: y, fidelity: released, adapter: {rank: 8}, validate_steps: 1}\n"
+    rows = (
+        "  - {name: x, fidelity: released}\n  - {name: y, fidelity: released, adapter: {rank: 8}, validate_steps: 1}\n"
+    )
     (folder / "read.yaml").write_text(TABLE + rows + "  - {name: z, fidelity: paper, validate_steps: 1}\n")
     *_, full, lora, paper = Table(folder / "read.yaml", folder / "other").runs
     assert (full.data.template, full.train.loss, full.train.keep) == ("plain", "answer", "last")

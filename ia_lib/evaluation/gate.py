@@ -7,7 +7,7 @@ the language whose words most of a text's words are. docs/gate.md has how often 
 
 import re
 import string
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,26 +17,28 @@ import regex
 
 from ia_lib.data import languages, minilab
 from ia_lib.data.dirt import CONTROL
-from ia_lib.data.identification import langid, same
+from ia_lib.data.files import HALF
+from ia_lib.data.identification import Ranking, fasttext, langid, same
 from ia_lib.data.yaml_files import Refusal, listed
 
 By = Literal["langid", "fasttext", "lexicon"]
-MISSING = "models of fastText are read by the package fasttext-predict: pip install fasttext-predict"
 _LETTER = regex.compile(r"\p{L}")
 # What identifiers call a text that is in no language.
 _NONE = {"zxx", "und"}
+# How likely a language must be among all that an identifier knows. Neighbours such as Norwegian and Danish share the
+# likelihood between them; that of a language in other letters is far below (see benchmarks/language_id.py).
+_CHANCE = 0.01
 _SLOT = re.compile(r"\{\w+\}")
-_Ranking = Iterable[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Says of texts whether they are in a language, one of `codes`, which alone compete.
+    """Says of texts whether they are in a language, one of `codes`.
 
     A text is taken as a whole, without control tokens such as `</s>`: of one that is half in one language and half in
     another one of them is found, and nothing says that there are two. A text without letters (empty, digits, emoji,
-    punctuation) is in no language, nor is one that shows no trace of any: so are most single words for langid ("Paris",
-    "Ja"), while fastText guesses ("Paris" is English). Answers of three words or fewer are judged badly.
+    punctuation) is in no language, nor is one that shows no trace of any. Single words are guesses ("Paris" and "Ja"
+    show nothing to langid, "Oui" is Finnish to it): of three words, it is right on 94% at least, of one on half.
     """
 
     codes: tuple[str, ...]
@@ -55,14 +57,16 @@ class Gate:
         return [code in self._languages(text) for text, code in zip(texts, codes, strict=True)]
 
     def _languages(self, text: str) -> set[str]:
-        text = " ".join(CONTROL.sub(" ", text).split())
+        text = " ".join(HALF.sub(" ", CONTROL.sub(" ", text)).split())
         return set(self._found(text)) if _LETTER.search(text) else set()
 
 
 def gate(by: By, among: Sequence[str], file: Path | str | None = None) -> Gate:
     """The gate for answers in the languages `among`, by any of their codes (`identification`); it answers by these
-    codes. What is in a language beyond them is taken for one of them: Danish for Norwegian, if Danish is not `among`
-    them. With `lexicon` all the mini lab's languages compete, since there a text in its own language never loses.
+    codes. Only these compete, so that what is in a near neighbour is taken for one of them, as Danish for Norwegian if
+    Danish is not `among` them; a text for which all of them are less than 1% likely, beside all languages that the
+    identifier knows, is in none. With `lexicon` all the mini lab's languages compete, since there a text in its own
+    language never loses.
 
     `file`: the model of `fasttext`. Of its labels, as `__label__nob_Latn`, the script does not count, and a language's
     several labels (nob and nno, zho_Hans and zho_Hant) all stand for it.
@@ -83,15 +87,16 @@ def gate(by: By, among: Sequence[str], file: Path | str | None = None) -> Gate:
         raise Refusal("by", by, "langid, fasttext, lexicon", ("langid", "fasttext", "lexicon"))
     if file is None:
         raise Refusal("file", None, "the path of a fastText model, which `by: fasttext` needs")
-    rank = _fasttext(Path(file))
+    rank = fasttext(Path(file))
     labels = [label for label, _ in rank("")]
     return Gate(codes, _by_rank(rank, labels, codes, "or those of another model (OpenLID has 200, GlotLID 2,000)"))
 
 
 def _by_rank(
-    rank: Callable[[str], _Ranking], labels: Collection[str], codes: Sequence[str], elsewhere: str
+    rank: Callable[[str], Ranking], labels: Collection[str], codes: Sequence[str], elsewhere: str
 ) -> Callable[[str], Collection[str]]:
-    """Of those labels in a ranking (the best first) that stand for a language of `codes`, the first one's."""
+    """Of those labels in a ranking (the likeliest first) that stand for a language of `codes`, the first one's, if it
+    has a chance at all."""
     stands: dict[str, str] = {}
     for code in codes:
         own = [label for label in labels if _language(label) in same(code)]
@@ -101,14 +106,15 @@ def _by_rank(
         if other := next((stands[label] for label in own if label in stands), None):
             raise Refusal("languages", code, f"only one of {other} and {code}, which are one language to the gate")
         stands |= dict.fromkeys(own, code)
-    nothing = list(rank(""))
+    nothing = rank("")
 
-    def found(text: str) -> list[str]:
-        ranking = list(rank(text))
+    def found(text: str) -> Collection[str]:
+        ranking = rank(text)
         # nothing in the text says anything: all are as likely as they are of no text
         if ranking == nothing or _language(ranking[0][0]) in _NONE:
             return []
-        return [next(stands[label] for label, _ in ranking if label in stands)]
+        best, chance = next((stands[label], chance) for label, chance in ranking if label in stands)
+        return [best] if chance >= _CHANCE else []
 
     return found
 
@@ -116,22 +122,6 @@ def _by_rank(
 def _language(label: str) -> str:
     """`nob` of `__label__nob_Latn`."""
     return re.split("[_-]", label.removeprefix("__label__"))[0].lower()
-
-
-def _fasttext(file: Path) -> Callable[[str], _Ranking]:
-    """All labels for a text, the likeliest first."""
-    try:
-        from fasttext import load_model
-    except ImportError:
-        raise ImportError(MISSING) from None
-    try:
-        model = load_model(str(file))
-    except (ValueError, MemoryError, RuntimeError, OverflowError) as error:
-        raise Refusal(
-            "file", str(file), "a model of fastText (.bin or .ftz)", said=f"which is none ({error})"
-        ) from None
-    # below 0, for labels that are not likely at all are left out
-    return lambda text: list(zip(*model.predict(text, k=-1, threshold=-1), strict=True))
 
 
 def _by_words(codes: Sequence[str]) -> Callable[[str], Collection[str]]:
@@ -152,14 +142,17 @@ def _by_words(codes: Sequence[str]) -> Callable[[str], Collection[str]]:
 
 @cache
 def _vocabulary(code: str) -> frozenset[str]:
-    """Every word that the mini lab's sentences, passages and questions have in a language."""
+    """Every word that the mini lab's sentences, passages, questions and requests have in a language."""
     grammar, passages = minilab.grammar(), minilab.grammar()["passages"]
+    requests = [one[part] for one in grammar["open"] for part in ("ask", "answer")]
     templates = [*grammar["sentiment"], *grammar["other"]]
     entries = [entry for slot in grammar["slots"].values() for entry in slot]
     if code == "eng":
         said = [entry[1] for entry in entries] + [template["eng"] for template in templates]
+        said += [english for _, english in requests]
     else:
         said = [entry[0] for entry in entries] + [template["ind"] for template in templates]
+        said += [indonesian for indonesian, _ in requests]
         said += [word for slot in passages["slots"].values() for word in slot]
         said += [*passages["facts"], *passages["remarks"], *(question["ask"] for question in passages["questions"])]
     parts = [part.strip() for one in said for part in _SLOT.split(one)]
