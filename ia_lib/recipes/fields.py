@@ -3,10 +3,12 @@ evaluate stages read beside it. A block dumped is its part of a stage's key. Wha
 work is carried out and not what it makes, so it is in no key. A recipe's own blocks are subclasses with more fields.
 """
 
+import ipaddress
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_serializer, model_validator
 
 from ia_lib.data.addresses import shown
 from ia_lib.data.yaml_files import Refusal, Text
@@ -18,6 +20,8 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 _WEB = re.compile(r"https?://[^\s/?#]+\S*")
+# Keys are often written in small letters, names of variables in capitals.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,99}")
 
 
 class Part(BaseModel):
@@ -320,6 +324,94 @@ class Evaluate(Part):
     def scores_prompts(self) -> bool:
         """Whether the prompts' own log-probabilities are needed, which costs the vocabulary at every position."""
         return self.prompt_logprob or self.scoring_rule in ("joint", "mean")
+
+
+_Price = Annotated[Number, Field(ge=0, le=10**6)]
+
+
+class Endpoint(Part):
+    """A judge that is asked by OpenAI's chat completions, wherever it runs."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    base_url: Text  # to which /chat/completions is added
+    model: Text
+    key: Text | None = "OPENAI_API_KEY"  # the NAME of the environment variable that holds the key
+    per_minute: Count | None = None  # requests, those that failed among them
+    timeout: Annotated[Number, Field(gt=0, le=3600)] = 60  # seconds for the whole of an answer
+    retries: Annotated[int, Field(ge=0, le=100, strict=True)] = 5  # of a request that failed
+    max_tokens: Annotated[Count, Field(le=10**5)] = 16
+    price_in: _Price | None = None  # per million tokens, in whatever currency
+    price_out: _Price | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, url: str) -> str:
+        allowed = "an address that begins with http:// or https://, without user, password, ? and #"
+        try:
+            plain = _WEB.fullmatch(url) and not set("@?#\\") & set(url) and urlsplit(url).port != 0
+        except ValueError:  # no port, or half of an address in brackets
+            plain = False
+        if not plain:
+            # not even a part of it is shown, since a password may stand in any
+            raise Refusal("", "something else", allowed)
+        return url.rstrip("/")
+
+    @field_validator("key")
+    @classmethod
+    def _name(cls, key: str | None) -> str | None:
+        if key is not None and not _VARIABLE.fullmatch(key):
+            # it may be the key
+            allowed = (
+                "the name of an environment variable, in capitals (as OPENAI_API_KEY); the key itself stands there"
+            )
+            raise Refusal("", f"text of {len(key)} characters", allowed)
+        return key
+
+    @property
+    def local(self) -> bool:
+        """Whether it runs on this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
+
+    @model_validator(mode="after")
+    def _prices(self):
+        if (self.price_in is None) != (self.price_out is None):
+            missing = "price_in" if self.price_in is None else "price_out"
+            raise Refusal(missing, None, "a number, where the other price is one")
+        return self
+
+
+class JudgeModel(Part):
+    """A judge that runs here."""
+
+    name: Text  # a Hub name or a local folder
+    revision: str | None = None
+    gguf: Text | None = None  # the file in that folder, or of that name on the Hub, which holds the whole model
+    by: Literal["labels", "generation"] = "labels"  # the likeliest of 1, 2 and 3, or what it says
+    chat: StrictBool = False
+
+
+class Judge(Part):
+    """Who marks open answers from 1 to 3: exactly one of the four."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    rule: Literal["overlap"] | None = None  # 3 for the reference, 2 for an F1 over words of one half, else 1
+    endpoint: Endpoint | None = None
+    model: JudgeModel | None = None
+    people: Text | None = None  # the CSV file of a blind sheet that was filled in
+    wording: Text | None = None  # a YAML file; default: params/judges/wording.yaml
+
+    @model_validator(mode="after")
+    def _one_judge(self):
+        self.exactly_one("rule", "endpoint", "model", "people")
+        if self.wording and self.rule:
+            raise Refusal("wording", self.wording, "nothing, since a rule is not asked")
+        return self
 
 
 class Machine(Part):
