@@ -46,28 +46,35 @@ def items(count: int = 3, **columns) -> pd.DataFrame:
 # What is a mark
 
 
+GIVEN = r"""
+2 | 2. | **2** | _2_ | [[2]] | "2" | (2) | ２ | ২ | Score: 2 | Mark: **2** | {"score": 2} | score=2
+2/3 | Rating: 2 / 3 | 2 out of 3 | 2 (out of 3) | I would give 2 out of 3. | I'd rate this answer a 2.
+The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points | 2 - but short
+2\n\nThe answer is partly right.
+This answer deserves a 2 because it stops. | <think>1 or 3?</think>\n2
+"""
+NOT_GIVEN = """
+A good answer. | 2 or 3 | 1, 2, 3 | 1-3 | between 1 and 3 | 0 | 5 | 23 | Score: 12 | -2 | 2.5 | 2,5 | 2/5 | 2 out of 10
+1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons | <think>I give 2.
+2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
+"""
+
+
+def cut(replies: str) -> list[str]:
+    return [reply.strip().replace("\\n", "\n") for reply in re.split(r"[|\n]", replies.strip())]
+
+
 @pytest.mark.quick
-@pytest.mark.parametrize(
-    "reply",
-    ["2", " 2.\n", "**2**", "_2_", "[[2]]", '"2"', "(2)", "２", "২", "Score: 2", "Mark: **2**", '{"score": 2}',
-     "score=2", "2/3", "Rating: 2 / 3", "2 out of 3", "2 (out of 3)", "I would give 2 out of 3.", "I'd rate this answer a 2.",
-     "On a scale of 1 to 3, I would give this a 2.", "The mark is 2, since it is short.", "2 points", "2 - but short",
-     "2\n\nThe answer is partly right.", "This answer deserves a 2 because it stops.", "<think>1 or 3?</think>\n2"],
-)  # fmt: skip
+@pytest.mark.parametrize("reply", cut(GIVEN))
 def test_marks_that_are_said_in_words(reply):
-    assert parsed(reply) == 2
+    assert parsed(reply) == parsed(f" {reply}\n") == 2
     # and so for every mark, where no scale stands beside it
     if not re.search("3|1", reply):
         assert [parsed(re.sub("[2２২]", str(mark), reply)) for mark in (1, 3)] == [1, 3]
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(
-    "reply",
-    ["", "A good answer.", "2 or 3", "1, 2, 3", "1-3", "between 1 and 3", "0", "5", "23", "Score: 12", "-2", "2.5",
-     "2,5", "2/5", "2 out of 10", "1/2", "5/3", "2%", "2nd", "x2", "GPT-3", "two", "It names 3 cities", "3 cities are named.",
-     "I give 3 reasons", "2 of 3 facts are right", "I would give this a 2 out of", "<think>I give 2.", "２３", "1０"],
-)  # fmt: skip
+@pytest.mark.parametrize("reply", ["", *cut(NOT_GIVEN)])
 def test_replies_that_are_no_marks(reply):
     assert parsed(reply) is None
 
@@ -250,6 +257,11 @@ def hung_up(handler, _):
     handler.close_connection = True
 
 
+def closes(handler, _):
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
 def stalls(handler, _):
     handler.server.ended.wait(30)
     handler.close_connection = True
@@ -295,8 +307,8 @@ def judge(server, **fields) -> Judge:
 @pytest.mark.parametrize(
     "wrong",
     [status(500), status(503, "<html><b>busy</b>"), status(529), raw(b"<html>"), raw(b"[1, 2"), raw(b"[]"),
-     raw(b"\xff"), raw(b"[" * 100_000), raw(b'{"choices": []}'), raw(b'{"choices": [{"message": {"content": 2}}]}'), hung_up, floods,
-     raw(b'{"error": {"message": "overloaded"}}'), lambda handler, _: handler.connection.close()],
+     raw(b"\xff"), raw(b"[" * 100_000), raw(b'{"choices": []}'), raw(b'{"choices": [{"message": {"content": 2}}]}'),
+     hung_up, floods, raw(b'{"error": {"message": "overloaded"}}'), closes],
 )  # fmt: skip
 def test_what_fails_for_a_while_is_asked_again(server, tmp_path, wrong):
     server.script = [wrong, wrong]
@@ -738,8 +750,9 @@ def test_who_is_killed_in_the_middle_goes_on_with_the_rest(counted, twos, tmp_pa
     one = judge(counted, model=str(twos), max_tokens=1, timeout=60)
     code = (
         "import sys, pandas as pd\nfrom ia_lib.evaluation.judges import marks\n"
-        "from ia_lib.instructions import judging\nfrom ia_lib.recipes.fields import Judge\nmarks(Judge.model_validate_json(sys.argv[1]), "
-        "pd.read_json(sys.argv[2], dtype=str), sys.argv[3], wording=judging.read())"
+        "from ia_lib.instructions import judging\nfrom ia_lib.recipes.fields import Judge\nmarks("
+        "Judge.model_validate_json(sys.argv[1]), pd.read_json(sys.argv[2], dtype=str), "
+        "sys.argv[3], wording=judging.read())"
     )
     items(10).to_json(tmp_path / "items.json")
     counted.most = 5
