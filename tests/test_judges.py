@@ -48,15 +48,15 @@ def items(count: int = 3, **columns) -> pd.DataFrame:
 
 GIVEN = r"""
 2 | 2. | **2** | _2_ | [[2]] | "2" | (2) | ２ | ২ | Score: 2 | Mark: **2** | {"score": 2} | score=2
-2/3 | Rating: 2 / 3 | 2 out of 3 | 2 (out of 3) | I would give 2 out of 3. | I'd rate this answer a 2.
-The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points | 2 - but short
+2/3 | Rating: 2 / 3 | 2 out of 3 | 2 (out of 3) | I would give 2 out of 3. | I'd say it is 2 out of 3.
+I'd rate it a 2. | The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points | 2 - but short
 2\n\nThe answer is partly right.
 This answer deserves a 2 because it stops. | <think>1 or 3?</think>\n2
 """
 NOT_GIVEN = """
 A good answer. | 2 or 3 | 1, 2, 3 | 1-3 | between 1 and 3 | 0 | 5 | 23 | Score: 12 | -2 | 2.5 | 2,5 | 2/5 | 2 out of 10
-1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons | <think>I give 2.
-2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
+1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons | It has 2 out of 3 facts
+<think>I give 2. | 2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
 """
 
 
@@ -524,7 +524,7 @@ def test_marks_stand_in_the_order_of_the_items_and_equal_ones_are_asked_about_on
     marks(judge(server), items(1), tmp_path, wording=SHORT.model_copy(update={"again": "Again:"}))
     marks(judge(server, model="other"), items(1), tmp_path, wording=SHORT)
     assert len(server.asked) == 23
-    assert marks(judge(server), items(0), tmp_path, wording=SHORT).empty
+    assert marks(judge(server), items(1)[:0], tmp_path, wording=SHORT).empty
 
 
 @pytest.mark.quick
@@ -547,7 +547,11 @@ def test_those_who_share_a_store_ask_once_and_no_faster_than_allowed(server, tmp
 @pytest.mark.quick
 def test_halves_of_letters_and_odd_texts_do_no_harm(server, tmp_path):
     server.always = raw(b'{"choices": [{"message": {"content": "\\ud83d \\u0000 2"}}], "model": "\\udc00"}')
-    frame = items(4, answer=["\ud83d", "", "[QUESTION]", "x" * 100_000], question=["a\0b", "", "\u2028", "?"])
+    frame = items(
+        4,
+        answer=pd.Series(["\ud83d", "", "[QUESTION]", "x" * 100_000], dtype=object),
+        question=["a\0b", "", "\u2028", "?"],
+    )
     first = marks(judge(server), frame, tmp_path, wording=SHORT)
     assert len(server.asked) == 4
     assert marks(judge(server), frame, tmp_path, wording=SHORT).equals(first)

@@ -22,7 +22,7 @@ _LABELS = ("1", "2", "3")
 _NEW, _READ = 16, 8192
 
 # Numbers that say what marks there are: `2 out of 3`, `2/3`, `on a scale of 1 to 3`.
-_OF_THREE = re.compile(r"(?<=\d)[*_(\s]*(?:/|\bout of\b|\bof\b)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
+_OF_THREE = re.compile(r"(?<=\d)[*_(\s]*(?:/|\bout of\b)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
 _SCALE = re.compile(r"\bscale\s+(?:of|from)\s+1\s*(?:to|-|–)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
 _WORD = re.compile(r"[\w.,+\-/%]+")
 # What stands before a mark, if anything does: a name for it and a colon, or words that give one.
@@ -45,8 +45,8 @@ def parsed(reply: str) -> int | None:
     """The mark that a reply gives: 1, 2 or 3, alone (`2`, `2.`, `**2**`), with a name (`Score: 2`) or in a sentence (`I
     would give 2 out of 3`), with words behind it or not. None for a reply without a mark, with another number
     (`5`, `23`, `2.5`, `2/5`) or with several (`2 or 3`), and for one whose number may count something else."""
-    text = unicodedata.normalize("NFKC", reply).rpartition("</think>")[2]
-    text = _SCALE.sub("scale", _OF_THREE.sub("", text)).strip()
+    text = unicodedata.normalize("NFKC", reply).replace("\0", " ").rpartition("</think>")[2]
+    text = _SCALE.sub("scale", _OF_THREE.sub("\0", text)).strip()
     numbers = [word for word in _WORD.finditer(text) if re.search(r"\d", word[0])]
     # a full stop, comma or dash behind a number is none of its own
     said = {number[0].rstrip(".,-").strip("_") for number in numbers}
@@ -55,7 +55,9 @@ def parsed(reply: str) -> int | None:
     for number in numbers:
         begin = number.start() + number[0].index(one)
         before, after = text[:begin], text[begin + 1 : begin + 1 + _NEAR]
-        if (not re.search(r"[^\W_]", before) or _BEFORE.search(before[-_NEAR:])) and _AFTER.match(after):
+        # nobody but who gives a mark says what it is out of
+        given = after[:1] == "\0" or not re.search(r"[^\W_]", before) or _BEFORE.search(before[-_NEAR:])
+        if given and _AFTER.match(after.removeprefix("\0")):
             return int(one)
     return None
 
