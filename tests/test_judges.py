@@ -49,14 +49,14 @@ def items(count: int = 3, **columns) -> pd.DataFrame:
 GIVEN = r"""
 2 | 2. | **2** | _2_ | [[2]] | "2" | (2) | ２ | ২ | Score: 2 | Mark: **2** | {"score": 2} | score=2
 2/3 | Rating: 2 / 3 | 2 out of 3 | 2 (out of 3) | I would give 2 out of 3. | I'd say it is 2 out of 3.
-I'd rate it a 2. | The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points | 2 - but short
-2\n\nThe answer is partly right.
+I'd rate it a 2. | The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points
+2 - but short | 2\n\nThe answer is partly right.
 This answer deserves a 2 because it stops. | <think>1 or 3?</think>\n2
 """
 NOT_GIVEN = """
 A good answer. | 2 or 3 | 1, 2, 3 | 1-3 | between 1 and 3 | 0 | 5 | 23 | Score: 12 | -2 | 2.5 | 2,5 | 2/5 | 2 out of 10
-1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons | It has 2 out of 3 facts
-<think>I give 2. | 2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
+1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons
+It has 2 out of 3 facts | <think>I give 2. | 2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
 """
 
 
