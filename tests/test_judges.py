@@ -262,19 +262,21 @@ def closes(handler, _):
     handler.close_connection = True
 
 
-def stalls(handler, _):
-    handler.server.ended.wait(30)
-    handler.close_connection = True
+# Both would answer in the end.
+def stalls(handler, body):
+    if not handler.server.ended.wait(4):
+        says("2")(handler, body)
 
 
 def drips(handler, _):
+    answer = b" " * 80 + json.dumps({"choices": [{"message": {"content": "2"}}]}).encode()
     handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
+    handler.send_header("Content-Length", str(len(answer)))
     handler.end_headers()
-    while not handler.server.ended.wait(0.05):
-        handler.wfile.write(b" ")
+    for byte in answer:
+        handler.server.ended.wait(0.04)
+        handler.wfile.write(bytes([byte]))
         handler.wfile.flush()
-    handler.close_connection = True
 
 
 def floods(handler, _):
@@ -416,6 +418,20 @@ def test_what_will_not_change_is_told_at_once(server, tmp_path, code, said):
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert len(server.asked) == 1
+
+
+@pytest.mark.quick
+def test_nobody_waits_for_what_is_lost(server, tmp_path):
+    def one_is_refused(handler, body):
+        if "question 0" in body["messages"][0]["content"]:
+            return status(429, Retry_After="300")(handler, body)
+        time.sleep(0.3)
+        return status(400)(handler, body)
+
+    server.always = one_is_refused
+    with pytest.raises(EndpointError, match="answers 400"):
+        marks(judge(server), items(20), tmp_path, wording=SHORT)
+    assert len(server.asked) == endpoint.TOGETHER
 
 
 @pytest.mark.quick
