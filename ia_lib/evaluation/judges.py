@@ -21,23 +21,20 @@ _LABELS = ("1", "2", "3")
 # Tokens that a model here may take to say its mark, and tokens that it reads at most.
 _NEW, _READ = 16, 8192
 
-_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 # Numbers that say what marks there are: `2 out of 3`, `2/3`, `on a scale of 1 to 3`.
-_OF_THREE = re.compile(r"(?<=\d)[*_]*\s*(?:/|\bout of\b|\bof\b)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
+_OF_THREE = re.compile(r"(?<=\d)[*_(\s]*(?:/|\bout of\b)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
 _SCALE = re.compile(r"\bscale\s+(?:of|from)\s+1\s*(?:to|-|–)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
-_NUMBER = re.compile(r"[\w.,+\-/%]*\d[\w.,+\-/%]*")
-# What may stand before a mark: nothing, a name for it and a colon, or words that give one.
-_NAMES = "score|mark|rating|grade|rank|evaluation|points|result|answer|verdict|judge?ment"
-_BEFORE = re.compile(
-    rf"\W*|.*\b(?:{_NAMES})\b\W*[:=]\W*|.*\b(?:(?:{_NAMES})\s+(?:is|of|would be)|rate|rated|give|gives|given|award|awards|"
-    r"assign|deserves?|gets?|earns?)\b(?:\s+(?:it|this|that|the|an?|my|answer|response|reply|score|mark|rating|grade|of|"
-    r"as|is))*\W*",
-    re.IGNORECASE | re.DOTALL,
-)
+_WORD = re.compile(r"[\w.,+\-/%]+")
+# What stands before a mark, if anything does: a name for it and a colon, or words that give one.
+_NAMES = "score|mark|rating|grade|evaluation|points|result|answer|verdict|judge?ment"
+_FILLED = "it|this|that|the|an?|my|answer|response|reply|score|mark|rating|grade|of|as|is"
+_GIVEN = f"(?:{_NAMES})\\s+(?:is|of|would be)|rated?|gives?|given|awards?|assign|deserves?|gets?|earns?"
+_BEFORE = re.compile(rf"\b(?:(?:{_NAMES})\b\W*[:=]|(?:{_GIVEN})\b(?:\s+(?:{_FILLED}))*\s)\W*$", re.IGNORECASE)
 # And behind it: nothing, or something that begins anew.
 _AFTER = re.compile(
-    r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]–—\n|-].*|\s+(?:points?|because|since|as|for)\b.*)", re.DOTALL | re.I
+    r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]}–—|-]|\s*\n|\s+(?:points?|because|since|as|for)\b)", re.IGNORECASE
 )
+_NEAR = 80  # characters in which these are looked for
 
 
 class JudgeWarning(UserWarning):
@@ -48,16 +45,19 @@ def parsed(reply: str) -> int | None:
     """The mark that a reply gives: 1, 2 or 3, alone (`2`, `2.`, `**2**`), with a name (`Score: 2`) or in a sentence (`I
     would give 2 out of 3`), with words behind it or not. None for a reply without a mark, with another number
     (`5`, `23`, `2.5`, `2/5`) or with several (`2 or 3`), and for one whose number may count something else."""
-    text = _THOUGHT.sub(" ", unicodedata.normalize("NFKC", reply))
-    text = _SCALE.sub("scale", _OF_THREE.sub("", text)).strip()
-    numbers = list(_NUMBER.finditer(text))
-    # a full stop or a dash behind a number is none of its own
-    said = {number[0].rstrip(".,-").lstrip("*_") for number in numbers}
-    if len(said) != 1 or not re.fullmatch(r"\d", one := said.pop()) or int(one) not in (1, 2, 3):
+    text = unicodedata.normalize("NFKC", reply).replace("\0", " ").rpartition("</think>")[2]
+    text = _SCALE.sub("scale", _OF_THREE.sub("\0", text)).strip()
+    numbers = [word for word in _WORD.finditer(text) if re.search(r"\d", word[0])]
+    # a full stop, comma or dash behind a number is none of its own
+    said = {number[0].rstrip(".,-").strip("_") for number in numbers}
+    if len(said) != 1 or "<think>" in text or not re.fullmatch(r"\d", one := said.pop()) or not 1 <= int(one) <= 3:
         return None
     for number in numbers:
         begin = number.start() + number[0].index(one)
-        if _BEFORE.fullmatch(text[:begin]) and _AFTER.fullmatch(text[begin + len(one) :]):
+        before, after = text[:begin], text[begin + 1 : begin + 1 + _NEAR]
+        # nobody but who gives a mark says what it is out of
+        given = after[:1] == "\0" or not re.search(r"[^\W_]", before) or _BEFORE.search(before[-_NEAR:])
+        if given and _AFTER.match(after.removeprefix("\0")):
             return int(one)
     return None
 
