@@ -18,6 +18,8 @@ from ia_lib.instructions.judging import Wording
 ITEM = ("dataset", "task", "language", "language_name", "example", "question", "answer", "reference")
 MARKED = ("mark", "reply", "tries", "requests", "tokens_in", "tokens_out", "cost")
 _LABELS = ("1", "2", "3")
+# What makes an item another one for an endpoint.
+_ASKED = ("question", "answer", "language", "language_name")
 # Tokens that a model here may take to say its mark, and tokens that it reads at most.
 _NEW, _READ = 16, 8192
 
@@ -159,44 +161,46 @@ def _by_endpoint(judge, rows: list[dict], *, store, wording, progress, **_) -> l
 
     at, same = judge.endpoint, {}
     for i, row in enumerate(rows):
-        one = tuple(row[name] for name in ("question", "answer", "language", "language_name"))
-        same.setdefault(one, []).append(i)
+        same.setdefault(tuple(row[name] for name in _ASKED), []).append(i)
     got: dict[tuple, list] = {one: [] for one in same}
 
+    def finished(one: tuple) -> bool:
+        return len(got[one]) == 2 or any(parsed(reply.reply) for reply in got[one])
+
     def asked(one: tuple) -> dict:
-        known = dict(zip(("question", "answer", "language", "language_name"), one, strict=True))
-        return {**known, "wording": wording.model_dump_json(), "max_tokens": at.max_tokens, "try": len(got[one]) + 1}
+        how = {"wording": wording.model_dump_json(), "max_tokens": at.max_tokens, "try": len(got[one]) + 1}
+        return {**dict(zip(_ASKED, one, strict=True)), **how}
 
     def take(one: tuple, reply) -> None:
         got[one].append(reply)
-        if parsed(reply.reply) or len(got[one]) == 2:
+        if finished(one):
             progress(len(same[one]))
 
     with Replies(store, at.base_url, at.model) as replies:
-        for number in (1, 2):
+        for again in (False, True):
             left = []
-            for one in [
-                one for one in same if len(got[one]) == number - 1 and not (got[one] and parsed(got[one][-1].reply))
-            ]:
+            for one in same:
+                if finished(one):
+                    continue
                 if kept := replies.get(asked(one)):
                     take(one, kept)
                 else:
-                    left.append((one, wording.ask(one[0], one[1], one[3], again=number == 2)))
+                    question, answer, _, language = one
+                    left.append((one, wording.ask(question, answer, language, again)))
             for one, reply in ask(at, left) if left else ():
                 replies.keep(asked(one), reply)
                 take(one, reply)
 
-    found = [{}] * len(rows)
+    found, prices = [{}] * len(rows), [_number(price) for price in (at.price_in, at.price_out)]
     for one, places in same.items():
-        last = got[one][-1].reply
-        taken = {
-            name: sum(_number(getattr(r, name)) for r in got[one]) for name in ("requests", "tokens_in", "tokens_out")
-        }
-        prices = (_number(price) for price in (at.price_in, at.price_out))
-        cost = sum(price * taken[name] for price, name in zip(prices, ("tokens_in", "tokens_out"), strict=True)) / 1e6
+        last, mark = got[one][-1].reply, parsed(got[one][-1].reply)
+        columns = ("requests", "tokens_in", "tokens_out")
+        requests, *tokens = (sum(_number(getattr(reply, name)) for reply in got[one]) for name in columns)
+        taken = dict(zip(columns, (requests, *tokens), strict=True))
+        taken["cost"] = sum(price * count for price, count in zip(prices, tokens, strict=True)) / 1e6
         for i in places:
-            found[i] = _line(parsed(last), last, 0, tokens_in=0, tokens_out=0)
-        found[places[0]] = _line(parsed(last), last, len(got[one]), **taken, cost=cost)
+            found[i] = _line(mark, last, 0, tokens_in=0, tokens_out=0)
+        found[places[0]] = _line(mark, last, len(got[one]), **taken)
     return found
 
 
