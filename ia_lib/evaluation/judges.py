@@ -73,7 +73,7 @@ def marks(
     load: Callable[[], tuple] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """The marks that a `fields.Judge` gives to `items` (columns `ITEM`; `reference` is "" where there is none).
+    """The marks that a `fields.Judge` other than people gives to `items` (columns `ITEM`; `reference` is "" where there is none).
 
     Returns, in the order and with the index of the items, the columns `MARKED`: the mark (1, 2, 3, or NaN where the
     judge gave none, of which a JudgeWarning tells), what it replied at last, how often it was asked (at most twice),
@@ -94,7 +94,7 @@ def marks(
             if not isinstance(row[name], str):
                 raise CorpusError(f"{_place(row)}: found {row[name]!r:.80} as {name}; allowed: text")
             row[name] = HALF.sub("\ufffd", row[name])  # half of a letter, which cannot be sent
-    how = {"rule": _by_rule, "endpoint": _by_endpoint, "model": _by_model, "people": _by_people}
+    how = {"rule": _by_rule, "endpoint": _by_endpoint, "model": _by_model}
     by = next(by for name, by in how.items() if getattr(judge, name) is not None)
     found = by(judge, rows, store=Path(store), wording=wording, load=load, progress=progress or (lambda _: None))
     marked = pd.DataFrame(found, columns=list(MARKED), index=items.index)
@@ -148,11 +148,6 @@ def _by_rule(judge, rows: list[dict], *, progress, **_) -> list[dict]:
         found.append(_line(mark, str(mark), tokens_in=0, tokens_out=0))
     progress(len(rows))
     return found
-
-
-def _by_people(judge, rows: list[dict], **_) -> list[dict]:
-    """The marks of a blind sheet that was filled in."""
-    raise NotImplementedError("people: the marks of a sheet are read by ia_lib.evaluation.blind and joined by item")
 
 
 def _by_endpoint(judge, rows: list[dict], *, store, wording, progress, **_) -> list[dict]:

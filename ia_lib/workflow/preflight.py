@@ -12,6 +12,7 @@ from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import Open
 from ia_lib.instructions import code_mixing, replay, templates
+from ia_lib.instructions import judging as wordings
 from ia_lib.workflow import fit
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.tables import drawn
@@ -33,7 +34,9 @@ def check(inputs, seen: set) -> None:
         source.check()
     if inputs.stage == "data" and run.data.past and run.data.past.xp3:
         corpora.check_xp3(run.data.past.xp3)
-    if inputs.stage == "tune":
+    if inputs.stage == "judge":
+        _check_judges(inputs)
+    if inputs.stage in ("tune", "judge"):
         return
     if inputs.stage == "evaluate":
         fit.check(inputs)
@@ -104,6 +107,25 @@ def check(inputs, seen: set) -> None:
             seen.add((run.data.past.file, "past"))
             for field in ("prompt", "answer"):
                 _look(inputs, seen, corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
+
+
+def _check_judges(inputs) -> None:
+    """Refuse a wording or sheet that cannot be read, an endpoint without its key, and a rule without references."""
+    from ia_lib.evaluation import blind, endpoint
+
+    for name, judge in inputs.run.judge.judges.items():
+        wordings.read(inputs.wording(judge))
+        if judge.people:
+            blind.read(*(inputs.find("file", file) for file in (judge.people, judge.key)))
+        if judge.endpoint:
+            try:
+                endpoint.credential(judge.endpoint)
+            except endpoint.EndpointError as error:
+                raise CorpusError(str(error)) from None
+        for task in inputs.opened if judge.rule else ():
+            if not task.data.reference:
+                allowed = f"a judge of another kind, since the task {task.name} has no reference"
+                raise Refusal(f"judges.{name}.rule", judge.rule, allowed)
 
 
 def _texts(inputs) -> str:
