@@ -13,9 +13,9 @@ import pandas as pd
 from scipy import stats
 
 from ia_lib.data.files import INVISIBLE
-from ia_lib.evaluation import resampling
+from ia_lib.evaluation import measures, resampling
 from ia_lib.evaluation.blind import PROMPT
-from ia_lib.evaluation.resampling import Answers, Examples
+from ia_lib.evaluation.resampling import Answers
 
 ALL = "all"  # the line over all languages
 
@@ -36,7 +36,7 @@ def by_item(marks: pd.DataFrame, judges: Sequence[str], seed: int = 1) -> pd.Dat
     missing column.
     """
     _has(marks, [*PROMPT, *judges])
-    empty = marks["answer"].map(lambda text: bool(INVISIBLE.fullmatch(text))) if "answer" in marks else False
+    empty = marks["answer"].fillna("").map(lambda text: bool(INVISIBLE.fullmatch(text))) if "answer" in marks else False
     marks = marks.assign(empty=empty, prompt=prompts(marks))
     lines = []
     for first, second in combinations(judges, 2):
@@ -108,7 +108,8 @@ def correlation(r: float, systems: int) -> dict[str, float | str]:
     chance = stats.beta(systems / 2 - 1, systems / 2 - 1, loc=-1, scale=2)
     p, needed = min(1.0, 2 * float(chance.sf(abs(r)))), float(chance.ppf(0.975))
     said = f"p = {p:.2g}" if p >= 0.001 else "p below 0.001"
-    says = f"with {systems} systems r = {r:.2f} has {said}; p is below 5% from |r| = {needed:.3f} on, "
+    shown = f"{r:.2f}" if abs(r) < 0.995 or abs(r) == 1 else f"{r:.4f}"
+    says = f"with {systems} systems r = {shown} has {said}; p is below 5% from |r| = {needed:.3f} on, "
     says += f"and the 95% interval is {low:.2f} to {high:.2f}" if systems > 3 else "and there is no interval"
     return {"pearson": r, "low": low, "high": high, "p": p, "needed": needed, "says": says}
 
@@ -121,7 +122,7 @@ def with_interval(of: Sequence[str], counts: np.ndarray, metric: str, seed: int)
     names, places = np.unique(np.asarray(of, dtype=object).astype(str), return_inverse=True)
     total = np.zeros((len(names), counts.shape[1]))
     np.add.at(total, places, counts)
-    found = Answers(Examples(names.tolist(), seed), total, [metric])
+    found = Answers(measures.examples(tuple(names.tolist()), seed), total, [metric])
     value = found.points[metric]
     # a resample without two different marks has no kappa
     draws = [side[~np.isnan(side)] for side in found.draws[metric]]

@@ -106,7 +106,7 @@ def read(sheet: Path, key: Path) -> pd.DataFrame:
 
 
 class _Key(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     items: dict[str, str]  # item: its answer
     answers: list[tuple[str, str, str, str, str, str | None]]  # whose it is, and its item; none was asked if empty
@@ -114,8 +114,7 @@ class _Key(BaseModel):
 
 def _key(path: Path) -> _Key:
     try:
-        # what is a tuple here is a list in JSON
-        return _Key.model_validate(files.document(path), strict=False)
+        return _Key.model_validate(files.document(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
@@ -157,8 +156,9 @@ def _shown(text: str) -> str:
 
 
 def _compared(text: str) -> str:
-    """Of a cell what programs leave as it is: neither blanks nor line ends, nor the apostrophe that keeps it a text."""
-    return _IGNORED.sub("", unicodedata.normalize("NFC", text)).casefold()
+    """Of a cell what programs leave as it is: neither blanks nor line ends, nor the apostrophe that keeps it a text,
+    nor what stands behind the 32,767 characters that a spreadsheet's cell holds."""
+    return _IGNORED.sub("", unicodedata.normalize("NFC", text[:30_000])).casefold()[:10_000]
 
 
 def _write(path: Path, content: bytes) -> None:

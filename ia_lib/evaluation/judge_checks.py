@@ -5,6 +5,7 @@ than answers. A bad check answer says most where the real answers are good: besi
 """
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -70,8 +71,8 @@ def items_for_checks(items: pd.DataFrame, count: int, seed: int) -> pd.DataFrame
         mine = [row for row in drawn if row["language"] == language]
         for check in CHECKS:
             answers = ((row, changed(check, row)) for row in mine)
-            made = [{**row, "answer": answer, "check": check} for row, answer in answers if answer is not None]
-            found += made[: max(0, count)]
+            made = ({**row, "answer": answer, "check": check} for row, answer in answers if answer is not None)
+            found += islice(made, count)
     return pd.DataFrame(found, columns=[*items, "check"])
 
 
@@ -84,8 +85,8 @@ def checked(items: pd.DataFrame, marks: pd.DataFrame, seed: int = 1) -> pd.DataF
     Columns: `check, language, items` (marked, as the real answer was), `unmarked`, `mean, real_mean` (of the real
     answers to the same prompts), `difference` (real minus check) with its 95% interval `low, high` over prompts,
     `share` (percentage marked otherwise than the first time, for the same answer twice; else marked above 1), and
-    `verdict`, which says it in words: whether a check answer was told from real ones, by the interval. Raises ValueError
-    for a missing column and for several marks of one item.
+    `verdict`, which says it in words: whether a check answer was told from real ones, by the interval. Raises
+    ValueError for a missing column and for several marks of one item.
     """
     keys = _keys(items)
     if missing := [name for name in (*keys, "check", "mark") if name not in marks]:

@@ -55,6 +55,16 @@ def ratio(counts: np.ndarray) -> np.ndarray:
     return _share(counts[..., 0], counts[..., 1])
 
 
+def kappa(counts: np.ndarray) -> np.ndarray:
+    """Cohen's kappa with quadratic weights of two judges' marks x and y, from sums [..., 6] of 1, x, y, x^2, y^2 and
+    (x - y)^2: one minus the squared difference by that of independent marks. Not a number where all marks are one."""
+    n, x, y, xx, yy, apart = np.moveaxis(counts, -1, 0)
+    expected = xx + yy - 2 * x * y / np.maximum(n, _TINY)
+    # sums of fractional marks that are all the same may differ from nothing in their last digits
+    known = expected > 1e-9 * (xx + yy)
+    return np.where(known, 1 - apart / np.where(known, expected, 1), nan)
+
+
 def _by_label(counts: np.ndarray) -> list[np.ndarray]:
     """How often each label is true, is predicted, and is both, from confusions [..., labels * labels]: [..., labels]
     each."""
@@ -94,9 +104,15 @@ def _one_asked(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean * [0, 1], mean[[1, 1]]
 
 
-def _one_marked(least: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+def _one_answered(least: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """An answer more, with the lowest mark that there is or the highest, 3."""
     return lambda mean: (mean[[1, 1]] * [least, 1], mean[[1, 1]] * [3, 1])
+
+
+def _both_marked(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A prompt more, whose answers two judges mark as the others, independently of each other, or alike."""
+    n, x, y, xx, yy, _ = mean
+    return np.append(mean[:5], xx + yy - 2 * x * y / n), np.append(mean[:5], 0)
 
 
 def _nothing(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,7 +161,11 @@ METRICS = {
     # how much of an answer is right (0 to 1), of how many questions
     **{name: Metric(lambda counts: 100 * ratio(counts), _one_asked) for name in (*EXTRACTED, "in the language")},
     # the sum of marks, of how many answers
-    **{name: Metric(ratio, _one_marked(least), 3.0) for name, least in MARKED.items()},
+    **{name: Metric(ratio, _one_answered(least), 3.0) for name, least in MARKED.items()},
+    # Of two judges' marks: see `kappa`; how many are equal, of how many; and what they differ by, of how many.
+    "marks, kappa": Metric(kappa, _both_marked, 1.0),
+    "marks, equal": Metric(lambda counts: 100 * ratio(counts), _one_asked),
+    "marks, difference": Metric(ratio, _nothing, 2.0),
 }
 
 
