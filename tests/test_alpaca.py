@@ -1,6 +1,8 @@
 """The recipe `alpaca` and tasks of the kind `open`: four budgets, free answers, the gate, judges."""
 
+import csv
 import json
+import shutil
 from collections import Counter
 
 import pandas as pd
@@ -11,10 +13,12 @@ from ia_lib import explore
 from ia_lib.data import requests
 from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.evaluation import judged
+from ia_lib.evaluation.judges import JudgeWarning
 from ia_lib.instructions import alpaca
 from ia_lib.models.load import load_tokenizer
 from ia_lib.recipes import alpaca as recipe
 from ia_lib.workflow import show, work
+from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -220,6 +224,60 @@ def test_the_page_and_the_notebook_show_scores(made):
     assert set(show.marks(stage, done)["judge"]) == {"overlap"}
     assert list(show.free_of_charge(done).columns) == ["eng", "fra", "spa"]
     assert len(show.requests(made.stage("all", "evaluate"))) == 12
+
+
+def test_people_and_models_judge_too(made, folder, tmp_path, capsys):
+    sheet, key = folder / "sheet.csv", folder / "sheet.key.json"
+    assert main(["sheet", str(made.path), str(sheet), str(key), "all", "mono", "--outputs", str(made.outputs)]) == 0
+    assert f"people: {sheet.name}, key: {key.name}" in capsys.readouterr().out
+    assert "mono" not in sheet.read_text(encoding="utf-8-sig")
+    with open(sheet, encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.DictReader(file))
+    for number, line in enumerate(lines):
+        line["mark"] = 1 + number % 3
+    with open(folder / "ani.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]), delimiter=";")
+        writer.writeheader()
+        writer.writerows(lines[:-1])
+    # judges that are added later cost nothing but their own stage
+    shutil.copytree(folder, tmp_path / "moved")
+    model = tmp_path / "moved" / "outputs" / "t" / "base" / "tune" / "model"
+    judges = f"""
+  judge_checks: 2
+  judges:
+    ani: {{people: ani.csv, key: {key.name}}}
+    small: {{model: {{name: {model}}}}}
+    says: {{model: {{name: {model}, by: generation}}}}
+    overlap: {{rule: overlap}}
+"""
+    path = tmp_path / "moved" / "t.yaml"
+    path.write_text(TABLE.replace("  judges: {overlap: {rule: overlap}}\n", judges.lstrip("\n")))
+    table = Table(path, path.parent / "outputs")
+    table.check(["all"])
+    run = table.run("all")
+    assert [str(stage) for stage in table.missing(table.stage("all", "judge"))] == []
+    stage = table.stage(run.name, "judge").open()
+    with pytest.warns(JudgeWarning, match="have no mark"):  # a model without training says nothing of use
+        done = work.judge(stage)
+    mine = done.marks[done.marks["run"] == run.name]
+    assert mine.groupby("judge").size().to_dict() == dict.fromkeys(judges, 17)
+    answers = {(line["language"], line["question"], line["answer"]): line["mark"] for line in lines[:-1]}
+    for line in mine[mine["judge"] == "ani"].to_dict("records"):
+        key = line["language_name"], line["question"], line["answer"]
+        empty = not line["answer"].strip()
+        assert line["mark"] == (1 if empty else answers[key]) or (key not in answers and line["mark"] != line["mark"])
+    assert mine[mine["judge"] == "small"]["mark"].isin([1, 2, 3]).all()
+    found = done.measures
+    assert set(found["source"]) >= {"ani", "small", "overlap"}
+    page = table.report(finished_only=True)
+    page.open()
+    work.write_report(page)
+    text = (page.folder / "index.html").read_text()
+    assert "How far two judges agree" in text
+    assert "Answers whose mark is known beforehand" in text
+    checks = show.checks(done)
+    assert set(checks["judge"]) == {"small", "says"}
+    assert {"no answer", "the question repeated"} <= set(checks["check"])
 
 
 def test_a_panel_shows_all_runs_answers_to_a_request(made, monkeypatch):

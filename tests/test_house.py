@@ -37,6 +37,7 @@ MAY_READ = {
     },
     "report": {
         *("evaluation.measures", "evaluation.comparison", "evaluation.resampling", "evaluation.rules"),
+        *("evaluation.agreement", "evaluation.blind"),
         *("data.languages", "data.files", "data.questions", "evaluation.extraction", *LEAVES),
     },
 }

@@ -83,8 +83,9 @@ def export(items: pd.DataFrame, sheet: Path, key: Path, seed: int) -> None:
 
 
 def read(sheet: Path, key: Path) -> pd.DataFrame:
-    """The marks of a sheet: `KEYS` and `mark` (1 to 3; NaN where it was left empty or its row is not there), a line for
-    each answer that was exported, in that order. An empty answer has mark 1, which nobody was asked for.
+    """The marks of a sheet: `KEYS`, `answer` (what was marked) and `mark` (1 to 3; NaN where it was left empty or its
+    row is not there), a line for each answer that was exported, in that order. An empty answer has mark 1, which nobody
+    was asked for.
 
     The sheet is CSV with commas or semicolons, TSV or XLSX, with its columns in any order and others beside them.
     Raises CorpusError with file and line for another mark than 1, 2 and 3, an item that the key does not have or that
@@ -101,8 +102,8 @@ def read(sheet: Path, key: Path) -> pd.DataFrame:
             remedy = "sort whole rows, save as UTF-8, or write the marks into the sheet as it was exported"
             raise CorpusError(f"{found.at(i)}: the answer is not that of the item {item!r}; {remedy}")
         marks[item] = _mark(found.cells["mark"][i], found.at(i))
-    lines = [[*line[:-1], marks.get(line[-1], float("nan"))] for line in known.answers]
-    return pd.DataFrame(lines, columns=[*KEYS, "mark"]).astype({"mark": float})
+    lines = [[*line[:-1], known.items.get(line[-1], ""), marks.get(line[-1], float("nan"))] for line in known.answers]
+    return pd.DataFrame(lines, columns=[*KEYS, "answer", "mark"]).astype({"mark": float})
 
 
 class _Key(BaseModel):

@@ -73,8 +73,8 @@ def marks(
     load: Callable[[], tuple] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """The marks that a `fields.Judge`, if it is no people, gives to `items` (columns `ITEM`; `reference` is "" where there
-    is none).
+    """The marks that a `fields.Judge`, if it is not people, gives to `items` (columns `ITEM`; `reference` is "" where
+    there is none).
 
     Returns, in the order and with the index of the items, the columns `MARKED`: the mark (1, 2, 3, or NaN where the
     judge gave none, of which a JudgeWarning tells), what it replied at last, how often it was asked (at most twice),

@@ -5,6 +5,7 @@ python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the r
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
 python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is what was made
 python -m ia_lib.runs export TABLE RUN FOLDER   a tuned model, for other tools
+python -m ia_lib.runs sheet TABLE SHEET KEY [RUN ...]   free answers for people to mark, without the runs' names
 """
 
 import argparse
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
         ("export", "write a tuned model to a folder, for other tools"),
+        ("sheet", "write free answers into a sheet that people mark, and into a key whose they are"),
         ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
     ):
         command = commands.add_parser(name, help=text)
@@ -56,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--merged", action="store_true", help="an adapter merged into whole weights")
             command.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
         else:
+            if name == "sheet":
+                command.add_argument("sheet", help="a new CSV file for people to fill in")
+                command.add_argument("key", help="a new JSON file that they must not see")
             many = "?" if name == "show" else "*"
             command.add_argument("runs", nargs=many, default=None, metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
@@ -89,6 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
             stage.marker.touch()
         elif options.command == "export":
             print(export(table, options.run, options.folder, options.merged, options.precision))
+        elif options.command == "sheet":
+            from ia_lib.workflow import judging  # brings models along
+
+            print(judging.sheet(table, options.runs, Path(options.sheet), Path(options.key)))
         elif options.command == "verify":
             return 1 if plan.verify(table, options.runs) else 0
         elif options.command == "show" and options.runs:

@@ -170,13 +170,19 @@ class Table:
                 )
 
     def settle(self, runs: list[str] | None = None) -> None:
-        """What `check` and `check_offline` do; then fix what is not pinned (the commits of models on the Hub) for all
-        of the table's rows, and ask once whether the addresses of past data answer. Raises SettingsError."""
+        """What `check` and `check_offline` do, and refuse endpoints without keys; then fix what is not pinned (the
+        commits of models on the Hub) for all of the table's rows, and ask once whether the addresses of past data
+        answer. Raises SettingsError."""
         self.check(runs)
         self.check_offline(runs)
         self._check_folder()
         asked = set()
         for stage in self.stages(runs):
+            if stage.name == "judge" and not stage.done:
+                try:
+                    preflight.check_keys(stage.inputs)
+                except CorpusError as error:
+                    raise self._said(stage.run, error) from None
             for source in stage.inputs.sources.values():
                 if isinstance(source, HubModel | Gguf) or (isinstance(source, Address) and not stage.done):
                     try:

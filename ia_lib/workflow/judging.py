@@ -1,14 +1,18 @@
 """Judges at work on a run's free answers: what they get to see, and what becomes of their marks."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
 
+from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.evaluation import blind, judge_checks, judged, judges, measures
 from ia_lib.evaluation.responses import IN_LANGUAGE
 from ia_lib.instructions import judging as wordings
 from ia_lib.models import load
 from ia_lib.recipes.alpaca import ENGLISH
+from ia_lib.workflow.graph import Table
+from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.weights import weights
 
@@ -33,6 +37,29 @@ def items(stage: Stage) -> pd.DataFrame:
     found = pd.concat(frames, ignore_index=True).rename(columns={"predicted": "answer"})
     found["language_name"] = [run.language(code) for code in found["language"]]
     return found.assign(run=run.name)[judged.ITEMS]
+
+
+def sheet(table: Table, runs: list[str] | None, file: Path, key: Path) -> str:
+    """Write the free answers of the runs (default: all that are finished) into a sheet for people to mark, and whose
+    they are into its key (`blind.export`); returns what is to be done with them. Raises SettingsError where there are
+    none, and where they must not be passed on."""
+    stages = [table.stage(table.run(name).name, "evaluate") for name in runs or [run.name for run in table.runs]]
+    found = [items(stage) for stage in stages if stage.done and stage.inputs.opened]
+    if not found or (runs and len(found) < len(stages)):
+        missing = next((str(stage) for stage in stages if not stage.done), "all runs")
+        raise SettingsError(f"{table.path}: there are no free answers of {missing}; run it first")
+    if hidden := next((stage.run.name for stage in stages if not stage.run.machine.share_text), None):
+        raise SettingsError(
+            f"{table.path}, run {hidden!r}: found share_text false; allowed: true, to show texts to people"
+        )
+    try:
+        blind.export(pd.concat(found, ignore_index=True), file, key, stages[0].run.seed)
+    except CorpusError as error:
+        raise SettingsError(str(error)) from None
+    return (
+        f"{file} is to be filled in (marks 1 to 3; a copy for everybody, called by their name), and {key} to be kept "
+        f"from who does that. Then the table gets a judge: judges: {{NAME: {{people: {file.name}, key: {key.name}}}}}"
+    )
 
 
 def judge(stage: Stage) -> None:
@@ -88,9 +115,13 @@ def _english(stage: Stage) -> dict[tuple[str, str, str], str]:
 
 def _of_people(stage: Stage, asking, asked: pd.DataFrame) -> pd.DataFrame:
     """The marks that stand in a sheet, of those answers that stand there; an answer may have changed since."""
-    sheet, key = (Path(stage.inputs.find("file", file)) for file in (asking.people, asking.key))
-    read = blind.read(sheet, key)
-    return asked.merge(read, on=[*blind.KEYS], how="left", validate="1:1")
+    read = blind.read(*(Path(stage.inputs.find("file", file)) for file in (asking.people, asking.key)))
+    found = asked.merge(read.rename(columns={"answer": "marked"}), on=[*blind.KEYS], how="left", validate="1:1")
+    other = found["marked"].notna() & (found["marked"].str.strip() != found["answer"].str.strip())
+    if other.any():
+        said = f"{int(other.sum()):,} answers of {stage.run.name} are not those that {asking.people} has marks of"
+        warnings.warn(f"{said}, and have none: they were made anew since", CorpusWarning, stacklevel=2)
+    return found.assign(mark=found["mark"].mask(other)).drop(columns="marked")
 
 
 def _loader(stage: Stage, name: str, asking):

@@ -110,22 +110,32 @@ def check(inputs, seen: set) -> None:
 
 
 def _check_judges(inputs) -> None:
-    """Refuse a wording or sheet that cannot be read, an endpoint without its key, and a rule without references."""
-    from ia_lib.evaluation import blind, endpoint
+    """Refuse a wording or sheet that cannot be read, and a rule without references."""
+    from ia_lib.evaluation import blind
 
     for name, judge in inputs.run.judge.judges.items():
         wordings.read(inputs.wording(judge))
+        if judge.endpoint and not judge.endpoint.local and not inputs.run.machine.share_text:
+            allowed = "an endpoint on this machine, since share_text is false"
+            raise Refusal(f"judges.{name}.endpoint.base_url", judge.endpoint.base_url, allowed)
         if judge.people:
             blind.read(*(inputs.find("file", file) for file in (judge.people, judge.key)))
-        if judge.endpoint:
-            try:
-                endpoint.credential(judge.endpoint)
-            except endpoint.EndpointError as error:
-                raise CorpusError(str(error)) from None
         for task in inputs.opened if judge.rule else ():
             if not task.data.reference:
                 allowed = f"a judge of another kind, since the task {task.name} has no reference"
                 raise Refusal(f"judges.{name}.rule", judge.rule, allowed)
+
+
+def check_keys(inputs) -> None:
+    """Refuse endpoints without their keys, before any work. Raises CorpusError."""
+    from ia_lib.evaluation import endpoint
+
+    for judge in inputs.run.judge.judges.values():
+        try:
+            if judge.endpoint:
+                endpoint.credential(judge.endpoint)
+        except endpoint.EndpointError as error:
+            raise CorpusError(str(error)) from None
 
 
 def _texts(inputs) -> str:
