@@ -256,7 +256,8 @@ def test_how_a_judge_did():
     again = second.index[(second["check"] == judge_checks.AGAIN) & bg]
     second.loc[again[:3], "mark"] -= 1
     second.loc[again[9], "mark"] = np.nan
-    # a judge who does not see what was asked
+    # one mark less among ten shows nothing
+    second.loc[second.index[(second["check"] == judge_checks.REPEATED) & ~bg & (second["mark"] == 3)][0], "mark"] = 2
     found = checked(checks, pd.concat([first, second])).set_index(["check", "language"])
     assert list(found.index.unique("check")) == list(judge_checks.CHECKS)
     line = found.loc[(judge_checks.AGAIN, "bg")]
@@ -271,6 +272,9 @@ def test_how_a_judge_did():
     assert line["low"] < line["difference"] < line["high"]
     assert line["verdict"] == "all 20 marked 1; marked below real answers"
     assert found.loc[(judge_checks.REPEATED, "bg"), "verdict"] == "10 of 10 above 1; not told from real answers"
+    line = found.loc[(judge_checks.REPEATED, "no")]
+    assert line["difference"] == pytest.approx(0.1)
+    assert line["verdict"] == "10 of 10 above 1; not told from real answers"
     assert found.loc[(judge_checks.OTHER_LANGUAGE, "no"), "verdict"] == "all 10 marked 1; marked below real answers"
     ones = pd.concat([first, second]).assign(mark=1.0)
     verdict = checked(checks, ones).set_index(["check", "language"]).loc[(judge_checks.NONE, "bg"), "verdict"]
