@@ -11,7 +11,7 @@ import pandas as pd
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
-from ia_lib.evaluation import agreement, comparison, measures
+from ia_lib.evaluation import agreement, comparison, judge_checks, measures
 from ia_lib.evaluation.blind import KEYS
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
@@ -275,7 +275,8 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
 def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     """How far judges can be trusted, as far as it was asked: `items`, how often they agree answer by answer
     (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
-    each made of answers whose mark is known beforehand; and `unmarked`, answers without a mark, by judge."""
+    each made of answers whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to
+    others'; and `unmarked`, answers without a mark, by judge."""
     marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
     if not marks:
         return {}
@@ -290,6 +291,16 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     checks = [run.checks.assign(run=run.name) for run in runs if len(run.checks)]
     if checks:
         found["checks"] = pd.concat(checks, ignore_index=True).round(2)
+    origins = {run.name: run.manifest["origin"] for run in runs if run.manifest["origin"]}
+    known, own = every[every["run"].isin(origins)], []
+    for name in names if len(known) else ():
+        asked = next(run.settings["judge"]["judges"].get(name) for run in runs if len(run.marks))
+        model = ((asked or {}).get("model") or {}).get("name") or ((asked or {}).get("endpoint") or {}).get("model")
+        if model:
+            theirs = known[known["judge"] == name]
+            own.append(judge_checks.prefers_itself(theirs, model, origins, runs[0].seed).assign(judge=name))
+    if own and len(found_own := pd.concat(own, ignore_index=True)):
+        found["own"] = found_own.round(2)
     missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
     if len(missing):
         found["unmarked"] = missing.rename("answers").reset_index()

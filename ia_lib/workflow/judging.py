@@ -89,8 +89,9 @@ def judge(stage: Stage) -> None:
         marks.append(pd.concat([asked, given], axis=1).assign(judge=name))
         if len(trials) and not asking.rule:
             known = pd.concat([trials, judges.marks(asking, trials, store, **how)], axis=1)
-            both = marks[-1][marks[-1]["run"] == run.name]
-            checks.append(judge_checks.checked(known, both, run.seed).assign(judge=name))
+            real = marks[-1][marks[-1]["run"] == run.name].assign(check="")
+            both = pd.concat([real, known], ignore_index=True)
+            checks.append(judge_checks.checked(trials, both, run.seed).assign(judge=name))
     found = pd.concat(marks, ignore_index=True)
     counts = judged.counted(found, run.name)
     found.to_parquet(stage.part / "marks.parquet", index=False)
