@@ -217,3 +217,20 @@ def test_languages_may_be_left_out_of_the_tests(tmp_path):
         with pytest.raises(SettingsError) as refused:
             tables.load(path)
         assert said in str(refused.value)
+
+
+def test_one_row_of_the_table_is_planned_without_any_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("IA_DATA", str(tmp_path))
+    table = str(root() / "params" / "alpaca.yaml")
+    assert main(["plan", table, "lora-pythia-70m-multilingual", "--outputs", str(tmp_path / "outputs")]) == 1
+    said, refused = capsys.readouterr()
+    brought = re.findall(r"to be brought here: (\S+)", said)
+    tags = ["en", "fr", "es", "bg", "ru", "zh"]
+    assert set(brought) == {
+        *(f"alpaca_data_cleaned.{tag}.json" for tag in [*tags, "cs", "de", "fi"]),
+        *(f"alpaca-multilingual/test_{tag}.jsonl" for tag in tags),
+    }
+    assert "run 'lora-pythia-70m-multilingual': alpaca_data_cleaned.en.json: there is no such file" in refused
+    (line,) = (line.split() for line in said.splitlines() if line.startswith("  lora-pythia-70m-multilingual   "))
+    # what is scored is not known, the hours of training are
+    assert (line[2], line[4], line[-1]) == ("18,243", "?", "min")

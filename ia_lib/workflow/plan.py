@@ -33,7 +33,7 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     if len(hours) > 1 and None not in hours:
         whole = "".join(f"{_hours(sum(needs[name] for needs in hours)) + ' ':>10}" for name in GPUS)
         print(f"  {f'all {len(hours):,} runs':<77}{whole}")
-    print(f"* more memory than this GPU has; {assumptions()}")
+    print(f"* more memory than this GPU has; where it is not known what is scored (?), without it; {assumptions()}")
     for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
@@ -118,7 +118,9 @@ def _estimated(table: "Table", run) -> tuple[str, dict[str, float] | None]:
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
     found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_like_passages)
-    texts = "?" if found.texts is None else _short(found.texts + inputs.asked_on_passages + inputs.requested)
+    asked = [task for task in (*inputs.extracted, *inputs.opened) if task.data.source != "minilab"]
+    unread = not all(inputs.here(inputs.places(task)) for task in asked)
+    texts = "?" if found.texts is None or unread else _short(found.texts + inputs.asked_on_passages + inputs.requested)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     # how many steps some epochs are is known when the rows are
     known = found.steps or not run.trains
