@@ -6,6 +6,7 @@ import random
 
 import pytest
 import yaml
+from test_tables_random import PYTHON, VALUES
 
 from ia_lib.data.yaml_files import Refusal
 from ia_lib.workflow import tables
@@ -251,3 +252,33 @@ def test_a_table_with_a_grid_finds_its_runs(tmp_path):
     assert table.add(table.run("a-large-20"), {"replay": 9}).name == "a-large-20~replay=9"
     with pytest.raises(SettingsError, match="found no run 'a-large-21'; did you mean 'a-large-20'"):
         table.run("a-large-21")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_grid_of_anything_is_read_or_refused_in_one_sentence(tmp_path, seed):
+    draw = random.Random(seed)
+    names = ["size", "steps", "tag", "model", "name", "seed", "recipe", "a b", "''", "5", "true", "past", "data"]
+    others = ["model: {name: m}", 'mask: "{size}"', '"{steps}": 5', 'languages: {"{model}": x, x: y}']
+    refused = 0
+    for _ in range(80):
+        one, two = draw.sample(names, 2)
+        values = [f"[{draw.choice(VALUES)}, {draw.choice(VALUES)}]", f"{{x: {draw.choice(VALUES)}}}"]
+        values += [draw.choice(VALUES), f"{{x: {{{draw.choice(names)}: {draw.choice(VALUES)}}}, y: }}"]
+        name = draw.choice([f"{{{one}}}-{{{two}}}", f"{{{one}}}", "r", "{x}", f"a{{{two}}}-{{{one}}}"])
+        text = (
+            f"defaults: {{past: {{file: p}}}}\nruns:\n  - name: {json.dumps(name)}\n    objective: tlm\n"
+            f"    grid: {{{one}: {draw.choice(values)}, {two}: {draw.choice(values)}}}\n"
+            f"    {draw.choice(others)}\n"
+        )
+        try:
+            load(tmp_path, text)
+        except SettingsError as error:
+            refused += 1
+            said = str(error)
+            assert said.startswith(str(tmp_path / "t.yaml")), text
+            assert "\n" not in said, text
+            assert len(said.replace(str(tmp_path), "")) < 500, (text, said)
+            assert not PYTHON.search(said), (text, said)
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {error}\n{text}")
+    assert refused > 40

@@ -128,7 +128,7 @@ def test_what_is_wrong_with_own_files_is_said(data, tmp_path):
         Table(path, tmp_path / "out").stage("taught", "data").inputs.parallel()
     path.write_text(OWN.replace("train.tsv", "nothing.tsv") % {"data": data})
     with pytest.raises(tables.SettingsError, match=r"nothing\.tsv: there is no such file"):
-        Table(path, tmp_path / "outputs").stages()
+        Table(path, tmp_path / "outputs").check()
     path.write_text(OWN.replace("languages: {xmd: Madurese}", "mask: _") % {"data": data})
     with pytest.raises(tables.SettingsError, match=r"'xmd'.*with a name in languages"):
         tables.load(path)

@@ -21,22 +21,22 @@ def read(path: Path, prompt: str = "prompt", reference: str | None = None, skip:
     Raises CorpusError for a missing file, for no request at all, and for a line that is no JSON object or has no
     request; with `skip` such lines are left out, and a CorpusWarning names the first and says how many they are.
     """
-    from datasets import Dataset
-
     files.must_exist(path := Path(path))
-    rows, broken = _read(path, path.stat().st_mtime_ns, prompt, reference)
+    found, broken = _read(path, path.stat().st_mtime_ns, prompt, reference)
     if broken and not skip:
         raise CorpusError(f"{broken[0]}; correct the line, or set broken: skip in the task to go on without it")
     if broken:
         said = f"{broken[0]}; {len(broken):,} {'such lines are' if len(broken) > 1 else 'such line is'} left out"
         warnings.warn(said, CorpusWarning, stacklevel=2)
-    if not rows:
+    if not len(found):
         raise CorpusError(f"{path}: there are no requests in it; it needs at least one")
-    return Dataset.from_dict({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)})
+    return found
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path, time: int, prompt: str, reference: str | None) -> tuple[list[tuple[str, str, str]], list[str]]:
+def _read(path: Path, time: int, prompt: str, reference: str | None) -> tuple["Dataset", list[str]]:
+    from datasets import Dataset
+
     rows, broken = [], []
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
@@ -45,7 +45,7 @@ def _read(path: Path, time: int, prompt: str, reference: str | None) -> tuple[li
                     rows.append((str(number), *_request(line, f"{path}, line {number}", prompt, reference)))
             except CorpusError as error:
                 broken.append(str(error))
-    return rows, broken
+    return Dataset.from_dict({name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}), broken
 
 
 def _request(line: str, place: str, prompt: str, reference: str | None) -> tuple[str, str]:

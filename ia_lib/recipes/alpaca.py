@@ -2,7 +2,7 @@
 and four budgets to tune on it: a model for each language, one for all, one on English alone, and one on the merged
 rows sampled down to as many as one language has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -56,6 +56,7 @@ class Data(fields.Data):
     sampling: Literal["instruction", "row"] = "instruction"
     hold_out: Literal["instruction", "row"] = "instruction"
     template: Literal["newline", "plain"] = "newline"
+    validation_rows: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 256
     per_step: Count = 128
     epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
 
@@ -77,6 +78,8 @@ def check(run) -> None:
         raise Refusal("model.new", "a new model", "a model that was trained before, by name or run")
     if (data.steps is None) == (data.epochs is None):
         raise Refusal("steps", None if data.steps is None else "steps and epochs", "exactly one of steps and epochs")
+    if run.train.keep == "best" and not data.validation_rows:
+        raise Refusal("validation_rows", 0, "at least 1, where keep is best: nothing would be validated")
     if not run.taught:
         raise Refusal("taught", run.taught, "at least one language")
     for code in run.taught:
@@ -111,6 +114,19 @@ def trained(run) -> list[str]:
     return [code for code in codes(run) if run.data.budget != "english" or code in ENGLISH]
 
 
+def rows_of_epoch(run, counts: Mapping[str, int]) -> int:
+    """How many rows the row's budget trains on in an epoch, where the files of its languages (`codes`) have so many."""
+    of = [max(counts.values())] if run.data.budget == "downsampled" else [counts[code] for code in trained(run)]
+    held_out = run.data.validation_rows * (len(of) if run.data.hold_out == "instruction" else 1)
+    return max(1, sum(of) - held_out)
+
+
+def counts(run, inputs) -> dict[str, int]:
+    """How many rows the files of the row's languages have, of those that are here."""
+    here = [code for code in codes(run) if inputs.here([_place(run, code)])]
+    return {code: len(_read(run, inputs, code)) for code in here} if run.corpus != "minilab" else {}
+
+
 def places(run) -> list[tuple[str, str]]:
     """(source, file) of what `examples` reads."""
     return [_place(run, code) for code in codes(run)]
@@ -119,6 +135,12 @@ def places(run) -> list[tuple[str, str]]:
 def _place(run, code: str) -> tuple[str, str]:
     file = run.data.instructions.file.replace("{tag}", run.data.instructions.languages[code])
     return ("minilab" if run.corpus == "minilab" else "file"), file
+
+
+def _read(run, inputs, code: str) -> list[dict[str, str]]:
+    from ia_lib.instructions import alpaca
+
+    return alpaca.read(inputs.find(*_place(run, code)), run.data.instructions.model_dump(include={*alpaca.PARTS}))
 
 
 def look(run, inputs) -> None:
@@ -152,11 +174,8 @@ class _Budgets:
     """The instructions of a row, by language, and which of them each budget trains on: (language, number) pairs."""
 
     def __init__(self, run, inputs):
-        from ia_lib.instructions import alpaca
-
         self.run, self.data, self.inputs = run, run.data, inputs
-        names = self.data.instructions.model_dump(include={*alpaca.PARTS})
-        self.found = {code: alpaca.read(inputs.find(*_place(run, code)), names) for code in codes(run)}
+        self.found = {code: _read(run, inputs, code) for code in codes(run)}
         self.count = {code: len(rows) for code, rows in self.found.items()}
         if len({*self.count.values()}) > 1 and "instruction" in (self.data.sampling, self.data.hold_out):
             told = ", ".join(f"{count:,} in {code}" for code, count in self.count.items())

@@ -323,6 +323,7 @@ class Evaluate(Part):
     tests: list[Test] = []
     held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"
+    test_languages: Annotated[list[str], Field(min_length=1)] | None = None  # default: all that the row has
     examples: Count | None = None
     max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of a free answer; default: the task's
     asked: Literal["newline", "plain", "indented", "bare"] = "newline"  # Alpaca's prompt of a request, or none

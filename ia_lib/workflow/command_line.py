@@ -76,8 +76,9 @@ def main(arguments: list[str] | None = None) -> int:
         if all(run.machine.offline for run in table.runs):
             os.environ["HF_HUB_OFFLINE"] = "1"  # before what asks the Hub is loaded
         if options.command == "plan":
-            table.check(options.runs)
+            table.check(options.runs, without=True)
             plan.print_plan(table, options.runs)
+            table.check_here(options.runs)
             table.check_offline(options.runs)
         elif options.command == "stage":
             ending.with_parent()

@@ -7,12 +7,14 @@ here, and the largest error in the estimate.
 
 import csv
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ia_lib.paths import params
 from ia_lib.recipes.fields import Adapter, New
+from ia_lib.training.streams import steps_for
 from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
@@ -30,6 +32,16 @@ _MILLIONS = {
     "mt0-large": (1230, 512),
     "mt0-xl": (3742, 1024),
     "llama-7b": (6738, 262),
+    "open_llama_7b": (6738, 262),
+    "Baichuan2-7B-Base-LLaMAfied": (7506, 1030),
+    "pythia-70m-deduped": (70, 52),
+    "pythia-160m-deduped": (162, 77),
+    "pythia-410m-deduped": (405, 103),
+    "pythia-1b-deduped": (1012, 206),
+    "pythia-1.4b-deduped": (1415, 206),
+    "pythia-2.8b-deduped": (2775, 258),
+    "pythia-6.9b-deduped": (6857, 413),
+    "pythia-12b-deduped": (11846, 519),
     "Llama-3.2-1B-Instruct": (1236, 263),
     "Llama-3.2-3B-Instruct": (3213, 394),
     "Qwen3-1.7B": (1720, 311),
@@ -44,7 +56,9 @@ _MILLIONS = {
 # Tokens that models have logits for, by how their names begin.
 _VOCABULARIES = {
     ("bloom", "mt0"): 250_880,
-    ("llama-7b",): 32_000,
+    ("llama-7b", "open_llama"): 32_000,
+    ("pythia",): 50_432,
+    ("Baichuan2",): 125_696,
     ("Llama", "SmolLM3"): 128_256,
     ("Qwen3", "Sailor2"): 151_936,
     ("gemma-3",): 262_144,
@@ -52,6 +66,8 @@ _VOCABULARIES = {
 }
 # Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
+_ROWS = 52_000  # of a file of Alpaca's
+_ALPACA = 130  # tokens of a row of it in English; of other languages a tokenizer may need several times as many
 _MIXED = 230  # of a row of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
 PASSAGE = 20  # prompts that take as long as a question on a passage, with its answer
@@ -112,7 +128,19 @@ def operations(
 
 
 def _steps(run: Settings, report: dict | None) -> int:
-    return ((report or {}).get("steps", run.data.steps) or 0) if run.trains else 0
+    if not run.trains:
+        return 0
+    return (report or {}).get("steps", run.data.steps) or steps_of_epochs(run, {}) or 0
+
+
+def steps_of_epochs(run: Settings, counts: Mapping[str, int]) -> int | None:
+    """The steps of a run's epochs, by how many rows the files of its languages have; of one that is not in `counts`
+    that is assumed, but for the mini lab's. None where the recipe cannot tell."""
+    if not hasattr(run.method, "rows_of_epoch") or run.data.epochs is None:
+        return None
+    assumed = run.lab.train if run.corpus == "minilab" else _ROWS
+    whole = {code: counts.get(code, assumed) for code in run.method.codes(run)}
+    return steps_for(run.data.epochs, run.method.rows_of_epoch(run, whole), run.per_step)
 
 
 def _prompts(run: Settings, texts: int | None = None) -> int | None:
@@ -222,7 +250,9 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
     # plain text is cut where it is as long as a row may be
     assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
-    assumed = _MIXED if getattr(run.data, "alpha", 0) and run.data.instructions and run.data.mix else assumed
+    if getattr(run.data, "instructions", None):
+        mixed = getattr(run.data, "alpha", 0) and run.data.mix
+        assumed = _MIXED if mixed else assumed if run.corpus == "minilab" else _ALPACA
     found = {"new": sum(new) / len(new) if new else assumed, "old": ASSUMED_TOKENS["old"]}
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
@@ -240,7 +270,8 @@ def assumptions() -> str:
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "
         "Where no data stage has counted them: "
-        f"{ASSUMED_TOKENS['new']} tokens a new row, {ASSUMED_TOKENS['old']} an old one, "
+        f"{ASSUMED_TOKENS['new']} tokens a new row ({_ALPACA} of Alpaca's, {_ROWS:,} of which a file has), "
+        f"{ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )
 
@@ -288,9 +319,9 @@ def _texts(run: Settings) -> int | None:
     for name in run.named_tasks.values():
         corpus, _, task = name.rpartition("/")
         if corpus == "minilab":
-            sizes = [run.lab.test] * len(run.codes)
+            sizes = [run.lab.test] * len(run.tested_codes)
         else:
-            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in run.codes]
+            sizes = [n for (c, t, code), n in _sizes().items() if (c, t) == (corpus, task) and code in run.tested_codes]
         total += sum(min(size, asked.examples or size) for size in sizes)
     return total
 

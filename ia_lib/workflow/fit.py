@@ -25,14 +25,17 @@ _NO_PACKING = "false, for a model that cannot tell rows in one sequence apart (a
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
-def check(inputs) -> None:
+def check(inputs, seen: set | None = None) -> None:
     """Look at the labels of a run, and at the model that it begins with, if that is on this machine; `inputs` are those
-    of its evaluate stage. Raises Refusal, or SourceError for a conversation with a model that has none."""
-    run = inputs.run
+    of its evaluate stage, and `seen` remembers of which fields it was warned. Raises Refusal, or SourceError for a
+    conversation with a model that has none."""
+    run, seen = inputs.run, set() if seen is None else seen
     model = inputs.outside if inputs.begins.model.name else None
     for field, value in _for_gpus(run).items():
-        if not _gpus():
-            said = f"{field}: {value} needs a GPU, and this machine has none: training will be refused here"
+        if not _gpus() and (field, value) not in seen:
+            seen.add((field, value))
+            said = f"{field}: {value} needs a GPU, and this machine has none: training will be refused here, and so "
+            said += "will that of other such runs, which are not named"
             warnings.warn(f"the run {run.name}: {said}", CorpusWarning, stacklevel=2)
     check_labels(inputs, None)
     if run.chat and inputs.begins.model.new:

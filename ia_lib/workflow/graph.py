@@ -83,9 +83,8 @@ class Table:
 
     def run(self, name: str) -> Settings:
         """The run of that name; for a table with seeds also the row's name, which means its first seed."""
-        for run in self.runs:
-            if name in (run.name, run.row):
-                return run
+        if found := self.by_name.get(name) or next((run for run in self.runs if run.row == name), None):
+            return found
         known = list(self.by_name)
         raise SettingsError(
             f"{self.path}: found no run {told(name)}; {meant(name, known)}allowed: {listed(known, name)}"
@@ -93,7 +92,7 @@ class Table:
 
     def stages(self, runs: list[str] | None = None) -> list[Stage]:
         """The stages of the given runs (default: all) and of those they build on, in order, without the report."""
-        wanted: list[str] = []
+        wanted: set[str] = set()
         for name in runs or list(self.by_name):
             self._collect(self.run(name), wanted)
         return [
@@ -150,13 +149,31 @@ class Table:
         self.__dict__.pop("by_name", None)
         return changed
 
-    def check(self, runs: list[str] | None = None) -> None:
-        """Look at all that the runs will read from local files, before any work. Raises SettingsError."""
+    def check(self, runs: list[str] | None = None, without: bool = False) -> None:
+        """Look at all that the runs will read from local files, before any work, or `without` those of the user's that
+        are not here. Raises SettingsError."""
         seen: set = set()
         for stage in self.stages(runs):
             try:
-                preflight.check(stage.inputs, seen)
+                preflight.check(stage.inputs, seen, without)
             except Exception as error:
+                raise self._said(stage.run, error) from None
+
+    def absent(self, runs: list[str] | None = None) -> dict[str, Settings]:
+        """The files that the runs need and only the user can bring here, and the first run that does."""
+        found: dict[str, Settings] = {}
+        for stage in self.stages(runs):
+            for what in filter(None, (source.absent() for source in stage.inputs.sources.values())):
+                found.setdefault(what, stage.run)
+        return found
+
+    def check_here(self, runs: list[str] | None = None) -> None:
+        """Raise SettingsError for the first of the user's files that is not here."""
+        for stage in self.stages(runs):
+            try:
+                for source in stage.inputs.sources.values():
+                    source.check()
+            except SourceError as error:
                 raise self._said(stage.run, error) from None
 
     def check_offline(self, runs: list[str] | None = None) -> None:
@@ -206,10 +223,10 @@ class Table:
         """The run, the run whose model it begins with, and so on."""
         return [run, *(self._chain(self.by_name[run.model.run]) if run.model.run else [])]
 
-    def _collect(self, run: Settings, wanted: list[str]) -> None:
+    def _collect(self, run: Settings, wanted: set[str]) -> None:
         for name in tables.needs(run):
             self._collect(self.by_name[name], wanted)
-        wanted.append(run.name)
+        wanted.add(run.name)
 
     def _needs(self, run: Settings, name: str) -> list[Stage]:
         """The stages whose artefacts a stage reads."""

@@ -116,10 +116,10 @@ class _Grid:
             for key, value in choice.fields.items():
                 if not choice.named and key in self.used and (key in self.shared or (known and key not in known)):
                     continue  # the row says what it is for
-                field = f"grid.{choice.axis}" + (f".{choice.text}.{key}" if choice.named else "")
+                field = f"grid.{choice.axis}" + (f".{choice.text}.{_text(key)}" if choice.named else "")
                 if key in made:
                     allowed = "each field once, in the row or in one axis of its grid"
-                    self.refuse(choice.fields, key, field, f"found {told(str(key))} twice; allowed: {allowed}")
+                    self.refuse(choice.fields, key, field, f"found {told(_text(key))} twice; allowed: {allowed}")
                 if not choice.named and known and key not in known:
                     more = f", and {{{key}}} stands nowhere in the row but in its name"
                     self.refuse(choice.fields, key, field, unknown(key, known, more))
@@ -129,7 +129,7 @@ class _Grid:
         return _Map({"name": name, **found}, _Lines(line(self.written, None), lines))
 
     def _axis(self, key: Any) -> list[_Choice]:
-        name, given = str(key), self.grid[key]
+        name, given = _text(key) or str(key), self.grid[key]
         field = f"grid.{name}"
         if name in _TAKEN or not _AXIS.fullmatch(name):
             allowed = f"letters, digits, _ and -, but not {', '.join(_TAKEN)}, which names of files have"
@@ -139,7 +139,7 @@ class _Grid:
             self.refuse(self.grid, key, field, f"found {told(given)}; allowed: {allowed}")
         named, found = isinstance(given, dict), []
         for part in given if named else range(len(given)):
-            text, at = (_text(part), f"{field}.{part}") if named else (_text(given[part]), field)
+            text, at = (_text(part), f"{field}.{_text(part)}") if named else (_text(given[part]), field)
             fields = ({} if given[part] is None else given[part]) if named else _one(name, given, part)
             if text is None:
                 allowed = f"a plain value, or a short name for it, as {{{name}: {{short: {{...}}}}}}"

@@ -166,9 +166,10 @@ class Inputs(Tested):
         return list(filter(None, (source.missing() for source in self.sources.values())))
 
     def here(self, places: Iterable[tuple[str, str]]) -> bool:
-        """Whether these (source, file) can be read at once: nothing to be downloaded, and no mini lab to be written."""
+        """Whether these (source, file) can be read at once: nothing to be brought or downloaded, and no mini lab to be
+        written."""
         found = [self._source(*place) for place in places]
-        return not any(isinstance(source, MiniLab) or source.missing() for source in found)
+        return not any(isinstance(source, MiniLab) or source.absent() or source.missing() for source in found)
 
     def provenance(self) -> list[dict[str, Any]]:
         """For the manifest: licence, citation and checksums; the files of one published source together."""
@@ -213,7 +214,7 @@ class Inputs(Tested):
         """The questions of a task in one language, with their passages, or its requests; the first `examples` of
         them."""
         found, few = task.read(self.find, [code], self.split_of(task)), self.run.evaluate.examples
-        return found.select(range(min(few or len(found), len(found))))
+        return found.select(range(few)) if few and few < len(found) else found
 
     @cached_property
     def asked_on_passages(self) -> int:

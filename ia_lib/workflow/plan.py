@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory, scoring
+from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory, scoring, steps_of_epochs
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -19,14 +19,21 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for stage in [*stages, *([] if runs else [table.report()])]:
         note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
         print(f"  {stage!s:<36} {stage.status}{note}   {_what(stage)}")
-    wanted = table.to_download(runs)
-    for what in wanted:
+    for what, run in table.absent(runs).items():
+        print(f"  to be brought here: {what} (for {run.name})")
+    for what in table.to_download(runs):
         print(f"  to be downloaded: {what}")
     header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>11}"
     print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
+    hours: list[dict[str, float] | None] = []
     for run in dict.fromkeys(stage.run.name for stage in stages):
-        print("  " + _estimated(table, table.by_name[run]))
-    print(f"* more memory than this GPU has; {assumptions()}")
+        line, needs = _estimated(table, table.by_name[run])
+        hours.append(needs)
+        print("  " + line)
+    if len(hours) > 1 and None not in hours:
+        whole = "".join(f"{_hours(sum(needs[name] for needs in hours)) + ' ':>10}" for name in GPUS)
+        print(f"  {f'all {len(hours):,} runs':<77}{whole}")
+    print(f"* more memory than this GPU has; where it is not known what is scored (?), without it; {assumptions()}")
     for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
@@ -80,9 +87,13 @@ def _smaller(table: "Table", stage: Stage) -> str:
 
 
 def _report(table: "Table", run) -> dict | None:
-    """What a run's data stage has counted, if it has."""
+    """What a run's data stage has counted, or can be counted before it."""
     data = table.folder / run.name / "data" / "report.json"
-    return json.loads(data.read_text(encoding="utf-8")) if run.trains and data.is_file() else None
+    if run.trains and data.is_file():
+        return json.loads(data.read_text(encoding="utf-8"))
+    if not run.trains or run.data.steps is not None or not hasattr(run.method, "counts"):
+        return None
+    return {"steps": steps_of_epochs(run, run.method.counts(run, table.stage(run.name, "data").inputs))}
 
 
 def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
@@ -101,24 +112,27 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
     return damaged
 
 
-def _estimated(table: "Table", run) -> str:
+def _estimated(table: "Table", run) -> tuple[str, dict[str, float] | None]:
+    """A run's line, and its hours by GPU where they can be told."""
     inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     known = len(inputs.tests(every=False)) if here else None
     found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_like_passages)
-    texts = "?" if found.texts is None else _short(found.texts + inputs.asked_on_passages + inputs.requested)
+    asked = [task for task in (*inputs.extracted, *inputs.opened) if task.data.source != "minilab"]
+    unread = not all(inputs.here(inputs.places(task)) for task in asked)
+    texts = "?" if found.texts is None or unread else _short(found.texts + inputs.asked_on_passages + inputs.requested)
     memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
     # how many steps some epochs are is known when the rows are
     known = found.steps or not run.trains
     counts = (_short(found.examples), f"{found.steps:,}", _short(found.tokens)) if known else ("?", "?", "?")
     line = f"{run.name:<30}{counts[0]:>10}{counts[1]:>8}{counts[2]:>9}{texts:>9}{memory:>11}"
     if found.hours is None:
-        return line + "  the model's size is unknown"
+        return line + "  the model's size is unknown", None
     if not known:
-        return line + "  hours: when the data stage has counted its rows"
+        return line + "  hours: when the data stage has counted its rows", None
     # a star: more memory than that GPU has
     stars = {name: "*" if found.memory_gib > gib else " " for name, (_, _, gib) in GPUS.items()}
-    return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items())
+    return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items()), found.hours
 
 
 def _short(number: int) -> str:
@@ -129,7 +143,9 @@ def _short(number: int) -> str:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 0.95 else f"{max(1, round(60 * hours))} min"
+    if hours < 0.95:
+        return f"{max(1, round(60 * hours))} min"
+    return f"{hours:,.0f} h" if hours >= 1000 else f"{hours:.1f} h"
 
 
 def _what(stage: Stage) -> str:
@@ -148,7 +164,7 @@ def _what(stage: Stage) -> str:
         return ", ".join([f"{length} of {run.per_step} rows", *ways])
     if stage.name == "evaluate":
         tests = stage.inputs.choices
-        number = len({code for task in tests for code in task.has(run.codes)})
+        number = len({code for task in tests for code in stage.inputs.tested(task)})
         others = [*stage.inputs.translations, *stage.inputs.extracted, *stage.inputs.opened, *stage.inputs.answered]
         names = [f"{task.name}" for task in tests], [task.name.replace("_", " ") for task in others]
         where = f" in {number} language{'s' if number != 1 else ''}" if tests else ""

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def check(inputs, seen: set) -> None:
+def check(inputs, seen: set, without: bool = False) -> None:
     """Read what is here of all that a stage will read, so that what is wrong is said before any work. `inputs` are the
     stage's; `seen` remembers, from stage to stage, which texts were looked at. What looks wrong in texts is a warning.
+    `without` lets files of the user's be missing.
 
     Raises CorpusError, SourceError, PromptError, TaskError or Refusal.
     """
@@ -31,7 +32,8 @@ def check(inputs, seen: set) -> None:
     if run.machine.data_dir and not inputs.data_folder.is_dir():
         raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {inputs.data_folder})")
     for source in inputs.sources.values():
-        source.check()
+        if not (without and source.absent()):
+            source.check()
     if inputs.stage == "data" and run.data.past and run.data.past.xp3:
         corpora.check_xp3(run.data.past.xp3)
     if inputs.stage == "judge":
@@ -39,7 +41,7 @@ def check(inputs, seen: set) -> None:
     if inputs.stage in ("tune", "judge"):
         return
     if inputs.stage == "evaluate":
-        fit.check(inputs)
+        fit.check(inputs, seen)
     # reads the files, and so finds what is wrong in them
     templates.templates("mt", run.templates)
     for task in inputs.of_files if inputs.stage == "evaluate" else ():
@@ -74,6 +76,7 @@ def check(inputs, seen: set) -> None:
         read = {code for task in [*inputs.choices, *inputs.extracted, *inputs.opened] for code in inputs.tested(task)}
         read |= {*run.paired_codes} if run.parallel_codes or run.measures_held_out else set()
         read |= {*getattr(run.data, "texts", ()), *getattr(run.data, "dictionaries", ())}
+        read |= {*getattr(getattr(run.data, "instructions", None), "languages", ())}
         tested = run.evaluate.tasks != [] or run.evaluate.tests
         asked = {code for task in inputs.extracted for code in inputs.tested(task)}
         for code in run.taught if asked and getattr(run.data, "dictionaries", None) else ():
@@ -97,7 +100,8 @@ def check(inputs, seen: set) -> None:
         if looked not in seen:
             seen.add(looked)
             run.method.look(run, inputs)
-    if inputs.stage == "data" and drawn(run) and run.data.past.file and not run.data.past.stream:
+    file = run.data.past.file if run.data.past and not run.data.past.stream else None
+    if inputs.stage == "data" and drawn(run) and file and inputs.here([("file", file)]):
         pool = inputs.pool()[0]
         try:
             replay.draw(pool, seed=run.seed, **drawn(run))

@@ -113,6 +113,12 @@ class Settings(fields.Shared):
         return self.parallel_codes or list(dict.fromkeys([*self.pivots, *self.taught]))
 
     @property
+    def tested_codes(self) -> list[str]:
+        """The languages that tasks are tested in; those of parallel text have pairs of theirs."""
+        asked = self.evaluate.test_languages
+        return [code for code in self.codes if asked is None or code in asked]
+
+    @property
     def templates(self) -> str:
         """The templates of instructions, a user's own file by its path."""
         return self.locate(self.data.templates) if templates.is_file(self.data.templates) else self.data.templates
@@ -225,9 +231,12 @@ class Settings(fields.Shared):
             ("pivots", self.pivots),
             ("wordings", self.evaluate.wordings),
             ("tasks", self.evaluate.tasks),
+            ("test_languages", self.evaluate.test_languages),
         ):
             if len(set(given or ())) < len(given or ()):
                 raise Refusal(field, given, "each of them once")
+        if other := [code for code in self.evaluate.test_languages or () if code not in seen]:
+            raise Refusal("test_languages", other[0], f"one of the row's languages ({', '.join(seen)})", [*seen])
         if not self.known and self.parallel_codes:
             raise Refusal("known", self.known, "at least one language, to and from which the others are taught")
         if (not self.pivots and self.parallel_codes) or any(code not in self.known for code in self.pivots):

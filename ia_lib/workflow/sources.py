@@ -32,6 +32,9 @@ class Source:
     def missing(self) -> str | None:
         """What would have to be downloaded first, in words; None if it is here."""
 
+    def absent(self) -> str | None:
+        """What only the user can bring here and has not, in words; None if it is here or can be fetched."""
+
     def settle(self) -> None:
         """Ask a server before work what only it can tell. Raises SourceError or CorpusError if it does not."""
 
@@ -50,9 +53,15 @@ class File(Source):
     file: Path
     ours: bool = False
 
-    def identity(self) -> str:
+    def identity(self) -> str | None:
+        # a plan is made without it, too; before any work it is refused
+        if self.absent():
+            return None
         self.check()
-        return downloads.checksum(self.file)
+        return _content(self.file)
+
+    def absent(self) -> str | None:
+        return None if self.ours or self.file.exists() else self.name.removeprefix("file/")
 
     def check(self) -> None:
         if not self.file.is_file():
@@ -101,7 +110,7 @@ class Published(Source):
 
     def identity(self) -> Any:
         if self.here:
-            return downloads.checksum(self.data / self.name)
+            return _content(self.data / self.name)
         # it is pinned, or recorded at its first download
         (source, file), known = self.parts, downloads.known()
         return ["fetched", known[source].revision, known[source].checksums.get(file)]

@@ -156,9 +156,10 @@ class Stage:
     @property
     def code_changed(self) -> bool:
         """Whether the code of a finished stage has changed since."""
-        manifest = self.manifest
+        if (manifest := self.manifest) is None:
+            return False
         now = _code(self.name)
-        return manifest is not None and any(now.get(name) != value for name, value in manifest["code"].items())
+        return any(now.get(name) != value for name, value in manifest["code"].items())
 
     @property
     def log(self) -> Path:

@@ -42,8 +42,8 @@ class Tested(Weighed):
         labels: dict[str, list[str]] = {}
         places = set()
         for test in run.evaluate.tests:
-            if test.language not in run.codes:
-                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(run.codes)})")
+            if test.language not in run.tested_codes:
+                raise Refusal("tests", test.language, f"one of the run's languages ({', '.join(run.tested_codes)})")
             if len(set(test.labels)) < len(test.labels):
                 raise Refusal("tests", test.labels, "each label once")
             if labels.setdefault(test.task, test.labels) != test.labels:
@@ -104,7 +104,10 @@ class Tested(Weighed):
         return [task for task in self.translations if not task.data.held_out]
 
     def tested(self, task: Task) -> list[str]:
-        return task.has(self.run.paired_codes if isinstance(task, Translate) else self.run.codes)
+        """The run's languages that a task is tested in."""
+        if isinstance(task, Translate):
+            return task.has(self.run.paired_codes)
+        return task.has(self.run.tested_codes)
 
     @property
     def labels(self) -> dict[str, list[str]]:
