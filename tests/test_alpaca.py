@@ -189,10 +189,10 @@ def test_scores_are_marks_behind_the_gate(made):
     marks = pd.read_parquet(made.folder / "all" / "judge" / "marks.parquet")
     assert set(marks["run"]) == {"all", *judged.FREE}
     assert len(marks[marks["run"] == "all"]) == 17
-    # what is right in English is in English alone
+    # what is right in English is in English alone, where it would be the answer itself
     english = marks[marks["run"] == "the answer in English"].groupby("language")
-    assert english["mark"].mean().to_dict() == {"eng": 3.0, "fra": 1.0, "spa": 1.0}
-    assert english["inside"].mean().to_dict() == {"eng": 1.0, "fra": 0.0, "spa": 0.0}
+    assert english["mark"].mean().to_dict() == {"fra": 1.0, "spa": 1.0}
+    assert english["inside"].mean().to_dict() == {"fra": 0.0, "spa": 0.0}
     found = pd.read_csv(made.folder / "all" / "judge" / "measures.csv")
     found = found[(found["prompt"] == "all") & (found["language"] == "fra")].set_index("metric")
     mine = marks[(marks["run"] == "all") & (marks["language"] == "fra")]

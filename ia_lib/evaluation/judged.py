@@ -21,8 +21,8 @@ def free(items: pd.DataFrame, english: Mapping[tuple[str, str, str], str]) -> pd
     known = [english.get(key, "") for key in zip(items["dataset"], items["task"], items["example"], strict=True)]
     answers = list(items["question"]), [_POLITE] * len(items), known
     found = [items.assign(run=name, answer=said) for name, said in zip(FREE, answers, strict=True)]
-    # without references there is nothing to say in English
-    found[-1] = found[-1][found[-1]["answer"] != ""]
+    # without references there is nothing to say in English, and to a request in English it is no shortcut
+    found[-1] = found[-1][(found[-1]["answer"] != "") & (found[-1]["answer"] != found[-1]["reference"])]
     return pd.concat(found, ignore_index=True)
 
 
