@@ -234,11 +234,18 @@ def sizes(results: pd.DataFrame) -> pd.DataFrame:
     return results.assign(size=[size for size, _ in pairs], family=[family for _, family in pairs])
 
 
-def answers_by_budget(results: pd.DataFrame) -> go.Figure:
-    """The score of free answers (0 to 3) in every language, by model size and budget where a table has several sizes
-    (the study's Figures 1 to 3 and 8), else by budget; adapters and whole tuning by the line. The first judge's; what
-    costs nothing is grey."""
-    frame = _marked(results, "score")
+# Metric of free answers -> its title and its axis.
+_OF_ANSWERS = {
+    "score": ("Score of free answers", "score (0 to 3)"),
+    "lost at the gate": ("What answers in another language lose", "mean mark lost (0 to 3)"),
+}
+
+
+def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure:
+    """The score of free answers (0 to 3), or what of it is lost at the language gate, in every language: by model size
+    and budget where a table has several sizes (the study's Figures 1 to 4 and 8), else by budget; adapters and whole
+    tuning by the line. The first judge's; what costs nothing is grey."""
+    frame = _marked(results, metric)
     by_size = frame.dropna(subset=["size"])["size"].nunique() > 1
     languages = list(dict.fromkeys(frame["place"]))
     columns = min(3, len(languages))
@@ -252,43 +259,25 @@ def answers_by_budget(results: pd.DataFrame) -> go.Figure:
         for (budget, tuning), part in here.groupby(["budget", "tuning"], sort=False):
             colour, symbol = BUDGET_LOOK.get(budget, (GREY, "diamond"))
             part = part.sort_values("size")
-            name = (
-                ", ".join(filter(None, [budget, {"lora": "LoRA", "full": "all weights"}.get(tuning, tuning)]))
-                or "before"
-            )
+            name = f"{budget}, {'LoRA' if tuning == 'lora' else 'all weights'}" if budget else "before"
             legend = {"legendgroup": name, "showlegend": name not in shown}
             shown.add(name)
             hover = f"{name}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
             x = part["size"] if by_size else [budget or "before"] * len(part)
-            look = colour, symbol if tuning != "lora" else f"{symbol}-open", "solid" if tuning != "lora" else "dot"
-            curve(figure, name, x, part, "value", look, hover, **legend, **at)
-        figure.add_hline(y=here["baseline"].max(), line=LINE | {"dash": "dash"}, **at)
+            open_, dash = ("-open", "dot") if tuning == "lora" else ("", "solid")
+            curve(figure, name, x, part, "value", (colour, symbol + open_, dash), hover, **legend, **at)
+        if metric == "score":
+            figure.add_hline(y=here["baseline"].max(), line=LINE | {"dash": "dash"}, **at)
     if by_size:
         figure.update_xaxes(type="log", title="parameters (billions)")
+    else:
+        figure.update_xaxes(categoryorder="array", categoryarray=["before", *BUDGET_LOOK])
+    title, axis = _OF_ANSWERS[metric]
     figure.update_yaxes(range=[-0.1, 3.1])
-    figure.update_yaxes(title="score (0 to 3)", col=1)
+    figure.update_yaxes(title=axis, col=1)
     figure.update_layout(scattermode="group", legend_title="tuned on, how")
-    return style(
-        figure, f"Score of free answers, judged by {frame['source'].iloc[0]} (dashes: for nothing)", 160 + 260 * rows
-    )
-
-
-def lost_at_the_gate(results: pd.DataFrame) -> go.Figure:
-    """How much of the marks (0 to 3) answers in another language lose, by budget and way of tuning, over languages (the
-    study's Figure 4)."""
-    frame = _marked(results, "lost at the gate", language="all")
-    figure = go.Figure()
-    for tuning, part in frame.groupby("tuning", sort=False):
-        called = {"lora": "LoRA", "full": "all weights", "": "before tuning"}.get(tuning, tuning)
-        i = ["full", "lora", ""].index(tuning) if tuning in ("full", "lora", "") else 3
-        titles = part["budget"].where(part["budget"] != "", "before") + " " + part["group"]
-        hover = f"{called}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
-        figure.add_bar(
-            name=called, x=titles, y=part["value"], error_y=error_bars(part, "value"), hovertemplate=hover, **fill(i)
-        )
-    figure.update_layout(barmode="group", legend_title="tuned")
-    figure.update_yaxes(title="mean mark lost (0 to 3)", rangemode="tozero")
-    return style(figure, "What answers in another language than the request's lose")
+    free = " (dashes: for nothing)" if metric == "score" else ""
+    return style(figure, f"{title}, judged by {frame['source'].iloc[0]}{free}", 160 + 260 * rows)
 
 
 def families(results: pd.DataFrame) -> go.Figure:
@@ -307,16 +296,14 @@ def families(results: pd.DataFrame) -> go.Figure:
     return style(figure, "Score of free answers by family of models")
 
 
-def _marked(results: pd.DataFrame, metric: str, language: str | None = None) -> pd.DataFrame:
-    """Lines of a metric of free answers as the first judge has it: of single languages, or the groups' averages; of a
-    model for one language only that language. With `size, family, place`."""
+def _marked(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Lines of a metric of free answers in single languages, as the first judge has it; of a model for one language
+    that one alone. With `size, family, place`."""
     frame = sizes(of_rows(results, None))
-    frame = frame[(frame["metric"] == metric) & (frame["prompt"].astype(str) == "all") & (frame["dataset"] != "all")]
-    frame = frame[frame["source"] == frame["source"].iloc[0]]
-    frame = frame.fillna({"budget": "", "tuning": "", "trained_on": ""})
-    frame = frame[(frame["language"] == "all") == (language == "all")]
-    if language != "all":
-        frame = frame[(frame["trained_on"] == "") | (frame["trained_on"] == frame["language"])]
+    frame = frame[(frame["metric"] == metric) & (frame["prompt"].astype(str) == "all")]
+    frame = frame[(frame["dataset"] != "all") & (frame["language"] != "all")]
+    frame = frame[frame["source"] == frame["source"].iloc[0]].fillna({"budget": "", "tuning": "", "trained_on": ""})
+    frame = frame[(frame["trained_on"] == "") | (frame["trained_on"] == frame["language"])]
     order = {group: i for i, group in enumerate(GROUPS)}
     frame = frame.sort_values("group", key=lambda column: column.map(order), kind="stable")
     return plain(frame.assign(place=frame["language_name"] + " " + frame["group"]))

@@ -155,7 +155,7 @@ def draw(
     answers = _named(every[(every["kind"] == "open") & (every["metric"] != "in the language")])
     if len(answers):
         drawn["answers"] = figures.answers_by_budget(answers)
-        drawn["gate"] = figures.lost_at_the_gate(answers)
+        drawn["gate"] = figures.answers_by_budget(answers, "lost at the gate")
         if len(set(figures.sizes(answers)["family"])) > 1:
             drawn["families"] = figures.families(answers)
     asked = _named(every[every["kind"] == "extract"])

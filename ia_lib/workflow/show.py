@@ -228,6 +228,12 @@ def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
     return frame.sort_values("right", ascending=False, kind="stable")
 
 
+def budgets(made: MadeData) -> pd.DataFrame:
+    """Of a set of instructions in several languages what each budget costs: rows of an epoch, their tokens, updates,
+    and tokens of the whole training. Equal rows are not equal tokens."""
+    return pd.DataFrame(made.report.get("budgets", []))
+
+
 def requests(stage: Stage, rows: int = 4) -> pd.DataFrame:
     """Some requests in each language, what was answered, and whether that is in the request's language."""
     if not stage.inputs.opened:
