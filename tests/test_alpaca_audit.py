@@ -47,13 +47,20 @@ def results(world=as_the_paper_says, half=0.03, judge="rule"):
             name = f"{model} {tuning} {budget}" + (f" {language}" if budget == "mono" else "")
             group = "L3" if language in UNSEEN or (budget == "english" and language != "en") else "L2"
             place = {"run": name, "row": name, "model": f"owner/{model}", "tuning": tuning, "budget": budget}
-            place |= {"dataset": "", "task": "open", "kind": "open", "group": group, "language": language}
+            place |= {
+                "dataset": "",
+                "task": "open",
+                "kind": "open",
+                "group": group,
+                "language": language,
+                "source": judge,
+            }
             place |= {"prompt": "all", "seeds": 1, "examples": 50}
             score, lost = world(model, tuning, budget, language)
             for metric, value in {
-                f"score by {judge}": score,
-                f"score by {judge}, any language": score + lost,
-                f"lost at the gate, {judge}": lost,
+                "score": score,
+                "score, any language": score + lost,
+                "lost at the gate": lost,
             }.items():
                 lines.append(place | {"metric": metric, "value": value, "low": value - half, "high": value + half})
     return pd.DataFrame(lines)

@@ -98,11 +98,13 @@ def test_labels_in_the_documented_order():
 
 def test_the_kits_tasks():
     assert tasks.known() == [
+        "alpaca/open",
         "held_out",
         "held_out_past",
         "indicqa/english",
         "indicqa/target",
         "indolem/sentiment",
+        "minilab/open",
         "minilab/passages",
         "minilab/sentiment",
         "mlqa/english",
@@ -127,7 +129,7 @@ def test_the_kits_tasks():
     assert tasks.load("held_out").places(["ind", "sun"], "test") == []
     with pytest.raises(
         TaskError,
-        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 13 others, or",
+        match=r"found the task 'nusax/topic'; did you mean 'nusaparagraph/topic'. allowed: .* and 14 others, or",
     ):
         tasks.load("nusax/topic")
 
