@@ -262,7 +262,10 @@ def test_people_and_models_judge_too(made, folder, tmp_path, capsys):
     mine = done.marks[done.marks["run"] == run.name]
     assert mine.groupby("judge").size().to_dict() == dict.fromkeys(("ani", "overlap", "says", "small"), 17)
     # a sheet puts a sign before what a spreadsheet would take for something else
-    answers = {(line["language"], line["question"], line["answer"].lstrip("'")): line["mark"] for line in lines[:-1]}
+    answers = {
+        (line["language"], line["question"].lstrip("'"), line["answer"].lstrip("'")): line["mark"]
+        for line in lines[:-1]
+    }
     seen = 0
     for line in mine[mine["judge"] == "ani"].to_dict("records"):
         key = line["language_name"], line["question"], line["answer"].strip().lstrip("'")

@@ -64,10 +64,10 @@ _VOCABULARIES = {
     ("gemma-3",): 262_144,
     ("SmolLM2",): 49_152,
 }
-# Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row.
+# Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row. A row of Alpaca in
+# English has 112 by SmolLM2's tokenizer; in another language a tokenizer may need several times as many.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
 _ROWS = 52_000  # of a file of Alpaca's
-_ALPACA = 130  # tokens of a row of it in English; of other languages a tokenizer may need several times as many
 _MIXED = 230  # of a row of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
 PASSAGE = 20  # prompts that take as long as a question on a passage, with its answer
@@ -250,9 +250,7 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
     # plain text is cut where it is as long as a row may be
     assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
-    if getattr(run.data, "instructions", None):
-        mixed = getattr(run.data, "alpha", 0) and run.data.mix
-        assumed = _MIXED if mixed else assumed if run.corpus == "minilab" else _ALPACA
+    assumed = _MIXED if getattr(run.data, "alpha", 0) and run.data.instructions and run.data.mix else assumed
     found = {"new": sum(new) / len(new) if new else assumed, "old": ASSUMED_TOKENS["old"]}
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
@@ -270,7 +268,7 @@ def assumptions() -> str:
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "
         "Where no data stage has counted them: "
-        f"{ASSUMED_TOKENS['new']} tokens a new row ({_ALPACA} of Alpaca's, {_ROWS:,} of which a file has), "
+        f"{ASSUMED_TOKENS['new']} tokens a new row ({_ROWS:,} in a file of Alpaca's), "
         f"{ASSUMED_TOKENS['old']} an old one, "
         f"{_TEXT_TOKENS} a scored prompt."
     )
