@@ -276,7 +276,8 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     """How far judges can be trusted, as far as it was asked: `items`, how often they agree answer by answer
     (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
     each made of answers whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to
-    others'; and `unmarked`, answers without a mark, by judge."""
+    others'; `asked`, requests that were sent, with tokens and cost as far as they are known; and `unmarked`, answers
+    without a mark, by judge."""
     marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
     if not marks:
         return {}
@@ -301,6 +302,10 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
             own.append(judge_checks.prefers_itself(theirs, model, origins, runs[0].seed).assign(judge=name))
     if own and len(found_own := pd.concat(own, ignore_index=True)):
         found["own"] = found_own.round(2)
+    whole = pd.concat([run.marks for run in runs if len(run.marks)], ignore_index=True)
+    if "requests" in whole and whole["requests"].sum():
+        columns = ["requests", "tokens_in", "tokens_out", "cost"]
+        found["asked"] = whole[whole["tries"] > 0].groupby("judge", sort=False)[columns].sum(min_count=1).reset_index()
     missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
     if len(missing):
         found["unmarked"] = missing.rename("answers").reset_index()

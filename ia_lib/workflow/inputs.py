@@ -84,6 +84,8 @@ class Inputs(Tested):
         found: list[Source] = [Asked(task.name, task.model_dump(mode="json", include={"name", "data"}), task.file)
                                for task in self.opened]  # fmt: skip
         wanted = [place for task in self.opened for place in self.places(task)]
+        gate = self.run.evaluate.gate
+        wanted += [("file", gate.file)] if gate and gate.file else []
         for name, judge in self.run.judge.judges.items():
             found.append(self._kits(self.wording(judge)))
             found += [self.found(judge.model, f"judges.{name}.model")] if judge.model else []
