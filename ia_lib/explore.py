@@ -269,17 +269,16 @@ class Explorer:
         controls = {
             "task": _choice("task", [("/".join(filter(None, task)), task) for task in tasks]),
             "code": _choice("language", _named(self.run, mine["language"])),
-            "number": widgets.BoundedIntText(
-                1, 1, mine.groupby(["task", "language"]).size().max(), description="request"
-            ),
+            # the number of its line, the same in all languages
+            "number": widgets.BoundedIntText(1, 1, int(mine["example"].astype(int).max()), description="request"),
         }
 
         def draw(task, code, number) -> str:
             lines, asked = [], None
             for name, frame in self.answers.items():
                 part = frame[(frame["dataset"] == task[0]) & (frame["task"] == task[1]) & (frame["language"] == code)]
-                if len(part):
-                    line = part.iloc[min(number, len(part)) - 1]
+                if len(part := part[part["example"] == str(number)]):
+                    line = part.iloc[0]
                     asked = line if asked is None else asked
                     marks = ", ".join(
                         f"{judge} {mark:g}" if mark == mark else f"{judge} none" for judge, mark in line["marks"]
@@ -289,7 +288,7 @@ class Explorer:
                         ("" if line["inside"] else "differs", name, line["answer"] or "(nothing)", inside, marks)
                     )
             if asked is None:
-                return "<p>No run was asked in that language.</p>"
+                return "<p>There is no such request in that language.</p>"
             told = f"<pre>{escape(asked['question'])}</pre>"
             if asked["reference"]:
                 told += f"<p>One right answer: {escape(asked['reference'])}</p>"

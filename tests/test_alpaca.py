@@ -294,14 +294,16 @@ def test_a_panel_shows_all_runs_answers_to_a_request(made, monkeypatch):
     monkeypatch.setattr(explore.scheduler, "make", lambda *_: [])
     panel = explore.Explorer(str(made.path), "all", "base", str(made.folder.parent)).free_answers()
     by = {control.description: control for control in panel.children[0].children}
-    by["language"].value, by["request"].value = "spa", 4
-    shown = panel.children[1].value
     # the fourth line of the Spanish file is broken
+    by["language"].value, by["request"].value = "spa", 4
+    assert "no such request" in panel.children[1].value
+    by["request"].value = 5
+    shown = panel.children[1].value
     assert "Nombra el color now 4." in shown
     assert all(f"<td>{run.name}</td>" in shown for run in made.runs)
     assert "overlap " in shown
     by["request"].value = 400
-    assert "Nombra el color now 5." in panel.children[1].value
+    assert "Nombra el color now 5." in panel.children[1].value, "the last one"
 
 
 @pytest.mark.quick
