@@ -2,8 +2,10 @@
 
 import csv
 import json
+import random
 import shutil
 from collections import Counter
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,10 +15,12 @@ from ia_lib import explore
 from ia_lib.data import requests
 from ia_lib.data.files import CorpusError, CorpusWarning
 from ia_lib.evaluation import judged
+from ia_lib.evaluation.generation import continued
 from ia_lib.evaluation.judges import JudgeWarning
 from ia_lib.instructions import alpaca
-from ia_lib.models.load import load_tokenizer
+from ia_lib.models.load import load_model, load_tokenizer
 from ia_lib.recipes import alpaca as recipe
+from ia_lib.report import results
 from ia_lib.workflow import show, work
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
@@ -277,8 +281,14 @@ def test_people_and_models_judge_too(made, folder, tmp_path, capsys):
     assert seen
     marked = mine[mine["judge"] == "ani"].dropna(subset="mark")
     assert len(marked) >= 17 - sum(line["answer"] == lines[-1]["answer"] for line in lines) - 1
+    # what has no mark is shown, and no sum is made of some of the requests
+    shown = show.marks(stage, done)
+    assert shown["mark"].isna().any() == done.marks.loc[done.marks["run"] == "all", "mark"].isna().any()
     found = done.measures
     assert set(found["source"]) >= {"ani", "small", "overlap"}
+    sums = show.scores_of_judges(done).set_index(["judge", "metric", "language"])["sum"]
+    assert sums["says", "score", "eng"] == "" if ("says", "score", "eng") in sums else True
+    assert sums["overlap", "score", "eng"] != ""
     page = table.report(finished_only=True)
     page.open()
     work.write_report(page)
@@ -349,10 +359,10 @@ def test_readings_follow_how_a_row_is_tuned(folder):
     assert (full.data.template, full.train.loss, full.train.keep) == ("plain", "answer", "last")
     assert (lora.data.template, lora.train.loss, lora.train.keep) == ("newline", "all", "best")
     assert (full.evaluate.asked, full.evaluate.repetition_penalty, full.evaluate.cut_answer) == (
-        ("indented", 1.1, "nothing")
+        ("indented", 1.1, "response")
     )
     assert (lora.evaluate.asked, lora.evaluate.repetition_penalty, lora.evaluate.cut_answer) == (
-        ("newline", 1.0, "sections")
+        ("newline", 1.0, "headings")
     )
     assert (paper.data.hold_out, full.data.hold_out) == ("instruction", "row")
     assert full.evaluate.no_repeat_ngram == 6
@@ -365,9 +375,50 @@ def test_prompts_and_cutting():
     assert alpaca.prompt("Say hi.", "", "newline") == plain + "\n"
     indented = alpaca.prompt("Say hi.\nTwice.", "", "indented")
     assert indented.endswith("\n\n    ### Response:\n    ")
-    assert "\n    ### Instruction:\n    Say hi.\n    Twice.\n\n" in indented
+    assert "\n\n    ### Instruction:\n    Say hi.\nTwice.\n\n    ### Response" in indented, "as released"
     assert alpaca.cut(" Hi.\n\n### Instruction:\nMore") == "Hi."
-    assert alpaca.cut("# A heading\n### Another\ntext") == "# A heading\n### Another\ntext"
+    text = "# A heading\n### Another\ntext"
+    assert [alpaca.cut(text, at) for at in ("sections", "headings", "response")] == [text, "# A heading", text]
+    more = "Hi.</s>\n### Input:\nx\n### Response:\nHo."
+    assert [alpaca.cut(more, at) for at in ("sections", "headings", "response")] == [
+        "Hi.</s>",
+        "Hi.</s>",
+        "Hi.</s>\n### Input:\nx",
+    ]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answers_hang_on_their_own_request_alone(made, beams):
+    stage = made.stage("all", "evaluate")
+    model, tokenizer = load_model(*stage.inputs.tuned_model), load_tokenizer(*stage.inputs.tokenizer)
+    prompts = [tokenizer(text)["input_ids"] for text in ("Name the colour 1.", "Nomme la couleur", "Nombra", "It is")]
+    # a token that the model often says ends its answers, at different places
+    plain = continued(model, tokenizer, prompts, 12, [tokenizer.eos_token_id], beams=beams)
+    end = tokenizer(plain[0])["input_ids"][-1]
+    for special in (False, True):
+        how = {"beams": beams, "no_repeat_ngram": 4, "special": special}
+        together = continued(model, tokenizer, prompts, 12, [end, tokenizer.eos_token_id], **how)
+        alone = [continued(model, tokenizer, [one], 12, [end, tokenizer.eos_token_id], **how)[0] for one in prompts]
+        assert together == alone
+        assert not any("<pad>" in text for text in together)
+
+
+def test_judges_are_compared_without_the_gate(tmp_path):
+    # two judges that mark at random, and systems of which some answer in the wrong language
+    rng, runs = random.Random(3), []
+    for i in range(12):
+        lines = [
+            {"run": f"r{i}", "dataset": "", "task": "t", "language": "eng", "example": str(n), "answer": "x",
+             "inside": i % 2 == 0, "judge": judge, "mark": float(rng.randint(1, 3))}
+            for n in range(50) for judge in ("a", "b")
+        ]  # fmt: skip
+        folder = tmp_path / f"r{i}" / "evaluate"
+        run = SimpleNamespace(name=f"r{i}", row=f"r{i}", seed=1, marks=pd.DataFrame(lines), checks=pd.DataFrame())
+        run.folder, run.manifest, run.language = folder, {"origin": ""}, lambda code: code
+        runs.append(run)
+    (line,) = results.judges(runs)["systems"].to_dict("records")
+    assert line["p"] > 0.05
+    assert abs(line["pearson"]) < 0.7
 
 
 @pytest.mark.quick

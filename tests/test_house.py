@@ -37,7 +37,7 @@ MAY_READ = {
     },
     "report": {
         *("evaluation.measures", "evaluation.comparison", "evaluation.resampling", "evaluation.rules"),
-        *("evaluation.agreement", "evaluation.blind", "evaluation.judge_checks"),
+        *("evaluation.agreement", "evaluation.blind", "evaluation.judge_checks", "evaluation.replies"),
         *("data.languages", "data.files", "data.questions", "evaluation.extraction", *LEAVES),
     },
 }

@@ -51,11 +51,15 @@ GIVEN = r"""
 2/3 | Rating: 2 / 3 | 2 out of 3 | 2 (out of 3) | I would give 2 out of 3. | I'd say it is 2 out of 3.
 I'd rate it a 2. | The mark is 2, since it is short. | On a scale of 1 to 3, I would give this a 2. | 2 points
 2 - but short | 2\n\nThe answer is partly right.
-This answer deserves a 2 because it stops. | <think>1 or 3?</think>\n2
+Score 2 | <score>2</score> | I'd give it a solid 2. | This answer deserves a 2 because it stops.
+<think>1 or 3?</think>\n2
 """
 NOT_GIVEN = """
 A good answer. | 2 or 3 | 1, 2, 3 | 1-3 | between 1 and 3 | 0 | 5 | 23 | Score: 12 | -2 | 2.5 | 2,5 | 2/5 | 2 out of 10
 1/2 | 5/3 | 2% | 2nd | x2 | GPT-3 | two | It names 3 cities | 3 cities are named. | I give 3 reasons
+I cannot give it a 3.
+Never give it 3. | I would not give 3 | The answer doesn't deserve a 3 | 1. The answer is good.
+the response gives 3, which is wrong | The correct answer is 2, but it says 7 | I give 1 point for grammar
 It has 2 out of 3 facts | <think>I give 2. | 2 of 3 facts are right | I would give this a 2 out of | ２３ | 1０
 """
 
@@ -759,7 +763,7 @@ def test_a_real_endpoint_is_asked_once(counted, twos, tmp_path):
     # more answers, and a length at which it says 22, which is no mark
     marks(one, items(8), tmp_path, wording=OURS)
     assert len(counted.asked) == 8
-    with pytest.warns(JudgeWarning, match=r"2 of 2 answers have no mark, .* \(as '22'\)"):
+    with pytest.warns(JudgeWarning, match="2 of 2 answers have no mark"):
         marks(judge(counted, model=str(twos), max_tokens=2, timeout=60), items(2), tmp_path, wording=OURS)
     assert len(counted.asked) == 12
     with pytest.raises(EndpointError, match="answers 400, and so refuses the request; Server is pinned to"):

@@ -61,12 +61,22 @@ class Gate:
         return set(self._found(text)) if _LETTER.search(text) else set()
 
 
+# Languages that are taken for one another so often that where one is asked for the other competes.
+_NEIGHBOURS = {"bul": "rus", "rus": "bul", "nor": "dan", "dan": "nor", "ind": "jav", "jav": "ind"}
+
+
+def beside(codes: Sequence[str]) -> list[str]:
+    """The near neighbours of languages that are not among them."""
+    found = [other for code in codes for known, other in _NEIGHBOURS.items() if code in same(known)]
+    return [other for other in dict.fromkeys(found) if not any(code in same(other) for code in codes)]
+
+
 def gate(by: By, among: Sequence[str], file: Path | str | None = None) -> Gate:
     """The gate for answers in the languages `among`, by any of their codes (`identification`); it answers by these
     codes. Only these compete, so that what is in a near neighbour is taken for one of them, as Danish for Norwegian if
-    Danish is not `among` them; a text for which all of them are less than 1% likely, beside all languages that the
-    identifier knows, is in none. With `lexicon` all the mini lab's languages compete, since there a text in its own
-    language never loses.
+    Danish is not `among` them (see `beside`); a text for which all of them are less than 1% likely, beside all
+    languages that the identifier knows, is in none. With `lexicon` all the mini lab's languages compete, since there a
+    text in its own language never loses.
 
     `file`: the model of `fasttext`. Of its labels, as `__label__nob_Latn`, the script does not count, and a language's
     several labels (nob and nno, zho_Hans and zho_Hant) all stand for it.
@@ -129,7 +139,7 @@ def _by_words(codes: Sequence[str]) -> Callable[[str], Collection[str]]:
     are the same in several languages, and count for each: a text all of such words is in all of them."""
     vocabularies = {code: _vocabulary(code) for code in languages.NUSAX}
     if other := next((code for code in codes if code not in vocabularies), None):
-        raise Refusal("languages", other, f"the mini lab's ({listed(vocabularies, other)})", vocabularies)
+        raise Refusal("languages", other, f"the mini lab's ({listed(vocabularies, other)})", list(vocabularies))
 
     def found(text: str) -> list[str]:
         said = _words(text)

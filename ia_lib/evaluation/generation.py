@@ -93,12 +93,18 @@ def _continued(model, tokenizer, prompts, tokens, stop, special, progress, how) 
         room = tokens if decodes or not positions else max(1, min(tokens, positions - longest))
         out = model.generate(ids, attention_mask=mask, max_new_tokens=room, **how)
         # a causal model's output begins with the prompt, a decoder's with the token that starts every answer
-        said = tokenizer.batch_decode(out[:, 1 if decodes else ids.shape[1] :], skip_special_tokens=not special)
+        said = [_ended(row, how["eos_token_id"]) for row in out[:, 1 if decodes else ids.shape[1] :].tolist()]
+        said = tokenizer.batch_decode(said, skip_special_tokens=not special)
         for i, text in zip(numbers, said, strict=True):
             found[i] = text.partition(stop)[0] if stop else text
         if progress:
             progress(len(numbers))
     return found
+
+
+def _ended(ids: list[int], ends: Collection[int]) -> list[int]:
+    """Up to the first end, with it: what stands behind only fills the batch."""
+    return ids[: next((i for i, token in enumerate(ids) if token in ends), len(ids)) + 1]
 
 
 def _goes_on(model, prompts: Sequence[list[int]], pad: int) -> bool:

@@ -20,6 +20,7 @@ NONE = "no answer"
 OTHER_QUESTION = "the answer to another question"
 OTHER_LANGUAGE = "the answer in another language"
 REPEATED = "the question repeated"
+_FEW = 5  # of so many that are all alike an interval says nothing
 CHECKS = (AGAIN, NONE, OTHER_QUESTION, OTHER_LANGUAGE, REPEATED)
 
 
@@ -179,7 +180,10 @@ def _verdict(check: str, wrong: int, line: dict) -> str:
     got = f"{wrong} of {count} above 1" if wrong else f"all {count} marked 1"
     if line["real_mean"] == 1:
         return f"{got}; real answers get 1, too, so that nothing is shown"
-    return f"{got}; {'marked below' if line['low'] > 0 else 'not told from'} real answers"
+    if count < _FEW:
+        return f"{got}; too few to tell them from real answers"
+    told = "marked below" if line["low"] > 0 else "marked ABOVE" if line["high"] < 0 else "not told from"
+    return f"{got}; {told} real answers"
 
 
 def _model(name: str) -> str:

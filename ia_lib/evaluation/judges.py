@@ -28,14 +28,20 @@ _OF_THREE = re.compile(r"(?<=\d)[*_(\s]*(?:/|\bout of\b)\s*3(?![\w%/]|[.,]\d)", 
 _SCALE = re.compile(r"\bscale\s+(?:of|from)\s+1\s*(?:to|-|–)\s*3(?![\w%/]|[.,]\d)", re.IGNORECASE)
 _WORD = re.compile(r"[\w.,+\-/%]+")
 # What stands before a mark, if anything does: a name for it and a colon, or words that give one.
-_NAMES = "score|mark|rating|grade|evaluation|points|result|answer|verdict|judge?ment"
-_FILLED = "it|this|that|the|an?|my|answer|response|reply|score|mark|rating|grade|of|as|is"
-_GIVEN = f"(?:{_NAMES})\\s+(?:is|of|would be)|rated?|gives?|given|awards?|assign|deserves?|gets?|earns?"
-_BEFORE = re.compile(rf"\b(?:(?:{_NAMES})\b\W*[:=]|(?:{_GIVEN})\b(?:\s+(?:{_FILLED}))*\s)\W*$", re.IGNORECASE)
+_NAMES = "score|mark|rating|grade|evaluation|verdict|judge?ment"
+_FILLED = "it|this|that|the|an?|my|answer|response|reply|score|mark|rating|grade|of|as|is|solid|clear"
+# what a response gives, and what an answer is, may be anything
+_GIVEN = f"(?:{_NAMES})\\s+(?:is|of|would be)|rated?|give|given|awards?|assign|deserves?|gets?|earns?"
+_NAMED = f"(?:{_NAMES}|points|result|answer)\\b\\W*[:=>]|(?:score|mark|rating|grade)\\s"
+_BEFORE = re.compile(rf"\b(?:{_NAMED}|(?:{_GIVEN})\b(?:\s+(?:{_FILLED}))*\s)\W*$", re.IGNORECASE)
+# A sentence that denies what it names.
+_DENIED = re.compile(r"(?:\b(?:not|never|cannot|no|neither|without)\b|n['’]t\b)[^.!?\n]*$", re.IGNORECASE)
 # And behind it: nothing, or something that begins anew.
 _AFTER = re.compile(
-    r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]}–—|-]|\s*\n|\s+(?:points?|because|since|as|for)\b)", re.IGNORECASE
+    r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]}<–—|-]|\s*\n|\s+(?:points|because|since|as|for)\b)", re.IGNORECASE
 )
+# What a list of remarks begins with.
+_FIRST = re.compile(r"\W*1[.)]\s+\w")
 _NEAR = 80  # characters in which these are looked for
 
 
@@ -49,6 +55,8 @@ def parsed(reply: str) -> int | None:
     (`5`, `23`, `2.5`, `2/5`) or with several (`2 or 3`), and for one whose number may count something else."""
     text = unicodedata.normalize("NFKC", reply).replace("\0", " ").rpartition("</think>")[2]
     text = _SCALE.sub("scale", _OF_THREE.sub("\0", text)).strip()
+    if _FIRST.match(text):
+        return None
     numbers = [word for word in _WORD.finditer(text) if re.search(r"\d", word[0])]
     # a full stop, comma or dash behind a number is none of its own
     said = {number[0].rstrip(".,-").strip("_") for number in numbers}
@@ -59,7 +67,7 @@ def parsed(reply: str) -> int | None:
         before, after = text[:begin], text[begin + 1 : begin + 1 + _NEAR]
         # nobody but who gives a mark says what it is out of
         given = after[:1] == "\0" or not re.search(r"[^\W_]", before) or _BEFORE.search(before[-_NEAR:])
-        if given and _AFTER.match(after.removeprefix("\0")):
+        if given and not _DENIED.search(before[-_NEAR:]) and _AFTER.match(after.removeprefix("\0")):
             return int(one)
     return None
 
@@ -102,10 +110,8 @@ def marks(
     whole = ("tries", "requests")
     marked = marked.astype({name: int if name in whole else float for name in MARKED if name != "reply"})
     if none := int(marked["mark"].isna().sum()):
-        first = marked.loc[marked["mark"].isna(), "reply"].iloc[0]
-        said = (
-            f"{none:,} of {len(marked):,} answers have no mark, since the judge's replies are none (as {first!r:.60})"
-        )
+        # a reply may repeat somebody's sentence, so it is not told
+        said = f"{none:,} of {len(marked):,} answers have no mark, since the judge's replies are none"
         warnings.warn(said, JudgeWarning, stacklevel=2)
     return marked
 

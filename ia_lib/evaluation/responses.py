@@ -15,8 +15,6 @@ from ia_lib.instructions import alpaca
 from ia_lib.models import encoding
 
 IN_LANGUAGE = "in the language"
-# What costs nothing: a sentence that is an answer to any request.
-POLITE = "Thank you for your question. I am glad to help you with that."
 
 
 def respond(
@@ -28,15 +26,15 @@ def respond(
     gate: Gate,
     *,
     asked: str = "newline",
-    cut: bool = True,
+    cut: str = "sections",
     chat: bool = False,
     progress: Callable[[int], None] | None = None,
     **decoding: float,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Let the model answer requests (as `requests.read` has them) in one language: in Alpaca's prompt (`asked` is a
-    form of `alpaca.prompt`), or as they are where it is "bare" or the model is asked in its chat's form. With `cut` an
-    answer ends where it goes on with a section of the prompt, and no special tokens are told; without, both stay, as in
-    the study's code for models that were tuned whole. `decoding` is what `generation.continued` takes. `progress` is
+    form of `alpaca.prompt`), or as they are where it is "bare" or the model is asked in its chat's form. An answer ends
+    where `alpaca.cut` says; with "response" the special tokens at its end are told, too, as in the study's code for
+    models that were tuned whole. `decoding` is what `generation.continued` takes. `progress` is
     told of every few requests, how many they are.
 
     Returns predictions (`PREDICTION_COLUMNS`; `gold` is the reference) and counts (`COUNTS`) of answers that are in the
@@ -52,9 +50,9 @@ def respond(
     (row,), _ = encoding.encode(tokenizer, texts[:1], ["."], 10**9, chat=chat, encoder_decoder=decodes)
     ends = {tokenizer.eos_token_id, row["input_ids"][-1]}
     said = continued(
-        model, tokenizer, prompts, task.max_new_tokens, ends, special=not cut, progress=progress, **decoding
+        model, tokenizer, prompts, task.max_new_tokens, ends, special=cut == "response", progress=progress, **decoding
     )
-    said = [alpaca.cut(answer) if cut else answer.strip() for answer in said]
+    said = [alpaca.cut(answer, cut) for answer in said]
     place = {"dataset": task.dataset, "task": task.task, "kind": task.kind, "source": "", "language": language}
     ids, references = requests["example"][:], requests["reference"][:]
     predictions = [

@@ -17,8 +17,12 @@ _WITH_INPUT = ", paired with an input that provides further context"
 _ASKS = "Write a response that appropriately completes the request."
 
 
-# The sections of a prompt, any of which ends an answer.
-_MARKER = re.compile(r"### (?:Instruction|Input|Response):")
+# What ends an answer.
+_CUTS = {
+    "sections": re.compile(r"### (?:Instruction|Input|Response):"),
+    "headings": re.compile(r"### Response:|\n### "),
+    "response": re.compile(r"### Response:"),
+}
 
 
 def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
@@ -58,16 +62,18 @@ def _read(path: Path, time: int, names: tuple[str, ...]) -> list[dict[str, str]]
 def prompt(instruction: str, further: str = "", form: str = "plain") -> str:
     """Stanford Alpaca's prompt, with the section of an input where there is one. The answer follows at once ("plain"),
     or on a line of its own ("newline", as in alpaca-lora). "indented" is how the released code of the Alpaca study asks
-    models that were tuned whole: all lines but the first behind four blanks, and four more to begin the answer."""
+    models that were tuned whole: the template's lines but the first behind four blanks, and four before the answer."""
     begins = f"{_BEGINS}{_WITH_INPUT if further else ''}. {_ASKS}"
-    sections = [begins, f"### Instruction:\n{instruction}", *([f"### Input:\n{further}"] if further else [])]
-    whole = "\n\n".join([*sections, "### Response:"]) + ("" if form == "plain" else "\n")
-    return re.sub(r"\n(?!\n)", "\n    ", whole) if form == "indented" else whole
+    # the template is indented, and not what it is filled with
+    line = "\n    " if form == "indented" else "\n"
+    sections = [begins, f"### Instruction:{line}{instruction}", *([f"### Input:{line}{further}"] if further else [])]
+    return f"\n{line}".join([*sections, "### Response:"]) + ("" if form == "plain" else line)
 
 
-def cut(answer: str) -> str:
-    """An answer up to where it goes on with a section of the prompt."""
-    return _MARKER.split(answer, maxsplit=1)[0].strip()
+def cut(answer: str, at: str = "sections") -> str:
+    """An answer up to where it goes on with a section of the prompt ("sections"). As released, with adapters up to any
+    heading ("headings"), without them up to a second response alone ("response")."""
+    return _CUTS[at].split(answer, maxsplit=1)[0].strip()
 
 
 def mixed(

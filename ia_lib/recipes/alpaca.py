@@ -33,7 +33,7 @@ READINGS = {
     "beams": (4, 4, 4),
     "no_repeat_ngram": (6, 6, 6),
     "repetition_penalty": (1.0, _by_method(1.0, 1.1), 1.0),
-    "cut_answer": ("sections", _by_method("sections", "nothing"), "sections"),
+    "cut_answer": ("sections", _by_method("headings", "response"), "sections"),
 }
 
 
@@ -239,8 +239,7 @@ class _Budgets:
         per_step, asked, lengths = self.data.per_step, self.data, {}
         for code in self.found:
             texts = [self.row(code, i) for i in range(self.count[code])]
-            whole = [text["prompt"] + text["answer"] for text in texts]
-            lengths[code] = [min(n + 1, asked.max_length) for n in self.inputs.tokens(whole)]
+            lengths[code] = self.inputs.tokens(texts)
         english = bool({*ENGLISH} & {*self.found})
         kinds = [("mono", code) for code in self.found]
         kinds += [(name, None) for name in BUDGETS[1:] if english or name != "english"]

@@ -307,6 +307,7 @@ class Gate(Part):
 
     by: Literal["langid", "fasttext", "lexicon"] = "langid"  # py3langid, a fastText model, the mini lab's words
     file: Text | None = None  # of fasttext: its model
+    among: list[Text] | None = Field(None, min_length=2)  # languages that compete; default: the task's, with neighbours
 
     @model_validator(mode="after")
     def _has_model(self):
@@ -330,7 +331,7 @@ class Evaluate(Part):
     beams: Annotated[Count, Field(le=64)] = 1
     no_repeat_ngram: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
     repetition_penalty: Annotated[Number, Field(gt=0, le=10)] = 1.0
-    cut_answer: Literal["sections", "nothing"] = "sections"
+    cut_answer: Literal["sections", "headings", "response"] = "sections"
     gate: Gate | None = None  # default: the mini lab's words for its languages, py3langid for others
     wordings: list[str] = Field(["english"], min_length=1)
     label_order: Literal["documented", "shuffled"] = "documented"

@@ -256,14 +256,15 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
     for number, place in enumerate(languages):
         at = {"row": number // columns + 1, "col": number % columns + 1}
         here = frame[frame["place"] == place]
-        for (budget, tuning), part in here.groupby(["budget", "tuning"], sort=False):
+        # rows that were tuned on no budget go by their names
+        for (_, budget, tuning), part in here.groupby(["called", "budget", "tuning"], sort=False):
             colour, symbol = BUDGET_LOOK.get(budget, (GREY, "diamond"))
             part = part.sort_values("size")
-            name = f"{budget}, {'LoRA' if tuning == 'lora' else 'all weights'}" if budget else "before"
+            name = f"{budget}, {'LoRA' if tuning == 'lora' else 'all weights'}" if budget else part["row"].iloc[0]
             legend = {"legendgroup": name, "showlegend": name not in shown}
             shown.add(name)
             hover = f"{name}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
-            x = part["size"] if by_size else [budget or "before"] * len(part)
+            x = part["size"] if by_size else [budget or name] * len(part)
             open_, dash = ("-open", "dot") if tuning == "lora" else ("", "solid")
             curve(figure, name, x, part, "value", (colour, symbol + open_, dash), hover, **legend, **at)
         if metric == "score":
@@ -271,7 +272,9 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
     if by_size:
         figure.update_xaxes(type="log", title="parameters (billions)")
     else:
-        figure.update_xaxes(categoryorder="array", categoryarray=["before", *BUDGET_LOOK])
+        figure.update_xaxes(
+            categoryorder="array", categoryarray=[*frame.loc[frame["budget"] == "", "row"].unique(), *BUDGET_LOOK]
+        )
     title, axis = _OF_ANSWERS[metric]
     figure.update_yaxes(range=[-0.1, 3.1])
     figure.update_yaxes(title=axis, col=1)
@@ -306,7 +309,8 @@ def _marked(results: pd.DataFrame, metric: str) -> pd.DataFrame:
     frame = frame[(frame["trained_on"] == "") | (frame["trained_on"] == frame["language"])]
     order = {group: i for i, group in enumerate(GROUPS)}
     frame = frame.sort_values("group", key=lambda column: column.map(order), kind="stable")
-    return plain(frame.assign(place=frame["language_name"] + " " + frame["group"]))
+    called = frame["budget"].where(frame["budget"] != "", frame["row"])
+    return plain(frame.assign(place=frame["language_name"] + " " + frame["group"], called=called))
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:

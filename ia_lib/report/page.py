@@ -315,9 +315,9 @@ def _notebooks(runs: list[Run], folder: Path, plotly: str | None) -> dict[str, d
     found: dict[str, dict[str, str]] = {}
     folder.mkdir(exist_ok=True)
     exporter = HTMLExporter(template_name="basic")
-    for run, stage in product(runs, STAGES):
+    for run, stage in product(runs, [*STAGES, "judge"]):
         path = run.folder.parent / f"{stage}.ipynb"
-        if not path.is_file():
+        if not path.is_file() or stage not in run.stages:
             continue
         notebook = nbformat.read(path, as_version=4)
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):

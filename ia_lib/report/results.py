@@ -11,7 +11,7 @@ import pandas as pd
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
-from ia_lib.evaluation import agreement, comparison, judge_checks, measures
+from ia_lib.evaluation import agreement, comparison, judge_checks, measures, replies
 from ia_lib.evaluation.blind import KEYS
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
@@ -19,6 +19,7 @@ from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
 STAGES = ("data", "tune", "evaluate")
+REPLIES = ".replies"  # in a table's folder: what endpoints answered, once for all runs
 
 
 class Run:
@@ -33,6 +34,9 @@ class Run:
         self.stages = {stage: _json(path) for stage, path in places.items() if path.is_file()}
         self.manifest = self.stages["evaluate"]
         settings = self.settings = {**self.manifest["settings"], **(said or {})}
+        if judged:
+            # judges may have come later
+            settings["judge"] = self.stages["judge"]["settings"]["judge"]
         self.name, self.row, self.seed = settings["name"], settings["row"], settings["seed"]
         self.groups = {"L1": settings["known"], "L2": settings["taught"], "L3": settings["unseen"]}
         self.base, self.rule = settings["model"]["run"], settings["evaluate"]["scoring_rule"]
@@ -260,24 +264,27 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
     lines = lines[(lines["language"] != "all") | (lines["cells"] > 1)].assign(task=_called(lines))
     lines = lines.fillna({"budget": "", "tuning": "", "source": ""})
     of = dict(iter(lines.groupby("metric")))
-    inside = of["in the language"].set_index(key)["value"].rename("inside")
+    inside = of["in the language"].set_index(key)[["value", "examples"]].set_axis(["inside", "asked"], axis="columns")
     if "score" not in of:
-        return inside.reset_index().assign(judge="").round(1)
+        unknown = dict.fromkeys(("value", "low", "high", "sum", "baseline", "any_language", "lost"), float("nan"))
+        return inside.reset_index().rename(columns={"asked": "examples"}).assign(judge="", **unknown).round(1)
     found = of["score"][[*_COUNTED.split(), "budget", "tuning"]].rename(columns={"source": "judge"})
     for name, metric in (("any_language", "score, any language"), ("lost", "lost at the gate")):
         values = of[metric].rename(columns={"source": "judge", "value": name})
         found = found.merge(values[[*key, "judge", name]], "left", [*key, "judge"], validate="1:1")
     found = found.join(inside, key)
-    found["sum"] = (found["value"] * found["examples"]).where(found["language"] != "all").round()
-    return found.drop(columns="metric").round(2)
+    # a sum over some of the requests is none
+    whole = (found["language"] != "all") & (found["examples"] == found["asked"])
+    found["sum"] = (found["value"] * found["examples"]).where(whole).round()
+    return found.drop(columns=["metric", "asked"]).round(2)
 
 
 def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     """How far judges can be trusted, as far as it was asked: `items`, how often they agree answer by answer
     (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
     each made of answers whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to
-    others'; `asked`, requests that were sent, with tokens and cost as far as they are known; and `unmarked`, answers
-    without a mark, by judge."""
+    others'; `asked`, requests that were sent for the whole table, with the tokens that the endpoints claim; and
+    `unmarked`, answers without a mark, by judge."""
     marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
     if not marks:
         return {}
@@ -286,12 +293,19 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     if len(names) > 1:
         wide = every.pivot(index=[*KEYS, "answer", "inside"], columns="judge", values="mark").reset_index()
         found["items"] = agreement.by_item(wide, names, runs[0].seed).round(3)
-        gated = wide.assign(**{name: wide[name] * wide["inside"].astype(bool) for name in names})
-        scores = gated.groupby(["run", "language"], sort=False)[names].mean().reset_index()
-        found["systems"] = agreement.by_system(scores, names).round(3)
+        frames = []
+        for pair in map(list, combinations(names, 2)):
+            # of what both have marked, and without the gate, which is the same for both
+            means = wide.dropna(subset=pair).groupby(["run", "language"], sort=False)[pair].mean().reset_index()
+            frames.append(agreement.by_system(means, pair))
+        systems = pd.concat(frames, ignore_index=True).round(3)
+        # with fewer than three there is nothing to correlate
+        if len(systems := systems[systems["systems"] > 2]):
+            found["systems"] = systems
     checks = [run.checks.assign(run=run.name) for run in runs if len(run.checks)]
     if checks:
-        found["checks"] = pd.concat(checks, ignore_index=True).round(2)
+        every_check = pd.concat(checks, ignore_index=True).round(2)
+        found["checks"] = every_check[["run", "judge", *(c for c in every_check if c not in ("run", "judge"))]]
     origins = {run.name: run.manifest["origin"] for run in runs if run.manifest["origin"]}
     known, own = every[every["run"].isin(origins)], []
     for name in names if len(known) else ():
@@ -302,10 +316,14 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
             own.append(judge_checks.prefers_itself(theirs, model, origins, runs[0].seed).assign(judge=name))
     if own and len(found_own := pd.concat(own, ignore_index=True)):
         found["own"] = found_own.round(2)
-    whole = pd.concat([run.marks for run in runs if len(run.marks)], ignore_index=True)
-    if "requests" in whole and whole["requests"].sum():
-        columns = ["requests", "tokens_in", "tokens_out", "cost"]
-        found["asked"] = whole[whole["tries"] > 0].groupby("judge", sort=False)[columns].sum(min_count=1).reset_index()
+    if len(sent := replies.read(runs[0].folder.parents[1] / REPLIES)):
+        counts = ["requests", "tokens_in", "tokens_out"]
+        # what is not known of some is not known of all
+        found["asked"] = sent.groupby(["base_url", "model"], sort=False)[counts].agg(lambda one: one.sum(skipna=False))
+        found["asked"] = found["asked"].reset_index()
+    for frame in found.values():
+        if "language" in frame:
+            frame["language"] = [runs[0].language(code) for code in frame["language"]]
     missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
     if len(missing):
         found["unmarked"] = missing.rename("answers").reset_index()

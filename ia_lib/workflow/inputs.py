@@ -234,17 +234,23 @@ class Inputs(Tested):
         return bool(self.run.judge.judges and self.opened)
 
     def gate(self) -> "Gate":
-        """What tells whether an answer is in its request's language: among those of its tasks, by the mini lab's words
-        where they are the lab's, else by py3langid, unless the row says. Raises Refusal for a language that it cannot
-        tell."""
-        from ia_lib.evaluation.gate import gate
+        """What tells whether an answer is in its request's language: among those of its tasks and their near
+        neighbours, by the mini lab's words where they are the lab's, else by py3langid, unless the row says. Raises
+        Refusal for a language that it cannot tell."""
+        from ia_lib.evaluation.gate import beside, gate
 
         asked, tasks = self.run.evaluate.gate, self.opened
         lab = all(task.data.source == "minilab" for task in tasks)
         by = asked.by if asked else "lexicon" if lab else "langid"
         codes = list(dict.fromkeys(code for task in tasks for code in task.data.languages))
-        # one alone is told from nothing
-        codes += ["eng"] if len(codes) == 1 and codes[0] not in ("eng", "en") else []
+        if asked and asked.among:
+            if missing := [code for code in codes if code not in asked.among]:
+                raise Refusal("gate.among", asked.among, f"{missing[0]}, too, in which the row is asked")
+            codes = asked.among
+        elif by != "lexicon":
+            codes += beside(codes)
+            # one alone is told from nothing
+            codes += ["eng"] if len(codes) == 1 and codes[0] not in ("eng", "en") else []
         return gate(by, codes, self.find("file", asked.file) if asked and asked.file else None)
 
     @property
@@ -318,10 +324,18 @@ class Inputs(Tested):
         borders = [0, *(offsets[i][0] for i in range(tokens, len(ids), tokens)), len(text)]
         return [text[begin:end] for begin, end in pairwise(borders)]
 
-    def tokens(self, texts: list[str]) -> list[int]:
-        """How many of the model's tokens each text has."""
+    def tokens(self, rows: list[dict[str, str]]) -> list[int]:
+        """How many of the model's tokens each row is tuned on: prompt and answer, with what begins and ends them."""
+        from ia_lib.models.encoding import encode
+
+        run = self.run
+        if run.chat:
+            pairs = [row["prompt"] for row in rows], [row["answer"] for row in rows]
+            return [len(row["input_ids"]) for row in encode(self._cutting, *pairs, **run.encoding())[0]]
+        texts = [row["prompt"] + row["answer"] for row in rows]
         parts = (texts[i : i + 10_000] for i in range(0, len(texts), 10_000))
-        return [len(ids) for part in parts for ids in self._cutting(part, add_special_tokens=False)["input_ids"]]
+        found = (ids for part in parts for ids in self._cutting(part)["input_ids"])
+        return [min(len(ids) + run.data.end_of_sequence, run.data.max_length) for ids in found]
 
     @cached_property
     def _cutting(self):

@@ -11,13 +11,11 @@ from ia_lib.evaluation.responses import IN_LANGUAGE
 from ia_lib.instructions import judging as wordings
 from ia_lib.models import load
 from ia_lib.recipes.alpaca import ENGLISH
+from ia_lib.report.results import REPLIES
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.weights import weights
-
-# What judges answered, once for the whole table.
-_REPLIES = ".replies"
 
 
 def items(stage: Stage) -> pd.DataFrame:
@@ -84,7 +82,7 @@ def judge(stage: Stage) -> None:
             marks.append(_of_people(stage, asking, asked).assign(judge=name))
             continue
         how = {"wording": wordings.read(inputs.wording(asking)), "load": _loader(stage, name, asking), "progress": tell}
-        store = inputs.outputs / _REPLIES
+        store = inputs.outputs / REPLIES
         given = judges.marks(asking, asked, store, **how)
         marks.append(pd.concat([asked, given], axis=1).assign(judge=name))
         if len(trials) and not asking.rule:

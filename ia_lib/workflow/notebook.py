@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import warnings
 from typing import Any
 
 from ia_lib.data.yaml_files import meant, told
@@ -68,6 +69,8 @@ def open_stage(
     of the table's rows for this run; its artefacts then go to a run folder of their own, named after the changes.
     """
     check_parameters()
+    # what is warned of, without the line of code that does it
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     made = Table(table, outputs_dir)
     if JOB in os.environ:
         changes = json.loads(os.environ.get(CHANGES, "{}"))

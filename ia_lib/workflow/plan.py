@@ -200,6 +200,7 @@ def print_results(table: "Table") -> None:
         asked = asked.drop(columns=["group_name", "baseline_is"], errors="ignore")
         print("\nanswers from passages\n" + asked.to_string(index=False, na_rep=""))
     if len(free := results.opened(found)):
+        free["language"] = free["language"].where(free["language"] != "all", "all of " + free["group"])
         columns = ["run", "task", "judge", "language", "value", "low", "high", "sum", "any_language", "lost", "inside"]
         shown = (
             free.reindex(columns=[*columns, "baseline"]).rename(columns={"value": "score"}).dropna(axis=1, how="all")

@@ -1,6 +1,7 @@
 """What a stage will read, looked at before any work: files, settings that hang on them, texts, the model."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -37,7 +38,7 @@ def check(inputs, seen: set, without: bool = False) -> None:
     if inputs.stage == "data" and run.data.past and run.data.past.xp3:
         corpora.check_xp3(run.data.past.xp3)
     if inputs.stage == "judge":
-        _check_judges(inputs)
+        _check_judges(inputs, seen)
     if inputs.stage in ("tune", "judge"):
         return
     if inputs.stage == "evaluate":
@@ -70,6 +71,12 @@ def check(inputs, seen: set, without: bool = False) -> None:
                     raise CorpusError(f"{task.name} in {code}: {code_mixing.MISSING}")
                 for column in ("context", "question"):
                     _look(inputs, seen, corpora.cells(questions, column), f"of {task.name} in {code} ({column}s)")
+    for task in inputs.opened if inputs.stage == "evaluate" else ():
+        codes = [code for code in inputs.tested(task) if inputs.here(task.places([code], inputs.split_of(task)))]
+        last = {code: task.read(inputs.find, [code], inputs.split_of(task))["example"][-1] for code in codes}
+        if len({*last.values()}) > 1:
+            told = ", ".join(f"{number} in {code}" for code, number in last.items())
+            _say(seen, f"the last request of {task.name} stands in line {told}: line n must be the same request in all")
     for wording in run.wordings if inputs.stage == "evaluate" else ():
         templates.label_words([], wording)
     if inputs.stage == "evaluate":
@@ -113,7 +120,7 @@ def check(inputs, seen: set, without: bool = False) -> None:
                 _look(inputs, seen, corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
 
 
-def _check_judges(inputs) -> None:
+def _check_judges(inputs, seen: set) -> None:
     """Refuse a wording or sheet that cannot be read, and a rule without references."""
     from ia_lib.evaluation import blind
 
@@ -122,6 +129,12 @@ def _check_judges(inputs) -> None:
         if judge.endpoint and not judge.endpoint.local and not inputs.run.machine.share_text:
             allowed = "an endpoint on this machine, since share_text is false"
             raise Refusal(f"judges.{name}.endpoint.base_url", judge.endpoint.base_url, allowed)
+        far = judge.endpoint and judge.endpoint.key and not judge.endpoint.local
+        if far and not os.environ.get(judge.endpoint.key):
+            _say(
+                seen,
+                f"the judge {name} needs its key in the environment variable {judge.endpoint.key}, which is not set",
+            )
         if judge.people:
             blind.read(*(inputs.find("file", file) for file in (judge.people, judge.key)))
         for task in inputs.opened if judge.rule else ():

@@ -20,6 +20,7 @@ from ia_lib.workflow.work import Evaluated, Evaluation, Judged, MadeData, Tuned,
 
 # Two dollar signs in somebody's text are no formula.
 pd.set_option("display.html.use_mathjax", False)
+pd.set_option("display.max_colwidth", 300)  # answers are to be read
 
 
 def run(stage: Stage) -> str:
@@ -280,7 +281,13 @@ def scores_of_judges(done: Judged) -> pd.DataFrame:
     over the requests, as the study has it."""
     frame = done.measures
     frame = frame[(frame["prompt"] == "all") & (frame["dataset"] != "all")]
-    frame = frame.assign(sum=(frame["value"] * frame["examples"]).where(frame["language"] != "all").round())
+    # over all requests, as the study has it, or not at all
+    asked = done.marks.groupby(["judge", "run", "language"], dropna=False)["mark"].apply(
+        lambda marks: marks.notna().all()
+    )
+    whole = asked.groupby(level=["judge", "language"]).all()
+    marked = [whole.get(key, False) for key in zip(frame["source"], frame["language"], strict=True)]
+    frame = frame.assign(sum=(frame["value"] * frame["examples"]).where(marked).round())
     columns = "task source metric group language value low high sum examples baseline baseline_is"
     frame = frame[columns.split()].rename(columns={"source": "judge", "examples": "requests"})
     return frame.round(2).fillna("").reset_index(drop=True)
@@ -289,8 +296,8 @@ def scores_of_judges(done: Judged) -> pd.DataFrame:
 def marks(stage: Stage, done: Judged, rows: int = 2) -> pd.DataFrame:
     """Some requests with their answers and marks: of each judge, mark and side of the gate as many."""
     mine = done.marks[done.marks["run"] == stage.run.name]
-    by = mine.groupby(["judge", "mark", "inside"], sort=True, dropna=False)
-    few = by.sample(frac=1, random_state=1).groupby(["judge", "mark", "inside"], dropna=False).head(rows)
+    mixed = mine.sample(frac=1, random_state=1)
+    few = mixed.groupby(["judge", "mark", "inside"], dropna=False).head(rows)
     return _answers(stage, few.sort_values(["judge", "mark"], ascending=[True, False]), "judge", "mark")
 
 

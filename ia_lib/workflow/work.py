@@ -381,7 +381,7 @@ def _evaluate(stage: Stage, begun: Evaluation) -> None:
         said, counted = responses.respond(
             *(begun.model, begun.tokenizer, task, some, code, gate),
             **asked.model_dump(include={"asked", "beams", "no_repeat_ngram", "repetition_penalty"}),
-            cut=asked.cut_answer == "sections",
+            cut=asked.cut_answer,
             chat=run.chat,
             progress=partial(pace.add, "requests"),
         )
