@@ -284,7 +284,7 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
     each made of answers whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to
     others'; `asked`, requests that were sent for the whole table, with the tokens that the endpoints claim; and
-    `unmarked`, answers without a mark, by judge."""
+    `alike`, judges that gave the same mark to all answers; `unmarked`, answers without a mark, by judge."""
     marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
     if not marks:
         return {}
@@ -324,6 +324,10 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     for frame in found.values():
         if "language" in frame:
             frame["language"] = [runs[0].language(code) for code in frame["language"]]
+    # a judge that finds all alike says nothing of systems
+    spread = every.groupby("judge", sort=False)["mark"].agg(["nunique", "min"])
+    if len(alike := spread[spread["nunique"] == 1]):
+        found["alike"] = alike["min"].rename("mark").reset_index()
     missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
     if len(missing):
         found["unmarked"] = missing.rename("answers").reset_index()
