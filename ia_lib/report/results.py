@@ -305,7 +305,10 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
     checks = [run.checks.assign(run=run.name) for run in runs if len(run.checks)]
     if checks:
         every_check = pd.concat(checks, ignore_index=True).round(2)
-        found["checks"] = every_check[["run", "judge", *(c for c in every_check if c not in ("run", "judge"))]]
+        first = ["run", "judge", "check", "language", "verdict"]
+        every_check = every_check[[*first, *(name for name in every_check if name not in first)]]
+        whole = every_check["language"] == "all"
+        found |= {"checks": every_check[whole], "checks by language": every_check[~whole]}
     origins = {run.name: run.manifest["origin"] for run in runs if run.manifest["origin"]}
     known, own = every[every["run"].isin(origins)], []
     for name in names if len(known) else ():
@@ -321,9 +324,9 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
         # what is not known of some is not known of all
         found["asked"] = sent.groupby(["base_url", "model"], sort=False)[counts].agg(lambda one: one.sum(skipna=False))
         found["asked"] = found["asked"].reset_index()
-    for frame in found.values():
+    for name, frame in found.items():
         if "language" in frame:
-            frame["language"] = [runs[0].language(code) for code in frame["language"]]
+            found[name] = frame.assign(language=[runs[0].language(code) for code in frame["language"]])
     # a judge that finds all alike says nothing of systems
     spread = every.groupby("judge", sort=False)["mark"].agg(["nunique", "min"])
     if len(alike := spread[spread["nunique"] == 1]):
