@@ -73,7 +73,7 @@ def test_marks_come_back_to_whom_they_belong(tmp_path):
     for row in rows:
         row["mark"] = "" if row["answer"] == "Unmarked." else given[row["language"], row["question"]]
     found = blind.read(saved(sheet, rows), key)
-    assert list(found) == [*blind.KEYS, "mark"]
+    assert list(found) == [*blind.KEYS, "answer", "mark"]
     pd.testing.assert_frame_equal(found[[*blind.KEYS]], pd.DataFrame(lines)[[*blind.KEYS]])
     assert found["mark"].fillna(0).tolist() == [2, 2, 3, 1, 1, 0]
     # a row that is gone is as good as one without a mark

@@ -276,7 +276,7 @@ class Numbers:
     eos_token_id, pad_token_id = 1, 2
 
     def batch_decode(self, rows, **_):
-        return [" ".join(map(str, row.tolist())) for row in rows]
+        return [" ".join(map(str, row)) for row in rows]
 
 
 def test_prompts_that_nearly_fill_the_model_are_answered_in_full(few_positions):
