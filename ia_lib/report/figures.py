@@ -250,9 +250,12 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
     languages = list(dict.fromkeys(frame["place"]))
     columns = min(3, len(languages))
     rows = -(-len(languages) // columns)
-    gaps = {"horizontal_spacing": 0.05, "vertical_spacing": min(0.12, 0.5 / rows)}
+    gaps = {"horizontal_spacing": 0.05, "vertical_spacing": min(0.2, 0.5 / rows)}
     figure = make_subplots(rows, columns, subplot_titles=languages, shared_yaxes=True, **gaps)
     shown: set[str] = set()
+    # where sizes do not tell places apart, rows without a budget come first, and adapters beside whole tuning
+    others = frame.loc[frame["budget"] == "", "row"].unique()
+    order = [*others, *(budget for budget in BUDGET_LOOK if budget in set(frame["budget"]))]
     for number, place in enumerate(languages):
         at = {"row": number // columns + 1, "col": number % columns + 1}
         here = frame[frame["place"] == place]
@@ -263,22 +266,22 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
             name = f"{budget}, {'LoRA' if tuning == 'lora' else 'all weights'}" if budget else part["row"].iloc[0]
             legend = {"legendgroup": name, "showlegend": name not in shown}
             shown.add(name)
-            hover = f"{name}<br>%{{x}}: %{{y:.2f}}<extra></extra>"
-            x = part["size"] if by_size else [budget or name] * len(part)
+            hover = f"{name}: %{{y:.2f}}<extra></extra>"
             open_, dash = ("-open", "dot") if tuning == "lora" else ("", "solid")
+            beside = 0.12 * ((tuning == "lora") - (tuning == "full")) if budget else 0
+            x = part["size"] if by_size else [order.index(budget or name) + beside] * len(part)
             curve(figure, name, x, part, "value", (colour, symbol + open_, dash), hover, **legend, **at)
         if metric == "score":
             figure.add_hline(y=here["baseline"].max(), line=LINE | {"dash": "dash"}, **at)
     if by_size:
         figure.update_xaxes(type="log", title="parameters (billions)")
     else:
-        figure.update_xaxes(
-            categoryorder="array", categoryarray=[*frame.loc[frame["budget"] == "", "row"].unique(), *BUDGET_LOOK]
-        )
+        ends = [-0.5, len(order) - 0.5]
+        figure.update_xaxes(tickvals=list(range(len(order))), ticktext=order, tickangle=-35, range=ends)
     title, axis = _OF_ANSWERS[metric]
     figure.update_yaxes(range=[-0.1, 3.1])
     figure.update_yaxes(title=axis, col=1)
-    figure.update_layout(scattermode="group", legend_title="tuned on, how")
+    figure.update_layout(legend_title="tuned on, how")
     free = " (dashes: for nothing)" if metric == "score" else ""
     return style(figure, f"{title}, judged by {frame['source'].iloc[0]}{free}", 160 + 260 * rows)
 
