@@ -23,8 +23,12 @@ model: env
 real: model
 	@$(BIN)/python -m ia_lib.runs run params/smollm2_short.yaml
 
+# Whole tables and browsers beside all other tests: each of the two keeps about one core busy.
+WHOLE := $(addprefix tests/test_,$(addsuffix .py,mini runs artefacts own_language browser security processes))
 test: model
-	$(BIN)/python -m pytest
+	@log=$$(mktemp); $(BIN)/python -m pytest -p no:cacheprovider $(WHOLE) >$$log 2>&1 & whole=$$!; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(WHOLE)); rest=$$?; wait $$whole; whole=$$?; \
+	if [ $$whole = 0 ]; then tail -n 1 $$log; else cat $$log; fi; rm $$log; [ $$whole$$rest = 00 ]
 
 quick: env
 	$(BIN)/python -m pytest -m quick
