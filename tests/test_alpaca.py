@@ -14,13 +14,13 @@ from test_adapters import carried_out
 from ia_lib import explore
 from ia_lib.data import requests
 from ia_lib.data.files import CorpusError, CorpusWarning
-from ia_lib.evaluation import judged
+from ia_lib.evaluation import judged, replies
 from ia_lib.evaluation.generation import continued
 from ia_lib.evaluation.judges import JudgeWarning
 from ia_lib.instructions import alpaca
 from ia_lib.models.load import load_model, load_tokenizer
 from ia_lib.recipes import alpaca as recipe
-from ia_lib.report import results
+from ia_lib.report import page, trust
 from ia_lib.workflow import show, work
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
@@ -66,6 +66,7 @@ data:
 max_new_tokens: 6
 """
 ROWS, HELD = 40, 5
+END = {"base_url": "http://localhost/v1", "model": "m", "price_in": 10.0, "price_out": 20.0}
 WORDS = {"en": "Name the colour", "fr": "Nomme la couleur", "es": "Nombra el color"}
 ANSWERS = {"en": "The sky is blue", "fr": "Le ciel est bleu", "es": "El cielo es azul"}
 
@@ -289,6 +290,9 @@ def test_people_and_models_judge_too(made, folder, tmp_path, capsys):
     sums = show.scores_of_judges(done).set_index(["judge", "metric", "language"])["sum"]
     assert sums["says", "score", "eng"] == "" if ("says", "score", "eng") in sums else True
     assert sums["overlap", "score", "eng"] != ""
+    # people mark the run's answers and nothing else, and so may have a sum
+    whole = done.marks.query("judge == 'ani' and run == 'all' and language == 'fra'")["mark"].notna().all()
+    assert (sums["ani", "score", "fra"] != "") == whole
     page = table.report(finished_only=True)
     page.open()
     work.write_report(page)
@@ -415,10 +419,74 @@ def test_judges_are_compared_without_the_gate(tmp_path):
         folder = tmp_path / f"r{i}" / "evaluate"
         run = SimpleNamespace(name=f"r{i}", row=f"r{i}", seed=1, marks=pd.DataFrame(lines), checks=pd.DataFrame())
         run.folder, run.manifest, run.language = folder, {"origin": ""}, lambda code: code
+        run.settings = {
+            "judge": {"judges": {"a": {"model": None, "endpoint": END}, "b": {"model": None, "endpoint": None}}}
+        }
         runs.append(run)
-    (line,) = results.judges(runs)["systems"].to_dict("records")
+    with replies.Replies(tmp_path / ".replies", END["base_url"], END["model"]) as kept:
+        for number in range(3):
+            asked = dict.fromkeys(replies.ASKED, "x") | {"question": str(number), "max_tokens": 16, "try": 1}
+            asked = {name: value for name, value in asked.items() if name not in ("base_url", "model")}
+            kept.keep(asked, replies.Reply("2", "m", 1000, 1, requests=2))
+    found = trust.judges(runs)
+    (line,) = found["systems"].to_dict("records")
     assert line["p"] > 0.05
     assert abs(line["pearson"]) < 0.7
+    assert set(found) == {"items", "systems", "asked"}
+    (line,) = found["asked"].to_dict("records")
+    assert (line["requests"], line["tokens_in"], line["tokens_out"]) == (6, 3000, 3)
+    assert line["cost"] == pytest.approx((3000 * 10 + 3 * 20) / 1e6)
+
+
+def test_figures_by_size_and_by_family():
+    lines = []
+    for model, size in (
+        ("bigscience/bloom-560m", 0.56),
+        ("bigscience/bloom-7b1", 7.1),
+        ("EleutherAI/pythia-6.9b", 6.9),
+    ):
+        for tuning in ("lora", "full"):
+            for budget, language in (
+                ("multilingual", "fra"),
+                ("multilingual", "spa"),
+                ("mono", "fra"),
+                ("mono", "spa"),
+            ):
+                row = f"{tuning}-{model}-{budget}" + (f"-{language}" if budget == "mono" else "")
+                line = {
+                    "run": row,
+                    "row": row,
+                    "model": model,
+                    "tuning": tuning,
+                    "budget": budget,
+                    "language": language,
+                }
+                line |= {"trained_on": "fra" if budget == "mono" else "", "language_name": language, "group": "L2"}
+                line |= {
+                    "dataset": "alpaca",
+                    "task": "open",
+                    "kind": "open",
+                    "source": "judge",
+                    "prompt": "all",
+                    "seeds": 1,
+                }
+                value = size / 4 + (tuning == "lora") / 10
+                line |= {"metric": "score", "value": value, "low": value - 0.1, "high": value + 0.1, "baseline": 1.0}
+                lines.append(line)
+    frame = pd.DataFrame(lines)
+    drawn = page.draw(frame)
+    # no curve goes from one family of models to another
+    assert set(drawn) == {"answers-bloom", "answers-pythia", "families"}
+    by_size = drawn["answers-bloom"]
+    french = next(trace for trace in by_size.data if trace.name == "multilingual, LoRA")
+    assert list(french.x) == [0.56, 7.1]
+    assert by_size.layout.xaxis.type == "log"
+    # a model for one language is drawn in that one alone
+    assert sum(trace.name == "mono, LoRA" for trace in by_size.data) == 1
+    largest = drawn["families"]
+    multilingual = next(trace for trace in largest.data if trace.name == "multilingual")
+    assert set(multilingual.x[1]) == {"bloom", "pythia"}
+    assert sorted(set(multilingual.y)) == pytest.approx([6.9 / 4 + 0.1, 7.1 / 4 + 0.1])
 
 
 @pytest.mark.quick

@@ -33,6 +33,7 @@ MAY_READ = {
         "data",
         "report.page",
         "report.results",
+        "report.trust",
         *LEAVES,
     },
     "report": {

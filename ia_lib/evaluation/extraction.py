@@ -116,11 +116,7 @@ def extract(
     contexts, asked = questions["context"][:], questions["question"][:]
     true, ids = questions["answers"][:], questions["id"][:]
     prompts = _fitting(model, tokenizer, task, language, contexts, asked, chat)
-    # a turn may end otherwise than a text
-    (row,), _ = encoding.encode(
-        tokenizer, asked[:1], ["."], 10**9, chat=chat, encoder_decoder=model.config.is_encoder_decoder
-    )
-    ends = {tokenizer.eos_token_id, row["input_ids"][-1]}
+    ends = encoding.ends(tokenizer, asked[0], chat=chat, encoder_decoder=model.config.is_encoder_decoder)
     said = continued(model, tokenizer, prompts, task.max_new_tokens, ends, stop="\n", progress=progress)
     said = [answer.strip() for answer in said]
     place = {"dataset": task.dataset, "task": task.task, "kind": task.kind, "source": "", "language": language}

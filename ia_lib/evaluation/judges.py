@@ -116,15 +116,6 @@ def marks(
     return marked
 
 
-def summary(marked: pd.DataFrame) -> dict[str, float]:
-    """What `marks` gave, in numbers: answers, those without a mark, how often the judge was asked, requests sent, and
-    tokens and cost, each NaN where it is not known of some that was asked for."""
-    asked = marked[marked["tries"] > 0]
-    known = {name: float(asked[name].sum(skipna=False)) for name in ("tokens_in", "tokens_out", "cost")}
-    counts = {name: int(marked[name].sum()) for name in ("tries", "requests")}
-    return {"answers": len(marked), "no_mark": int(marked["mark"].isna().sum()), **counts, **known}
-
-
 def _line(mark: float | None, reply: str, tries: int = 1, **taken: float) -> dict:
     return {
         "mark": math.nan if mark is None else mark,
@@ -255,10 +246,8 @@ def _by_generation(model, tokenizer, rows, wording, chat, progress) -> list[dict
             break
         prompts = _fitting(model, tokenizer, [rows[i] for i in left], wording, chat, again=number == 2)
         how = {"chat": chat, "encoder_decoder": decodes}
-        (row,), _ = encoding.encode(tokenizer, prompts[:1], ["."], 10**9, **how)
-        ends = {tokenizer.eos_token_id, row["input_ids"][-1]}  # a turn may end otherwise than a text
         asked = encoding.asked(tokenizer, prompts, **how)
-        said = continued(model, tokenizer, asked, _NEW, ends)
+        said = continued(model, tokenizer, asked, _NEW, encoding.ends(tokenizer, prompts[0], **how))
         for i, ids, reply in zip(left, asked, said, strict=True):
             counts = {"tokens_in": len(ids), "tokens_out": len(tokenizer(reply, add_special_tokens=False)["input_ids"])}
             counts = {name: count + lines[i].get(name, 0) for name, count in counts.items()}

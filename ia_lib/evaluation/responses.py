@@ -43,12 +43,12 @@ def respond(
     bare = chat or asked == "bare"
     questions, decodes = requests["question"][:], model.config.is_encoder_decoder
     texts = questions if bare else [alpaca.prompt(question, form=asked) for question in questions]
-    prompts = encoding.asked(tokenizer, texts, chat=chat, encoder_decoder=decodes)
+    how = {"chat": chat, "encoder_decoder": decodes}
+    prompts = encoding.asked(tokenizer, texts, **how)
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions and not decodes:  # a request that is too long loses its beginning
         prompts = [prompt[-max(1, positions - task.max_new_tokens) :] for prompt in prompts]
-    (row,), _ = encoding.encode(tokenizer, texts[:1], ["."], 10**9, chat=chat, encoder_decoder=decodes)
-    ends = {tokenizer.eos_token_id, row["input_ids"][-1]}
+    ends = encoding.ends(tokenizer, texts[0], **how)
     said = continued(
         model, tokenizer, prompts, task.max_new_tokens, ends, special=cut == "response", progress=progress, **decoding
     )

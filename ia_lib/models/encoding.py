@@ -78,6 +78,12 @@ def asked(tokenizer, prompts: Sequence[str], *, chat: bool = False, encoder_deco
     return [ids[:-1] if not chat and len(ids) > 1 and ids[-1] == end else ids for ids in found]
 
 
+def ends(tokenizer, prompt: str, *, chat: bool = False, encoder_decoder: bool = False) -> set[int]:
+    """The tokens with which an answer to a prompt ends: the tokenizer's own, and its turn's, which may be another."""
+    (row,), _ = encode(tokenizer, [prompt], ["."], 10**9, chat=chat, encoder_decoder=encoder_decoder)
+    return {tokenizer.eos_token_id, row["input_ids"][-1]}
+
+
 def _one_text(tokenizer, prompts, answers, chat) -> Iterator[tuple[list[int], list[int], list[int], list[int]]]:
     """The tokens before a prompt's own text, of that text, between it and the answer, and of the answer."""
     pairs = zip(prompts, answers, strict=True)

@@ -357,7 +357,7 @@ class _Scores:
         found: dict[str, list[str]] = {}
         for name in self.tuned(tuning):
             if not sizes or np.isfinite(published.parameters(name)):
-                found.setdefault(_family(name), []).append(name)
+                found.setdefault(published.family(name), []).append(name)
         return found
 
     def difference(
@@ -400,12 +400,6 @@ def _minus(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """[value, low, high] of a difference, from those of its sides (Zou and Donner 2008)."""
     (a, a_low, a_high), (b, b_low, b_high) = first, second
     return np.array([a - b, a - b - np.hypot(a - a_low, b_high - b), a - b + np.hypot(a_high - a, b - b_low)])
-
-
-def _family(model: str) -> str:
-    name = model.lower().replace("-", "").replace("_", "")
-    families = ("openllama", "llama", "bloomz", "bloom", "pythia", "baichuan")
-    return next((family for family in families if name.startswith(family)), name.rstrip("0123456789.bm"))
 
 
 def _share(leads: list[tuple[str, np.ndarray]], least: float, share: float, name: str, seldom: bool) -> list[_Part]:
@@ -472,7 +466,7 @@ def _english_abroad(scores: _Scores) -> list[_Part]:
     parts: list[_Part] = []
     for tuning in ("lora", "full"):
         for model in scores.tuned(tuning):
-            chinese = {"zho", "zh"} if tuning == "full" and _family(model) == "bloom" else set()
+            chinese = {"zho", "zh"} if tuning == "full" and published.family(model) == "bloom" else set()
             near, far = (scores.mean(model, "english", tuning, sorted(codes)) for codes in (_CLOSE, _FAR - chinese))
             if near is not None and far is not None:
                 parts.append((f"{model} {tuning}: close - distant languages", _minus(near, far), FAR, np.inf))

@@ -1,9 +1,9 @@
 """The report's figures, and the loss curve: functions from a data frame to a plotly figure."""
 
-import re
 import time
 from html import escape
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -11,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS
 from ia_lib.evaluation.measures import of_rows
+from ia_lib.report import published
 
 # Okabe and Ito's palette, told apart by colour-blind readers too.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7A7A7A"]
@@ -213,25 +214,14 @@ BUDGET_LOOK = {  # of the Alpaca study: colour, symbol
     "downsampled": (COLOURS[1], "triangle-up"),
     "english": (COLOURS[3], "square"),
 }
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([bm])(\d?)(?![a-z0-9])", re.IGNORECASE)
 
 
 def sizes(results: pd.DataFrame) -> pd.DataFrame:
-    """With `size`, billions of parameters as the model's name tells them, and `family`, the rest of the name before it;
-    not a number and the whole name where it tells none."""
-    found = {}
-    for name in set(results["model"].fillna("")):
-        short = name.rpartition("/")[2]
-        told = _SIZE.search(short)
-        size = float("nan")
-        if told:
-            # 1b7 is 1.7 billion
-            size = float(f"{told[1]}.{told[3] or 0}" if "." not in told[1] else told[1]) / (
-                1000 if told[2] in "mM" else 1
-            )
-        found[name] = size, short[: told.start()].strip("-_") if told else short
-    pairs = [found[name] for name in results["model"].fillna("")]
-    return results.assign(size=[size for size, _ in pairs], family=[family for _, family in pairs])
+    """With `size`, billions of parameters as the model's name tells them (infinity where it tells none), and `family`
+    of the model."""
+    names = [name.rpartition("/")[2] for name in results["model"].fillna("")]
+    size = [published.parameters(name) / 1e9 for name in names]
+    return results.assign(size=size, family=list(map(published.family, names)))
 
 
 # Metric of free answers -> its title and its axis.
@@ -246,7 +236,7 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
     and budget where a table has several sizes (the study's Figures 1 to 4 and 8), else by budget; adapters and whole
     tuning by the line. The first judge's; what costs nothing is grey."""
     frame = _marked(results, metric)
-    by_size = frame.dropna(subset=["size"])["size"].nunique() > 1
+    by_size = frame["size"].nunique() > 1 and np.isfinite(frame["size"]).all()
     languages = list(dict.fromkeys(frame["place"]))
     columns = min(3, len(languages))
     rows = -(-len(languages) // columns)
@@ -288,8 +278,9 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
 
 def families(results: pd.DataFrame) -> go.Figure:
     """The score of free answers (0 to 3) by family of models, each family's largest, in every language (the study's
-    Figure 5)."""
+    Figure 5, which has LoRA alone; of a table without it all weights)."""
     frame = _marked(results, "score")
+    frame = frame[frame["tuning"] == "lora"] if (frame["tuning"] == "lora").any() else frame
     frame = frame[frame["size"] == frame.groupby("family")["size"].transform("max")]
     figure = go.Figure()
     for budget, part in frame.groupby("budget", sort=False):

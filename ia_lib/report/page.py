@@ -22,7 +22,7 @@ from nbconvert import HTMLExporter
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.rules import RULES
-from ia_lib.report import figures, results
+from ia_lib.report import figures, results, trust
 from ia_lib.report.results import STAGES, Run
 
 # The parts of a run's settings that belong to one stage.
@@ -88,7 +88,7 @@ def write(
         "errors": ("errors", results.errors(runs)),
         "questions": ("answers from passages", results.extracted(every).to_dict("records")),
         "requests": ("free answers", results.opened(every).to_dict("records")),
-        "judges": ("judges", results.judges(runs)),
+        "judges": ("judges", trust.judges(runs)),
         "held-out": ("translation and true answers", results.held_out(every).to_dict("records")),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "settings": ("settings", _settings(runs)),
@@ -135,8 +135,8 @@ def draw(
 ) -> dict[str, go.Figure]:
     """The report's figures by their file names, for every task its own; the one against r needs tuned runs with a
     base, that of what was kept several. One is of all tasks with true answers, of their losses, two are of answers
-    from passages, and up to three of free answers. `every` has the lines of results.csv; `costs` says what each row
-    took, `reached` how many words a dictionary has, by row and language."""
+    from passages, and of free answers two for each family of models, and one of all families. `every` has the lines of
+    results.csv; `costs` says what each row took, `reached` how many words a dictionary has, by row and language."""
     tasks = _by("name", _named(_single(of_rows(every))))
     drawn = {}
     for task, part in tasks.items():
@@ -153,11 +153,17 @@ def draw(
     if (every["metric"] == "answer loss").any():
         drawn["losses"] = figures.answer_losses(every)
     answers = _named(every[(every["kind"] == "open") & (every["metric"] != "in the language")])
-    if len(answers):
-        drawn["answers"] = figures.answers_by_budget(answers)
-        drawn["gate"] = figures.answers_by_budget(answers, "lost at the gate")
-        if len(set(figures.sizes(answers)["family"])) > 1:
-            drawn["families"] = figures.families(answers)
+    # of sizes a curve is drawn, and never from one family of models to another
+    families = _by("family", figures.sizes(answers)) if len(answers) else {}
+    for family, part in families.items():
+        for title, metric in (("answers", "score"), ("gate", "lost at the gate")):
+            if (part["metric"] == metric).any():
+                figure = figures.answers_by_budget(part, metric)
+                if len(families) > 1:
+                    figure.update_layout(title_text=f"{figures.plain_text(family)}: {figure.layout.title.text}")
+                drawn[f"{title}-{_in_file_name(family)}" if len(families) > 1 else title] = figure
+    if len(families) > 1:
+        drawn["families"] = figures.families(answers)
     asked = _named(every[every["kind"] == "extract"])
     if len(asked):
         drawn["passages"] = figures.passages(asked)

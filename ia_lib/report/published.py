@@ -237,6 +237,13 @@ def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*columns, "chance", "chance_high"])
 
 
+def family(model: str) -> str:
+    """What a model's name begins with: `bloom` of bloom-7b1, as far as the studies' families are concerned."""
+    name = model.lower().replace("-", "").replace("_", "")
+    families = ("openllama", "llama", "bloomz", "bloom", "pythia", "baichuan")
+    return next((one for one in families if name.startswith(one)), name.rstrip("0123456789.bm"))
+
+
 def constant_f1(counts: pd.Series) -> pd.Series:
     """Weighted F1 of answering always the same label, for each label; `counts` says how often each is right."""
     share = counts / counts.sum()

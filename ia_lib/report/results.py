@@ -11,15 +11,13 @@ import pandas as pd
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
-from ia_lib.evaluation import agreement, comparison, judge_checks, measures, replies
-from ia_lib.evaluation.blind import KEYS
+from ia_lib.evaluation import comparison, measures
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
 from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
 STAGES = ("data", "tune", "evaluate")
-REPLIES = ".replies"  # in a table's folder: what endpoints answered, once for all runs
 
 
 class Run:
@@ -277,64 +275,6 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
     whole = (found["language"] != "all") & (found["examples"] == found["asked"])
     found["sum"] = (found["value"] * found["examples"]).where(whole).round()
     return found.drop(columns=["metric", "asked"]).round(2)
-
-
-def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
-    """How far judges can be trusted, as far as it was asked: `items`, how often they agree answer by answer
-    (`agreement.by_item`); `systems`, how their scores of systems go together (`agreement.by_system`); `checks`, what
-    each made of answers whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to
-    others'; `asked`, requests that were sent for the whole table, with the tokens that the endpoints claim; and
-    `alike`, judges that gave the same mark to all answers; `unmarked`, answers without a mark, by judge."""
-    marks = [run.marks[run.marks["run"] == run.name].assign(row=run.row) for run in runs if len(run.marks)]
-    if not marks:
-        return {}
-    every, found = pd.concat(marks, ignore_index=True), {}
-    names = list(dict.fromkeys(every["judge"]))
-    if len(names) > 1:
-        wide = every.pivot(index=[*KEYS, "answer", "inside"], columns="judge", values="mark").reset_index()
-        found["items"] = agreement.by_item(wide, names, runs[0].seed).round(3)
-        frames = []
-        for pair in map(list, combinations(names, 2)):
-            # of what both have marked, and without the gate, which is the same for both
-            means = wide.dropna(subset=pair).groupby(["run", "language"], sort=False)[pair].mean().reset_index()
-            frames.append(agreement.by_system(means, pair))
-        systems = pd.concat(frames, ignore_index=True).round(3)
-        # with fewer than three there is nothing to correlate
-        if len(systems := systems[systems["systems"] > 2]):
-            found["systems"] = systems
-    checks = [run.checks.assign(run=run.name) for run in runs if len(run.checks)]
-    if checks:
-        every_check = pd.concat(checks, ignore_index=True).round(2)
-        first = ["run", "judge", "check", "language", "verdict"]
-        every_check = every_check[[*first, *(name for name in every_check if name not in first)]]
-        whole = every_check["language"] == "all"
-        found |= {"checks": every_check[whole], "checks by language": every_check[~whole]}
-    origins = {run.name: run.manifest["origin"] for run in runs if run.manifest["origin"]}
-    known, own = every[every["run"].isin(origins)], []
-    for name in names if len(known) else ():
-        asked = next(run.settings["judge"]["judges"].get(name) for run in runs if len(run.marks))
-        model = ((asked or {}).get("model") or {}).get("name") or ((asked or {}).get("endpoint") or {}).get("model")
-        if model:
-            theirs = known[known["judge"] == name]
-            own.append(judge_checks.prefers_itself(theirs, model, origins, runs[0].seed).assign(judge=name))
-    if own and len(found_own := pd.concat(own, ignore_index=True)):
-        found["own"] = found_own.round(2)
-    if len(sent := replies.read(runs[0].folder.parents[1] / REPLIES)):
-        counts = ["requests", "tokens_in", "tokens_out"]
-        # what is not known of some is not known of all
-        found["asked"] = sent.groupby(["base_url", "model"], sort=False)[counts].agg(lambda one: one.sum(skipna=False))
-        found["asked"] = found["asked"].reset_index()
-    for name, frame in found.items():
-        if "language" in frame:
-            found[name] = frame.assign(language=[runs[0].language(code) for code in frame["language"]])
-    # a judge that finds all alike says nothing of systems
-    spread = every.groupby("judge", sort=False)["mark"].agg(["nunique", "min"])
-    if len(alike := spread[spread["nunique"] == 1]):
-        found["alike"] = alike["min"].rename("mark").reset_index()
-    missing = every[every["mark"].isna()].groupby("judge", sort=False).size()
-    if len(missing):
-        found["unmarked"] = missing.rename("answers").reset_index()
-    return found
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:

@@ -325,17 +325,11 @@ class Inputs(Tested):
         return [text[begin:end] for begin, end in pairwise(borders)]
 
     def tokens(self, rows: list[dict[str, str]]) -> list[int]:
-        """How many of the model's tokens each row is tuned on: prompt and answer, with what begins and ends them."""
+        """How many of the model's tokens each row (`prompt, answer`) is tuned on."""
         from ia_lib.models.encoding import encode
 
-        run = self.run
-        if run.chat:
-            pairs = [row["prompt"] for row in rows], [row["answer"] for row in rows]
-            return [len(row["input_ids"]) for row in encode(self._cutting, *pairs, **run.encoding())[0]]
-        texts = [row["prompt"] + row["answer"] for row in rows]
-        parts = (texts[i : i + 10_000] for i in range(0, len(texts), 10_000))
-        found = (ids for part in parts for ids in self._cutting(part)["input_ids"])
-        return [min(len(ids) + run.data.end_of_sequence, run.data.max_length) for ids in found]
+        pairs = [row["prompt"] for row in rows], [row["answer"] for row in rows]
+        return [len(row["input_ids"]) for row in encode(self._cutting, *pairs, **self.run.encoding())[0]]
 
     @cached_property
     def _cutting(self):

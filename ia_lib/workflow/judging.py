@@ -11,7 +11,7 @@ from ia_lib.evaluation.responses import IN_LANGUAGE
 from ia_lib.instructions import judging as wordings
 from ia_lib.models import load
 from ia_lib.recipes.alpaca import ENGLISH
-from ia_lib.report.results import REPLIES
+from ia_lib.report.trust import REPLIES
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import Stage

@@ -282,12 +282,10 @@ def scores_of_judges(done: Judged) -> pd.DataFrame:
     frame = done.measures
     frame = frame[(frame["prompt"] == "all") & (frame["dataset"] != "all")]
     # over all requests, as the study has it, or not at all
-    asked = done.marks.groupby(["judge", "run", "language"], dropna=False)["mark"].apply(
-        lambda marks: marks.notna().all()
-    )
-    whole = asked.groupby(level=["judge", "language"]).all()
-    marked = [whole.get(key, False) for key in zip(frame["source"], frame["language"], strict=True)]
-    frame = frame.assign(sum=(frame["value"] * frame["examples"]).where(marked).round())
+    mine = done.marks[~done.marks["run"].isin(FREE)]
+    whole = mine["mark"].notna().groupby([mine["judge"], mine["language"]]).all()
+    summed = [whole.get(key, False) for key in zip(frame["source"], frame["language"], strict=True)]
+    frame = frame.assign(sum=(frame["value"] * frame["examples"]).where(summed).round())
     columns = "task source metric group language value low high sum examples baseline baseline_is"
     frame = frame[columns.split()].rename(columns={"source": "judge", "examples": "requests"})
     return frame.round(2).fillna("").reset_index(drop=True)
