@@ -1,6 +1,8 @@
 import json
+import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import nbformat
@@ -11,7 +13,7 @@ import pytest
 
 from ia_lib.data.files import own_csv
 from ia_lib.evaluation import measures
-from ia_lib.report import figures, page
+from ia_lib.report import figures, page, summary
 from ia_lib.report import results as results_of
 
 GROUPS = {"L1": ["eng", "ind"], "L2": ["sun", "jav"], "L3": ["bbc"]}
@@ -212,7 +214,7 @@ def test_published_cells_stand_beside_ours(tmp_path):
     assert found["ours"].isna().all()
     text = (tmp_path / "report" / "index.html").read_text()
     assert "Published against ours" in text
-    assert "<strong>Not finished:</strong> xss." in text
+    assert "<strong>Not finished.</strong> xss has no results" in text
 
 
 @pytest.fixture
@@ -265,7 +267,8 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     assert "texts in each of 5 languages, 3 prompts each" in text
     assert "Not among them: joint, mean" in text
     lines = results_of.headline(results_of.every(read(crafted)))
-    assert lines.loc[lines["group"] == "L1", "kept"].isna().all()
+    labels = lines["metric"] == "weighted_f1"
+    assert lines.loc[labels & (lines["group"] == "L1"), "kept"].isna().all()
 
 
 def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
@@ -287,6 +290,101 @@ def test_from_a_constant_answer_to_guessing_is_no_gain(results):
     lines = results_of.headline(poor.where(tlm, results)[first])
     assert set(lines["verdict"]) == {"neither above chance"}
     assert set(results_of.headline(poor.assign(within_chance=False)[tlm & first])["verdict"]) == {"gain"}
+
+
+def test_the_page_begins_with_what_was_found(runs, tmp_path):
+    page.write(tmp_path, "tiny", runs, [])
+    text = (tmp_path / "index.html").read_text()
+    top = unescape(text[text.index('id="answer"') : text.index("<nav")])
+    every = own_csv(tmp_path / "results.csv")
+    lines = every[(every["metric"] == "weighted_f1") & (every["language"] == "all") & (every["run"] == "tlm")]
+    for line in lines.itertuples():
+        by = f"{line.difference:.1f} points [{line.difference_low:.1f}, {line.difference_high:.1f}]"
+        place = {"L1": "the known ones, too", "L2": "the taught languages", "L3": "languages never seen"}[line.group]
+        said = f"{by} carried over to {place}" if line.group == "L3" else f"gained {by} in {place}"
+        assert f"{said}, from {line.base:.1f} to {line.value:.1f}" in top
+    assert "Sundanese and Javanese" in top
+    # the picture is drawn to scale, and has words
+    drawing = top[top.index("What was gained? Taught (L2)") :]
+    value = lines.set_index("group").loc["L2", "value"]
+    low, high = (lines.set_index("group").loc["L2", end] for end in ("low", "high"))
+    left, right = map(float, re.search(r'class="gain".*?class="ends" d="M([\d.]+) \d+H([\d.]+)"', drawing).groups())
+    scale = (summary._RIGHT - summary._LEFT) / 100
+    assert [left, right] == pytest.approx([summary._LEFT + scale * end for end in (low, high)], abs=0.06)
+    assert "tlm: from" in top
+    assert f"to {value:.1f} [{low:.1f}, {high:.1f}], gain" in top
+
+
+@pytest.mark.parametrize(
+    ("known", "taught", "says"),
+    [
+        (
+            (0.0, -1.0, 1.0, 0.9),
+            (30.0, 25.0, 35.0, 1e-6),
+            ["gained 30.0 points [25.0, 35.0]", "kept the known ones"],
+        ),
+        (
+            (-3.0, -9.0, 3.0, 0.3),
+            (2.0, -4.0, 8.0, 0.5),
+            ["no loss is shown in the known ones (-3.0 points [-9.0, +3.0])", "no change is shown in the taught"],
+        ),
+        (
+            (-40.0, -45.0, -35.0, 1e-6),
+            (-9.0, -12.0, -6.0, 1e-6),
+            ["lost 40.0 points [35.0, 45.0] in the known ones", "lost 9.0 points [6.0, 12.0]"],
+        ),
+    ],
+)
+def test_the_summary_says_what_the_numbers_say(results, known, taught, says):
+    columns = ["difference", "difference_low", "difference_high", "difference_p"]
+    changed = results[results["run"].isin(["base", "tlm"])].copy()
+    for group, values in (("L1", known), ("L2", taught), ("L3", (0.5, -4.0, 5.0, 0.8))):
+        changed.loc[(changed["group"] == group) & (changed["run"] == "tlm"), columns] = values
+    changed = changed.assign(within_chance=False).where(changed["metric"] == "weighted_f1").dropna(how="all")
+    lines = summary._widest(results_of.headlines(changed, "choose"))
+    (outcome,) = summary._outcomes(lines[lines["verdict"] != ""], "choose")
+    for text in (*says, "nothing is shown to carry over to languages never seen (+0.5 points [-4.0, +5.0])"):
+        assert text in outcome.text
+
+
+def test_less_loss_is_a_gain(runs):
+    every = results_of.every(read(runs))
+    lines = results_of.headlines(every[every["metric"] == "answer loss"].assign(kind="answer"), "answer")
+    tuned = lines[lines["row"] == "tlm"]
+    assert (tuned["difference"] < 0).all()
+    np.testing.assert_allclose(tuned["gained"], -tuned["difference"])
+    assert (tuned["gained_low"] <= tuned["gained"]).all()
+    assert set(tuned["verdict"]) == {"gain"}
+
+
+def test_rows_with_the_same_outcome_are_told_together(results):
+    tlm = results[results["run"] == "tlm"]
+    many = [tlm.assign(run=f"r{i}", row=f"r{i}") for i in range(15)]
+    lines = summary._widest(results_of.headlines(pd.concat([results, *many]), "choose"))
+    (outcome,) = summary._outcomes(lines[lines["verdict"] != ""], "choose")
+    assert len(outcome.rows) == len(outcome.single) == 16
+    panels, others = summary._panels(lines, "choose")
+    assert [panel.count('class="row"') for panel in panels + others] == [12] * 3 + [5] * 3
+
+
+def test_every_figure_has_words(results):
+    for figure in page.draw(results).values():
+        said = figures.words(figure)
+        assert len(said) >= 2
+        assert all(re.search(r"\d", line) for line in said)
+    bars = figures.words(page.draw(results)["groups"])
+    value = measures.of_rows(results).query("run == 'tlm' and group == 'L2' and language == 'all'")["value"].item()
+    assert f"taught (L2) {value:.4g}" in bars[1]
+
+
+def test_a_large_table_stays_small(runs, tmp_path):
+    """Pairs of many rows are cut on the page, and stand in the file."""
+    rows = [evaluate(tmp_path / "outputs", scores(0.3 + i / 40, seed=i), f"row{i:02}") for i in range(13)]
+    page.write(tmp_path, "many", rows, [])
+    text = (tmp_path / "index.html").read_text()
+    assert "60 with the largest differences" in text
+    assert len(pd.read_csv(tmp_path / "pairs.csv").query("kind == 'rows'")) > 60
+    assert "in each of 13 rows" in text
 
 
 def test_languages_that_were_not_tested_are_named(tmp_path):
@@ -313,6 +411,7 @@ def test_without_labelled_tests_there_are_held_out_sentences(tmp_path):
 def test_settings_that_differ_are_told_apart(runs):
     found = page._settings(read(runs))
     assert set(found["fields"]) == {"model", "objective", "replay"}
+    assert [row for row, _ in found["rows"]] == ["base", "tlm"]
     assert dict(found["rows"])["tlm"][found["fields"].index("replay")] == "40"
     assert found["same"]["scoring_rule"] == "label_sum"
     assert found["same"]["known"] == "['eng', 'ind']"

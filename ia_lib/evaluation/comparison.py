@@ -11,7 +11,7 @@ import pandas as pd
 
 from ia_lib.evaluation import measures
 from ia_lib.evaluation.measures import HEADLINE, Answered
-from ia_lib.evaluation.resampling import Choices, holm
+from ia_lib.evaluation.resampling import METRICS, Choices, holm
 from ia_lib.evaluation.rules import rules as rules_of
 
 # What a group's difference to the base says about the method.
@@ -58,19 +58,20 @@ def languages(answers: Answers, pairs: list[tuple[str, str]]) -> pd.DataFrame:
     return _families(pd.concat(frames, ignore_index=True))
 
 
-def headline(results: pd.DataFrame) -> pd.DataFrame:
-    """Retention on L1, gain on L2 and transfer to L3 against the base, from lines of `measures.measures`.
+def headline(results: pd.DataFrame, metric: str = HEADLINE) -> pd.DataFrame:
+    """Retention on L1, gain on L2 and transfer to L3 against the base, from lines of `measures.measures`, in a metric.
 
     Columns: `row` or `run` where the results have them, `quantity`, those of `measures.measures` that say where and by
     how much, `p_holm` (adjusted for all these lines), `verdict` ("gain" or "loss" where `p_holm` is below 5%, else
     "none shown", which is no proof that there is none) and `flags`. Lines without a base are left out.
     """
-    lines = results[(results["metric"] == HEADLINE) & (results["language"] == "all") & results["difference"].notna()]
+    lines = results[(results["metric"] == metric) & (results["language"] == "all") & results["difference"].notna()]
     lines = lines.assign(
         quantity=lines["group"].map(HEADLINES).fillna("difference"), p_holm=holm(lines["difference_p"])
     )
     pairs = zip(lines["difference"], lines["p_holm"], strict=True)
-    lines["verdict"] = [_verdict(d, p, "gain", "loss") for d, p in pairs]
+    up, down = ("loss", "gain") if METRICS[metric].less_is_better else ("gain", "loss")
+    lines["verdict"] = [_verdict(d, p, up, down) for d, p in pairs]
     shown = [*(name for name in ("row", "run") if name in results), *PLACE, "quantity", "examples", "seeds", "value"]
     shown += ["base", "difference", "difference_low", "difference_high", "kept", "kept_low", "kept_high"]
     return lines[[*shown, "difference_p", "p_holm", "detectable", "verdict", "flags"]].reset_index(drop=True)

@@ -122,11 +122,12 @@ def _nothing(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @dataclass(frozen=True)
 class Metric:
     """A score of sums of counts [..., C], and the example that is added at worst and at best: counts [C] each, from the
-    examples' mean counts [C]. `highest` is the highest value there can be."""
+    examples' mean counts [C]. `highest` is the highest value there can be; of a loss `less_is_better`."""
 
     score: Callable[[np.ndarray], np.ndarray]
     added: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     highest: float = 100.0
+    less_is_better: bool = False
 
 
 # Of labels, in percent, from how often each is true, is predicted, and is both. The macro scores are means over the
@@ -157,7 +158,7 @@ METRICS = {
     # right n-gram, or answer of an endless loss, would say more than all others (tests: 12 sentences are too few for
     # 95%, from 25 on it holds). What they count: sacrebleu's statistics of a sentence; nats lost and tokens.
     "chrF": Metric(chrf, _nothing),
-    "answer loss": Metric(ratio, _nothing, inf),
+    "answer loss": Metric(ratio, _nothing, inf, less_is_better=True),
     # how much of an answer is right (0 to 1), of how many questions
     **{name: Metric(lambda counts: 100 * ratio(counts), _one_asked) for name in (*EXTRACTED, "in the language")},
     # the sum of marks, of how many answers

@@ -1,7 +1,7 @@
 """The report's figures, and the loss curve: functions from a data frame to a plotly figure."""
 
 import time
-from html import escape
+from html import escape, unescape
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,12 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
             hover = f"{objective}, {group}, r = %{{x}}: %{{y:+.1f}} points<extra></extra>"
             curve(figure, name, x, part, "difference", (COLOURS[i % len(COLOURS)], symbol, dash), hover)
     figure.add_hline(y=0, line=LINE | {"width": 1})
-    figure.update_xaxes(title="replayed samples r", type="category", categoryorder="array", categoryarray=ticks)
+    figure.update_xaxes(
+        title="replayed samples r (points of one r stand side by side)",
+        type="category",
+        categoryorder="array",
+        categoryarray=ticks,
+    )
     figure.update_layout(scattermode="group", scattergap=0.4)  # side by side where r is the same
     figure.update_yaxes(title="weighted F1 minus base (points)")
     return style(figure, "What tuning changed, against the amount of replay")
@@ -324,7 +329,7 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
     )
     text = values.map("{:.0f}".format) + marks.map({True: " o", False: ""}.get)
     names = [f"{name}<br>{group}" for _, name, group in heads.itertuples(index=False)]
-    scale = {"colorscale": "Cividis", "zmin": 0, "zmax": 100, "colorbar": {"title": "weighted<br>F1 (%)"}}
+    scale = {"colorscale": "Viridis", "zmin": 0, "zmax": 100, "colorbar": {"title": "weighted<br>F1 (%)"}}
     figure = go.Figure(go.Heatmap(**grid(values, names), text=text.to_numpy(), **scale))
     figure.update_yaxes(autorange="reversed", title="run")
     figure.update_xaxes(title="language and group (o = within chance)", tickangle=-45)
@@ -368,6 +373,32 @@ class LiveLoss:
             self.handle = display(shown, raw=True, display_id=True)
         else:
             self.handle.update(shown, raw=True)
+
+
+def words(figure: go.Figure) -> list[str]:
+    """What a figure shows, for who does not see it: a line for each of its traces, as "tlm: taught (L2) 85.2"."""
+    lines = []
+    for trace in figure.data:
+        if trace.type == "heatmap":
+            lines += [_line(name, list(trace.x), row) for name, row in zip(trace.y, trace.z, strict=True)]
+            continue
+        across = trace.orientation == "h"
+        places, values = (trace.y, trace.x) if across else (trace.x, trace.y)
+        if places is None or values is None:
+            continue
+        if len(places) == 2 and not isinstance(places[0], str) and np.ndim(places[0]):
+            places = [", ".join(map(str, pair)) for pair in zip(*places, strict=True)]
+        lines.append(_line(trace.name, list(places), values))
+    return lines
+
+
+def _line(name: str, places: list, values) -> str:
+    said = [
+        f"{place.replace('<br>', ' ') if isinstance(place, str) else f'{place:g}'} {value:.4g}"
+        for place, value in zip(places, values, strict=True)
+        if pd.notna(value)
+    ]
+    return unescape(f"{name}: {', '.join(said)}")
 
 
 def plain(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from html import escape, unescape
@@ -22,11 +22,13 @@ from nbconvert import HTMLExporter
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.rules import RULES
-from ia_lib.report import figures, results, trust
+from ia_lib.report import figures, results, summary, trust
 from ia_lib.report.results import STAGES, Run
 
 # The parts of a run's settings that belong to one stage.
 _BLOCKS = ("data", "train", "evaluate", "judge", "machine")
+_STAGE_OF = {"data": "data", "train": "tune"}
+_PAIRS = 60  # pairs of a kind that the page shows
 # The look of an executed notebook as a page.
 _LOOK = """<meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root { color-scheme: light dark } body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto;
@@ -43,6 +45,7 @@ def write(
     missing: list[str],
     said: list[dict] | None = None,
     judged: Collection[Path] = (),
+    on_progress: Callable[[float, float, str], None] | None = None,
 ) -> pd.DataFrame:
     """Write the report of the table `name` from the evaluate folders of its runs, and the folders of those judge stages
     that belong to them; returns the results.
@@ -50,24 +53,32 @@ def write(
     Written are `results.csv` (every measure), `pairs.csv` (rows and languages compared), `rules.csv` and
     `conclusions.csv` (the same answers under every scoring rule), `published.csv` (if runs reproduce published cells),
     the executed notebooks and the figures as pages (figures also as .png where a Chromium is found) and `index.html`.
-    `missing` names the runs of the table without results.
+    `missing` names the runs of the table without results. `on_progress` is told how far it is: a share, 1, and at what.
     """
     marked = {judge.parent: judge for judge in judged}
     runs = [Run(run, now, marked.get(run.parent)) for run, now in zip(runs, said or [{}] * len(runs), strict=True)]
-    every = results.every(runs)
+
+    def tell(share: float, what: str) -> None:
+        if on_progress:
+            on_progress(share, 1, what)
+
+    every = results.every(runs, lambda share: tell(0.25 * share, "intervals"))
     (folder / "figures").mkdir(exist_ok=True)
     reached = {run.row: known for run in runs if (known := run.words_in_dictionary) and run.tested}
     drawn, plotly = draw(every, _tuning_costs(runs), reached), None
     # a browser draws them beside the rest of the work
     pictures = ThreadPoolExecutor(1).submit(write_pictures, drawn, folder / "figures")
+    tell(0.25, "rows against rows")
     pairs = _named(results.pairs(runs))
     compared = results.beside_published(every, runs)
+    tell(0.4, "scoring rules")
     *found, lengths = results.rules(runs)
     by_rule, claims = map(_named, found)
     written = {"results": every, "published": compared, "rules": by_rule, "conclusions": claims, "pairs": pairs}
     for file, frame in written.items():
         if len(frame) or file == "results":
             frame.drop(columns="name", errors="ignore").round(4).to_csv(folder / f"{file}.csv", index=False)
+    tell(0.55, "figures")
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory", div_id=title)
@@ -77,54 +88,75 @@ def write(
     groups, languages = single[single["language"] == "all"], single[single["language"] != "all"]
     languages = languages[languages["prompt"] == "all"]
     told = _single(pairs[pairs["difference"].notna()]) if len(pairs) else pairs
+    headline, judges, made_with = _named(results.headline(every)), trust.judges(runs), _made_with(runs)
+    claims, one_label = claims.to_dict("records"), _one_label(languages)
+    depending = _depending(claims, single["name"].nunique() > 1)
+    tell(0.65, "executed notebooks")
+    notebooks = _notebooks(runs, folder / "notebooks", plotly, lambda share: tell(0.65 + 0.3 * share, "notebooks"))
+    costs = _costs(runs)
+    untranslated = next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {})
     page = {
-        "asked": ("what was run", _asked(single)),
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
-        "headline": ("kept and gained", _named(results.headline(every)).to_dict("records")),
-        "pairs": ("row against row", {kind: part.to_dict("records") for kind, part in _by("kind", told).items()}),
+        "headline": ("kept and gained", headline.to_dict("records")),
         "figures": ("figures", {title: _inline(figure) for title, figure in drawn.items()}),
+        "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
+        "pairs": ("row against row", _pairs(told)),
+        "rules": ("scoring rules", claims),
         "published": ("published against ours", _by(["paper", "table"], compared)),
-        "rules": ("scoring rules", claims.to_dict("records")),
         "errors": ("errors", results.errors(runs)),
         "questions": ("answers from passages", results.extracted(every).to_dict("records")),
         "requests": ("free answers", results.opened(every).to_dict("records")),
-        "judges": ("judges", trust.judges(runs)),
+        "judges": ("judges", judges),
         "held-out": ("translation and true answers", results.held_out(every).to_dict("records")),
-        "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
+        "asked": ("what was run", _asked(single)),
         "settings": ("settings", _settings(runs)),
-        "costs": ("costs", _costs(runs)),
-        "notebooks": ("notebooks", _notebooks(runs, folder / "notebooks", plotly)),
-        "cite": ("how to cite", _made_with(runs)),
+        "costs": ("costs", costs),
+        "notebooks": ("notebooks", notebooks),
+        "cite": ("how to cite", made_with),
     }
+    near = groups[groups["within_chance"].astype(bool)].to_dict("records") if len(groups) else []
+    seeds = int(every["seeds"].max()) if len(every) else 1
+    of = {"near": len(near), "averages": len(groups), "one_label": one_label, "judges": judges}
+    of |= {"depending": sum(len(places) for _, places in depending), "claims": len(claims), "lexicon": untranslated}
+    of |= {"missing_groups": [g for g in GROUPS if len(shown) and g not in set(shown["group"])]}
+    of |= {"made_with": len(made_with), "headline": len(headline)} | summary.no_better(every)
     layout = {"autoescape": select_autoescape(), "trim_blocks": True, "lstrip_blocks": True}
     template = Environment(loader=FileSystemLoader(Path(__file__).parent), **layout).get_template("page.html")
     text = template.render(
         name=name,
         sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
         **{anchor.replace("-", "_"): found for anchor, (_, found) in page.items()},
-        generated=any(run.settings["corpus"] == "minilab" for run in runs),
+        summary=summary.summary(every, runs),
+        cautions=summary.cautions(runs, missing, seeds, of),
+        seeds=seeds,
         recipes={run.settings["recipe"] for run in runs},
         group_names=GROUPS,
         titles=[f"{title} ({group})" for group, title in GROUPS.items()],
         tested={g: list(dict.fromkeys(run.language(c) for run in runs for c in run.groups[g])) for g in GROUPS},
-        missing_groups=[group for group in GROUPS if len(shown) and group not in set(shown["group"])],
         missing=missing,
-        several_tasks=shown["name"].nunique() > 1,
+        near=near,
+        several_tasks=headline["name"].nunique() > 1 if len(headline) else single["name"].nunique() > 1,
+        headline_metrics=list(dict.fromkeys(headline["metric"])) if len(headline) else [],
         several_names=groups["name"].nunique() > 1,
         group_averages=groups.to_dict("records"),
-        one_label=_one_label(languages),
+        one_label=one_label,
         models=list(dict.fromkeys(filter(None, (run.manifest["origin"] for run in runs)))),
         scoring_rules=list(dict.fromkeys(run.rule for run in runs)),
         pair_rules=sorted(set(pairs["rule"])) if len(pairs) else [],
-        rule_names=[rule for rule in RULES if rule in claims],
-        rules_missing=[rule for rule in RULES if rule not in claims],
+        rule_names=[rule for rule in RULES if claims and rule in claims[0]],
+        rules_missing=[rule for rule in RULES if claims and rule not in claims[0]],
+        depending=depending,
         by_rule=_by(["run", "name", "group"], of_rows(by_rule) if len(by_rule) else by_rule),
         lengths=lengths,
         language_names=NAMES | {code: run.language(code) for run in runs for code in run.settings["languages"]},
-        untranslated=next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {}),
+        untranslated=untranslated,
+        whole_time=_duration(sum(cost["seconds"] for cost in costs)),
+        devices=list(dict.fromkeys(cost["device"] for cost in costs)),
+        most_memory=max((cost["peak_memory_mb"] or 0 for cost in costs), default=0),
         plotly=plotly,
         pictures=pictures.result(),
         figure_titles={title: unescape(figure.layout.title.text) for title, figure in drawn.items()},
+        figure_words={title: figures.words(figure) for title, figure in drawn.items()},
     )
     (folder / "index.html").write_text(text, encoding="utf-8")
     return every
@@ -182,7 +214,8 @@ def _in_file_name(task: str) -> str:
 
 def _inline(figure: go.Figure | dict) -> str:
     """A figure as a part of a page that has plotly's code."""
-    return pio.to_html(figure, full_html=False, include_plotlyjs=False)
+    quiet = {"displayModeBar": False, "responsive": True}
+    return pio.to_html(figure, full_html=False, include_plotlyjs=False, config=quiet)
 
 
 def find_chromium() -> str | None:
@@ -241,6 +274,34 @@ def _asked(lines: pd.DataFrame) -> list[tuple[str, str, int]]:
     return found
 
 
+def _pairs(told: pd.DataFrame) -> dict[str, dict[str, tuple[int, list[dict], int]]]:
+    """Under "" rows against rows, and under a title what each row has of its own: how many pairs, those to be shown,
+    how many differ."""
+    found: dict[str, dict] = {}
+    kinds = _by("kind", told)
+    for kind, part in kinds.items():
+        differ = int(part["verdict"].isin(["higher", "lower"]).sum())
+        order = part["difference"].abs().sort_values(ascending=False, kind="stable").index
+        shown = part if len(part) <= _PAIRS else part.loc[order[:_PAIRS]]
+        own = f"languages against the first one, in each of {len(kinds) - 1} rows"
+        title = "" if kind == "rows" or len(kinds) <= 7 else own
+        found.setdefault(title, {})[kind] = len(part), shown.to_dict("records"), differ
+    return found
+
+
+def _depending(claims: list[dict], several: bool) -> list[tuple[tuple[str, str], list[str]]]:
+    """Conclusions that depend on the rule: a claim and what is said of it -> the rows and groups of which it is."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for claim in (one for one in claims if one["depends"]):
+        place = " ".join([claim["run"], *([claim["name"]] if several else []), claim["group"]])
+        found.setdefault((claim["claim"], claim["says"]), []).append(place)
+    return list(found.items())
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+
+
 def _one_label(languages: pd.DataFrame) -> list[str]:
     """Per row the languages in which nearly all predictions are one label under some prompt."""
     several, found = languages["name"].nunique() > 1, {}
@@ -253,18 +314,22 @@ def _one_label(languages: pd.DataFrame) -> list[str]:
 
 
 def _settings(runs: list[Run]) -> dict:
-    """The fields in which the runs differ, with every run's values, and those that are the same where they are."""
-    flat = []
+    """The fields in which the rows differ, with every row's values, and those that are the same where they are."""
+    flat: dict[str, dict] = {}
     for run in runs:
-        fields = {k: v for k, v in run.settings.items() if k not in ("name", "row", *_BLOCKS)}
-        for block in _BLOCKS:
+        fields = {k: v for k, v in run.settings.items() if k not in ("name", "row", "seed", *_BLOCKS)}
+        # seeds of a row differ in their bases' names, too
+        fields["model"] = fields["model"] | {"run": run.began_with if run.base else None}
+        # of what a stage would do that the row has none of, nothing is said
+        blocks = [block for block in _BLOCKS if block not in ("data", "train") or _STAGE_OF[block] in run.stages]
+        for block in blocks:
             # two stages may have a field of one name
             fields |= {f"{block}.{k}" if k in fields else k: v for k, v in run.settings.get(block, {}).items()}
-        flat.append(fields)
-    names = list(dict.fromkeys(field for fields in flat for field in fields))
-    values = {f: [fields[f] for fields in flat if f in fields] for f in names}
+        flat.setdefault(run.row, fields | {"seeds": []})["seeds"].append(run.seed)
+    names = list(dict.fromkeys(field for fields in flat.values() for field in fields))
+    values = {f: [fields[f] for fields in flat.values() if f in fields] for f in names}
     differ = [f for f, found in values.items() if len({json.dumps(value, sort_keys=True) for value in found}) > 1]
-    rows = [(run.name, [_short(fields.get(f, "")) for f in differ]) for run, fields in zip(runs, flat, strict=True)]
+    rows = [(row, [_short(fields.get(f, "")) for f in differ]) for row, fields in flat.items()]
     same = {f: _short(found[0]) for f, found in values.items() if f not in differ and found[0] not in (None, [])}
     return {"fields": differ, "rows": rows, "same": same}
 
@@ -277,8 +342,9 @@ def _short(value) -> str:
 
 
 def _costs(runs: list[Run]) -> list[dict]:
-    """Time, memory and tokens of every stage; tokens as estimated for training and as counted for scoring."""
-    lines = []
+    """Time, memory and tokens of every stage of a row, over its seeds; tokens as estimated for training and as counted
+    for scoring."""
+    lines: dict[str, dict] = {}
     for run in runs:
         tokens = {"tune": run.data.get("estimated", {}).get("tokens")}
         if len(run.scores):
@@ -286,10 +352,14 @@ def _costs(runs: list[Run]) -> list[dict]:
             keys = [c for c in ("dataset", "task", "language", "example", "prompt") if c in run.scores]
             read = run.scores.groupby(keys)["prompt_tokens"].max().sum()
             tokens["evaluate"] = int(read + run.scores["label_tokens"].sum())
-        for stage, manifest in run.stages.items():
-            facts = {name: manifest[name] for name in ("seconds", "peak_memory_mb", "device", "end")}
-            lines.append({"stage": f"{run.name}: {stage}", "tokens": tokens.get(stage), **facts})
-    return lines
+        for stage, facts in run.stages.items():
+            name = f"{run.row}: {stage}"
+            line = lines.setdefault(name, {"stage": name, "seconds": 0, "tokens": 0, "peak_memory_mb": 0, "end": ""})
+            line["seconds"] += facts["seconds"]
+            line["tokens"] += tokens.get(stage) or 0
+            line["peak_memory_mb"] = max(line["peak_memory_mb"], facts["peak_memory_mb"] or 0)
+            line |= {"device": facts["device"], "end": max(line["end"], facts["end"])}
+    return list(lines.values())
 
 
 def _tuning_costs(runs: list[Run]) -> dict[str, str]:
@@ -316,12 +386,16 @@ def _made_with(runs: list[Run]) -> list[dict]:
     return list(found.values())
 
 
-def _notebooks(runs: list[Run], folder: Path, plotly: str | None) -> dict[str, dict[str, str]]:
+def _notebooks(
+    runs: list[Run], folder: Path, plotly: str | None, tell: Callable[[float], None]
+) -> dict[str, dict[str, str]]:
     """Write the executed notebooks as pages that need no internet; returns run -> stage -> the page's file name."""
     found: dict[str, dict[str, str]] = {}
     folder.mkdir(exist_ok=True)
     exporter = HTMLExporter(template_name="basic")
-    for run, stage in product(runs, [*STAGES, "judge"]):
+    every = list(product(runs, [*STAGES, "judge"]))
+    for number, (run, stage) in enumerate(every):
+        tell(number / len(every))
         path = run.folder.parent / f"{stage}.ipynb"
         if not path.is_file() or stage not in run.stages:
             continue

@@ -2,7 +2,7 @@
 pairs, the same answers under every scoring rule, and the published cells beside ours."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +14,7 @@ from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation import comparison, measures
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
+from ia_lib.evaluation.resampling import METRICS
 from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
@@ -160,7 +161,7 @@ class Run:
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
-def every(runs: list[Run]) -> pd.DataFrame:
+def every(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
     began_with, objective, replay, retention, budget, trained_on, tuning`, with `group_name` and `language_name`.
 
@@ -277,23 +278,55 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=["metric", "asked"]).round(2)
 
 
+# Of each kind of task the measure that counts first.
+HEADLINES = {"choose": measures.HEADLINE, "extract": "exact match, corrected", "open": "score", "translate": "chrF"}
+HEADLINES |= {"answer": "answer loss"}
+
+
 def headline(results: pd.DataFrame) -> pd.DataFrame:
-    """Retention, gain and transfer of every row that began with another one's model (`comparison.headline`).
+    """Retention, gain and transfer of every row that began with another one's model (`comparison.headline`), in the
+    first measure of each kind of task, with `metric`; p values are adjusted within each kind.
 
     Where neither the model before nor the one after is above chance the verdict is "neither above chance": from a
     constant answer to guessing is no gain. What share was kept is said of known languages alone, and of what was above
     chance before and after.
     """
-    results = of_rows(results)
-    if results.empty or results["difference"].isna().all():
+    frames = [lines for kind in HEADLINES if len(lines := headlines(results, kind))]
+    every = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"verdict": []})
+    return every[every["verdict"] != ""].reset_index(drop=True)
+
+
+def headlines(results: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """What the group averages of a kind of tasks say of every row, one line per row and place, in the order of the
+    table: the lines of results.csv, with those of `comparison.headline` (`verdict` is empty without a base), `floor`
+    (what costs nothing, of labels what 97.5% of uniform guesses stay below), `above` (whether the value is shown to be
+    better than that) and `gained, gained_low, gained_high`, the difference where more is better. Of several judges the
+    first one's."""
+    metric = HEADLINES[kind]
+    lines = of_rows(results, metric)
+    if lines.empty:
         return pd.DataFrame()
-    lines = comparison.headline(results)
-    key = ["row", *PLACE]
-    here = results[results["language"] == "all"].set_index(key).loc[pd.MultiIndex.from_frame(lines[key])]
-    above_before = lines["base"].to_numpy() > here["chance_high"].to_numpy()
-    above_after = ~here["within_chance"].to_numpy(dtype=bool)
-    lines["verdict"] = lines["verdict"].where(above_before | above_after, "neither above chance")
-    lines["kept"] = lines["kept"].where(above_before & above_after & (lines["group"] == "L1"))
+    lines = lines[(lines["kind"] == kind) & (lines["language"] == "all") & (lines["prompt"].astype(str) == "all")]
+    if kind == "open" and len(lines):
+        lines = lines[lines["source"] == lines["source"].iloc[0]]
+    if lines.empty:
+        return pd.DataFrame()
+    key, less = ["row", *PLACE], METRICS[metric].less_is_better
+    lines = lines.fillna({"budget": "", "tuning": "", "replay": "", "dataset": ""}).reset_index(drop=True)
+    floor = lines["chance_high" if kind == "choose" else "baseline"]
+    above = lines["high"] < floor if less else lines["low"] > floor
+    above = ~lines["within_chance"].astype(bool) if kind == "choose" else above
+    before = lines["base"] < floor if less else lines["base"] > floor
+    gained = lines[["difference", "difference_low", "difference_high"]].set_axis(
+        ["gained", "gained_low", "gained_high"], axis="columns"
+    )
+    if less:
+        gained = -gained.rename(columns={"gained_low": "gained_high", "gained_high": "gained_low"})
+    lines = lines.assign(floor=floor, above=above, **gained)
+    lines = lines.merge(comparison.headline(lines, metric)[[*key, "quantity", "p_holm", "verdict"]], "left", key)
+    judged = lines["verdict"].notna()
+    lines["verdict"] = lines["verdict"].where(above | before | ~judged, "neither above chance").fillna("")
+    lines["kept"] = lines["kept"].where(before & above & (lines["group"] == "L1"))
     return lines
 
 
@@ -359,13 +392,13 @@ def beside_published(results: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
 
 
 def errors(runs: list[Run]) -> dict[str, list[dict]]:
-    """Per run the wrong predictions that it was most certain of."""
+    """Per row the wrong predictions that it was most certain of, with its first seed."""
     found = {}
-    for run in runs:
+    for run in {run.row: run for run in reversed(runs)}.values():
         if (run.folder / "errors.csv").is_file():
             lines = _lines_in(run.folder / "errors.csv")
             found[run.name] = lines.assign(name=list(map(run.language, lines["language"]))).to_dict("records")
-    return found
+    return dict(reversed(found.items()))
 
 
 def losses(folder: Path) -> pd.DataFrame:

@@ -444,6 +444,6 @@ def write_report(stage: Stage) -> Reported:
         judged = [needed.folder for needed in stage.needs if needed.name == "judge"]
         # what no artefact hangs on may have changed since
         said = [needed.run.model_dump(mode="json", include={"reproduces", "fidelity"}) for needed in evaluated]
-        page.write(stage.part, stage.table.stem, folders, stage.without, said, judged)
+        page.write(stage.part, stage.table.stem, folders, stage.without, said, judged, stage.progress)
         stage.finish()
     return Reported(stage.folder, own_csv(stage.folder / "results.csv"))

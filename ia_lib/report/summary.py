@@ -1,0 +1,391 @@
+"""What a table found, in words and one picture: the top of its page. All of it is read off results.csv."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+
+import pandas as pd
+
+from ia_lib.data.languages import GROUPS
+from ia_lib.report import results
+from ia_lib.report.results import HEADLINES, Run
+
+_PLACES = {"L2": "the taught languages", "L1": "the known ones", "L3": "languages never seen"}
+_ASKS = {"L2": "What was gained?", "L1": "What was kept?", "L3": "What carried over?"}
+# Of each kind of task: what is measured, its unit, the highest value, decimals, and what is still called kept: a loss
+# that the interval does not reach.
+_SCALES = {
+    "choose": ("weighted F1, in percent", "points", 100, 1, 2.0),
+    "extract": ("exact match, in percent", "points", 100, 1, 2.0),
+    "open": ("mean mark of free answers, 0 to 3", "marks", 3, 2, 0.1),
+    "translate": ("chrF, 0 to 100", "points", 100, 1, 2.0),
+    "answer": ("loss of true answers, in nats a token, less is better", "nats a token", None, 2, 0.05),
+}
+_SHOWN = 12  # rows of a picture, before the others are folded away
+_WORDS = {"gain": "gain", "loss": "loss", "none shown": "none", "neither above chance": "none"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rows to which the same happened: their names, what it was, and each alone."""
+
+    rows: list[str]
+    text: str
+    single: list[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`lead`: what was taught to what, and how it was tested; `whole`: what came of it, of all rows; `measure`: that of
+    the picture; `outcomes`: what happened to each row; `panels`: the picture, an SVG for each group of languages, and
+    `more_panels` for further rows."""
+
+    lead: list[str]
+    whole: str
+    measure: str
+    outcomes: list[Outcome]
+    panels: list[str]
+    more_panels: list[str]
+
+
+def summary(every: pd.DataFrame, runs: list[Run]) -> Summary | None:
+    """The summary of a table from the lines of results.csv; None where nothing was tested. Of several kinds of tasks
+    the first one counts, in the order of `results.HEADLINES`, as an average over its tasks; of judges the first."""
+    kind = _kind(every)
+    if kind is None or (lines := results.headlines(every, kind)).empty:
+        return None
+    lines = _widest(lines)
+    changed = lines[lines["verdict"] != ""]
+    panels = _panels(lines, kind)
+    lead, whole = _lead(lines, changed, runs, kind), _whole(changed, kind)
+    return Summary(lead, whole, _SCALES[kind][0], _outcomes(changed, kind), *panels)
+
+
+def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> list[tuple[str, str, str]]:
+    """What must not be concluded from a table: a title, a sentence, and the section that tells more ("" if none does).
+    `missing` names runs without results; `found` has what the page's sections were made of: `near, averages` (how many
+    group averages guess, of how many), `no_better` (rows that are no better than what costs nothing), `one_label`,
+    `depending, claims`, `missing_groups`, `judges`, `made_with`."""
+    said = []
+    if any(run.settings["corpus"] == "minilab" for run in runs):
+        text = "The mini lab is generated text and not native language: sentences from a small grammar, put into ten "
+        text += "languages word by word through a lexicon, with Indonesian words where the lexicon has none. It shows "
+        text += "whether the method does what it says, and says nothing of real languages."
+        said.append(("Generated text", text, "lexicon" if found["lexicon"] else ""))
+    if missing:
+        text = f"{_and(missing)} {'have' if len(missing) > 1 else 'has'} no results and "
+        said.append(("Not finished", f"{text}{'are' if len(missing) > 1 else 'is'} missing here.", ""))
+    for group in found["missing_groups"]:
+        text = f"No test in a language {GROUPS[group]} ({group}): {_UNKNOWN[group]}."
+        said.append(("Not measured", text, ""))
+    if runs and seeds == 1:
+        text = (
+            "The intervals are over the test's texts alone. Another seed of training can differ by more than they tell"
+        )
+        said.append(("One seed", f"{text}: take several before you believe a small difference.", ""))
+    if found["near"]:
+        text = f"{found['near']} of {found['averages']} group averages are not shown to be above guessing at random. "
+        said.append(("Near chance", f"{text}Differences between such averages mean nothing.", "groups"))
+    if found["no_better"]:
+        text = f"not shown to be better than what costs nothing anywhere: {_and(found['no_better'])}."
+        said.append(("Nothing shown", text[0].upper() + text[1:], found["no_better_at"]))
+    if found["one_label"]:
+        text = f"{_count(len(found['one_label']), 'row')} gave nearly always the same answer in some languages: such a "
+        said.append(
+            ("One label", f"{text[0].upper()}{text[1:]}score says which label the scoring prefers.", "languages")
+        )
+    if found["depending"]:
+        text = f"{found['depending']} of {found['claims']} conclusions are others under another rule of scoring labels."
+        said.append(("It depends on the rule", text, "rules"))
+    for name, title, what in _OF_JUDGES:
+        if name in found["judges"]:
+            judges = _and(dict.fromkeys(found["judges"][name]["judge"]))
+            said.append((title, what.format(judges), "judges"))
+    if found["made_with"] > 1:
+        text = (
+            f"The stages were made with {found['made_with']} different versions or commits of the kit or its libraries."
+        )
+        said.append(("Several versions", text, "cite"))
+    if any(run.base for run in runs):
+        text = "“No change is shown” is no proof that nothing changed: the intervals say how much it may be."
+        said.append(("Nothing shown is not nothing", text, "headline" if found["headline"] else ""))
+    return said
+
+
+def no_better(every: pd.DataFrame) -> dict:
+    """For `cautions`: `no_better`, rows that are shown to be better than what costs nothing in no group, in the first
+    measure of a table that has no labels, and `no_better_at`, the section about it."""
+    kind = _kind(every)
+    if kind in (None, "choose"):
+        return {"no_better": [], "no_better_at": ""}
+    above = results.headlines(every, kind).groupby("row", sort=False)["above"].any()
+    return {"no_better": list(above.index[~above]), "no_better_at": _SECTIONS[kind]}
+
+
+def _kind(every: pd.DataFrame) -> str | None:
+    return next((kind for kind in HEADLINES if (every["kind"] == kind).any()), None)
+
+
+_SECTIONS = {"extract": "questions", "open": "requests", "translate": "held-out", "answer": "held-out"}
+_UNKNOWN = {
+    "L1": "whether anything was forgotten was not measured",
+    "L2": "what was learned was not measured",
+    "L3": "whether it carries over was not measured",
+}
+_OF_JUDGES = (
+    ("alike", "One mark for everything", "{} gave the same mark to every answer: its scores tell the gate alone."),
+    ("unmarked", "Without a mark", "{} gave none to some answers, which are left out of its scores."),
+)
+
+
+def _widest(lines: pd.DataFrame) -> pd.DataFrame:
+    """One line for each row and group: the average over the most data sets and tasks."""
+    wide = (lines["dataset"] == "all").astype(int) + (lines["task"] == "all")
+    lines = lines.assign(wide=wide).sort_values("wide", ascending=False, kind="stable")
+    return lines.drop_duplicates(["row", "group"]).sort_index()
+
+
+def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str) -> list[str]:
+    tuned = [run for run in runs if run.row in set(changed["row"])]
+    of = {run.row: run for run in runs}
+    begun = list(dict.fromkeys(run.began_with for run in tuned))
+    models = list(dict.fromkeys(_model(of.get(name), name) for name in begun))
+    groups = {group: _languages(tuned or runs, group) for group in GROUPS}
+    said = []
+    if tuned:
+        ways = len(dict.fromkeys(run.row for run in tuned))
+        was = "were each" if len(models) > 1 else "was"
+        taught = f"{was} taught {groups['L2']}" if groups["L2"] else f"{was} tuned"
+        models = _and(models if len(models) <= 3 else [*models[:2], f"{len(models) - 2} more"])
+        said.append(f"{models[0].upper()}{models[1:]} {taught}, in {_count(ways, 'way')}.")
+    else:
+        said.append("No row of this table was built on another that was tested, so nothing can be said of gains.")
+    if groups["L1"] or groups["L3"]:
+        known = f"Known before: {groups['L1']}. " if groups["L1"] else ""
+        said.append(known + (f"Never seen: {groups['L3']}." if groups["L3"] else ""))
+    texts = sorted(set(lines["examples"].astype(int)))
+    many = f"{texts[0]:,}" if len(texts) == 1 else f"{texts[0]:,} to {texts[-1]:,}"
+    tasks = {f"{line.dataset}/{line.task}" if line.dataset else line.task for line in lines.itertuples()}
+    what = f"the task {next(iter(tasks))}" if len(tasks) == 1 and "all" not in "".join(tasks) else "several tasks"
+    said.append(f"Tested on {what}, {many} {_EXAMPLES[kind]} in each language. Measured: {_SCALES[kind][0]}.")
+    return said
+
+
+_EXAMPLES = {"choose": "texts", "extract": "questions", "open": "requests", "translate": "sentences", "answer": "rows"}
+
+
+def _model(run: Run | None, name: str) -> str:
+    """A model that rows began with, by the row's name and its own."""
+    own = run.manifest["origin"] if run else ""
+    if name == "new" or (run and not own):
+        return f"the row {name}, a model of this table," if run else "a new model"
+    return f"the row {name} ({own})" if run and own != name else name
+
+
+def _languages(runs: list[Run], group: str) -> str:
+    names = list(dict.fromkeys(run.language(code) for run in runs for code in run.groups[group]))
+    return _and(names if len(names) <= 8 else [*names[:7], f"{len(names) - 7} more"])
+
+
+def _outcomes(changed: pd.DataFrame, kind: str) -> list[Outcome]:
+    """What happened to each row, those that gained most first; more than three rows with the same verdicts together."""
+    verdicts: dict[tuple, list[str]] = {}
+    best = changed.sort_values("gained", ascending=False, kind="stable")
+    taught = best[best["group"] == "L2"]
+    for row in dict.fromkeys([*taught["row"], *best["row"]]):
+        said = changed[changed["row"] == row].set_index("group")["verdict"]
+        verdicts.setdefault(tuple(said.get(group, "") for group in _PLACES), []).append(row)
+    found = []
+    for rows in verdicts.values():
+        parts = [changed[changed["row"] == row] for row in rows]
+        names = [
+            f"{row} ({how})" if (how := _how(part.iloc[0])) else row for row, part in zip(rows, parts, strict=True)
+        ]
+        single = [_said(part, kind) for part in parts]
+        if len(rows) > 3:
+            found.append(Outcome(names, _said(changed[changed["row"].isin(rows)], kind), single))
+        else:
+            found += [Outcome([name], text, []) for name, text in zip(names, single, strict=True)]
+    return found
+
+
+def _whole(changed: pd.DataFrame, kind: str) -> str:
+    """What happened to all rows, in one sentence or two; nothing of a single row."""
+    rows = set(changed["row"])
+    by = {group: part.set_index("row") for group, part in changed.groupby("group")}
+    if len(rows) < 2 or "L2" not in by:
+        return ""
+    gained, lost, carried = (
+        [row for row, verdict in by[group]["verdict"].items() if verdict == what] if group in by else []
+        for group, what in (("L2", "gain"), ("L1", "loss"), ("L3", "gain"))
+    )
+    of = _count(len(rows), "way")
+    if gained:
+        best = by["L2"].loc[gained].sort_values("gained").tail(1).reset_index()
+        are, most = ("is", "") if len(gained) == 1 else ("are", "most of all ")
+        said = [f"{_count(len(gained))} of {of} {are} shown to have taught something, {most}{best['row'][0]} by "]
+        said[0] += _by(best, kind)
+    else:
+        said = [f"none of {of} is shown to have taught anything"]
+    if "L1" in by:
+        here = sum(row in gained for row in lost)
+        said += [f"{_count(here) if here else 'none'} of these lost in the known languages"] if gained else []
+        others = f"{_count(len(lost) - here)}{' of the others' if gained else ''} lost in the known languages"
+        said += [others] if len(lost) > here else []
+    if "L3" in by:
+        some = (
+            f"{_count(len(carried))} carried something over"
+            if carried
+            else "none is shown to have carried anything over"
+        )
+        said.append(f"{some} to languages never seen")
+    return f"{said[0][0].upper()}{'; '.join(said)[1:]}."
+
+
+def _how(line: pd.Series) -> str:
+    """How a row was taught, in few words."""
+    if line["budget"]:
+        return f"{'LoRA' if line['tuning'] == 'lora' else 'all weights'}, budget {line['budget']}"
+    said = [] if line["objective"] in ("commit", "alpaca", "none") else [line["objective"].upper()]
+    if str(line["replay"]) not in ("", "nan"):
+        old = str(line["replay"])
+        said.append("no replay" if old == "0" else f"replay of {int(old):,}" if old.isdigit() else f"replay of {old}")
+    return ", ".join(said + ([line["retention"]] if line["retention"] != "none" else []))
+
+
+def _said(part: pd.DataFrame, kind: str) -> str:
+    """What happened to rows of the same verdicts: a clause for each group of languages, and one for guesses."""
+    guessed = part["verdict"] == "neither above chance"
+    shown = part[~guessed]
+    clauses = [_clause(group, shown[shown["group"] == group], kind) for group in _PLACES]
+    if places := [where for group, where in _PLACES.items() if group in set(part.loc[guessed, "group"])]:
+        less = "guessed" if kind == "choose" else "did no better than what costs nothing"
+        clauses.append(f"{less} in {_and(places)}, before and after")
+    return "; ".join(filter(None, clauses)) + "."
+
+
+def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
+    if lines.empty:
+        return ""
+    where, (_, _, _, decimals, margin) = _PLACES[group], _SCALES[kind]
+    by, first = _by(lines, kind), lines.iloc[0]
+    alone = f", from {first['base']:.{decimals}f} to {first['value']:.{decimals}f}" if len(lines) == 1 else ""
+    floor = ", down to guessing" if not lines["above"].any() and kind == "choose" else ""
+    match first["verdict"], group:
+        case "gain", "L2":
+            return f"gained {by} in {where}{alone}"
+        case "gain", "L1":
+            return f"gained {by} in {where}, too{alone}"
+        case "gain", _:
+            return f"{by} carried over to {where}{alone}"
+        case "loss", _:
+            return f"lost {by} in {where}{alone}{floor}"
+        case _, "L1" if (worst := lines["gained_low"].min()) > -margin:
+            exact = f"{by}; at most {max(0, -worst):.{decimals}f} lost"
+            return f"kept {where} ({exact})"
+        case _, "L1":
+            return f"no loss is shown in {where} ({by})"
+        case _, "L3":
+            return f"nothing is shown to carry over to {where} ({by})"
+    return f"no change is shown in {where} ({by})"
+
+
+def _by(lines: pd.DataFrame, kind: str) -> str:
+    """By how much, of one row or of the ends of several."""
+    _, unit, _, decimals, _ = _SCALES[kind]
+    signed = lines["verdict"].iloc[0] not in ("gain", "loss")
+    form = f"{{:+.{decimals}f}}" if signed else f"{{:.{decimals}f}}"
+
+    def one(line, named: bool) -> str:
+        ends = line["gained"], line["gained_low"], line["gained_high"]
+        if line["verdict"] == "loss":
+            ends = -ends[0], -ends[2], -ends[1]
+        value, low, high = map(form.format, ends)
+        return f"{value}{f' {unit}' if not named else ''} [{low}, {high}]{' (' + line['row'] + ')' if named else ''}"
+
+    if len(lines) == 1:
+        return one(lines.iloc[0], False)
+    lines = lines.sort_values("gained", kind="stable")
+    return f"{one(lines.iloc[0], True)} to {one(lines.iloc[-1], True)} {unit}"
+
+
+def _and(parts: Iterable[str]) -> str:
+    *first, last = list(parts) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(number: int, what: str = "") -> str:
+    words = ["no", "one", "two", "three", "four", "five", "six"]
+    said = words[number] if number < len(words) else f"{number:,}"
+    return f"{said} {what}{'s' if number != 1 else ''}" if what else said
+
+
+# The picture: places in an SVG of this width, in its own units.
+_WIDE, _NAMES, _LEFT, _RIGHT, _ROW, _TOP = 380, 116, 126, 306, 24, 30
+
+
+def _panels(lines: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
+    """A drawing of each group of languages, and of the rows for which it has no room: those that gained least."""
+    order = {row: i for i, row in enumerate(dict.fromkeys(lines["row"]))}
+    if len(order) > _SHOWN:
+        best = lines[lines["group"] == ("L2" if (lines["group"] == "L2").any() else lines["group"].iloc[0])]
+        best = best.sort_values("gained", ascending=False, kind="stable", na_position="last")
+        order = {row: i for i, row in enumerate(dict.fromkeys([*best["row"], *order]))}
+    rows = sorted(order, key=order.get)
+    parts = rows[:_SHOWN], rows[_SHOWN:]
+    highest = _SCALES[kind][2] or max(lines["high"].max(), lines["base"].max(), lines["floor"].max()) * 1.05
+    groups = [group for group in ("L2", "L1", "L3") if (lines["group"] == group).any()]
+    return tuple(
+        [_panel(group, lines[lines["row"].isin(part)], part, highest, kind) for group in groups if part]
+        for part in parts
+    )
+
+
+def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kind: str) -> str:
+    """The values of rows in a group: a ring before, a mark after with its interval, what costs nothing shaded."""
+    decimals = _SCALES[kind][3]
+    own = lines[lines["group"] == group].set_index("row")
+    bottom, asks = _TOP + _ROW * len(rows), f"{_ASKS[group]} {GROUPS[group].capitalize()} ({group})"
+
+    def x(value: float) -> str:
+        return f"{_LEFT + (_RIGHT - _LEFT) * min(max(value, 0), highest) / highest:.1f}"
+
+    drawn, words = [f'<text class="asks" x="0" y="14">{asks}</text>'], []
+    if len(own):
+        floor = own["floor"].mean()
+        ends = ("0", x(floor)) if kind != "answer" else (x(floor), f"{_RIGHT}")
+        left = _LEFT if kind != "answer" else float(ends[0])
+        drawn.append(
+            f'<rect class="guess" x="{left}" y="{_TOP - 4}" width="{float(ends[1]) - left:.1f}" '
+            f'height="{bottom - _TOP + 8}"/>'
+        )
+    for tick in (0, highest / 2, highest):
+        said = f"{tick:.0f}" if highest >= 10 else f"{tick:.1f}"
+        drawn.append(f'<path class="grid" d="M{x(tick)} {_TOP - 4}V{bottom + 4}"/>')
+        drawn.append(f'<text class="tick" x="{x(tick)}" y="{bottom + 18}">{said}</text>')
+    for i, row in enumerate(rows):
+        y = _TOP + _ROW * i + _ROW // 2
+        name = row if len(row) <= 17 else row[:16] + "…"
+        drawn.append(f'<text class="row" x="{_NAMES}" y="{y + 4}">{escape(name)}</text>')
+        if row not in own.index:
+            continue
+        line = own.loc[row]
+        look = _WORDS.get(line["verdict"], "none")
+        said = f"{row}: {line['value']:.{decimals}f} [{line['low']:.{decimals}f}, {line['high']:.{decimals}f}]"
+        marks = [f'<path class="ends" d="M{x(line["low"])} {y}H{x(line["high"])}"/>']
+        if pd.notna(line["base"]):
+            marks.append(f'<path class="way" d="M{x(line["base"])} {y}H{x(line["value"])}"/>')
+            marks.append(f'<circle class="before" cx="{x(line["base"])}" cy="{y}" r="5"/>')
+            said = f"{row}: from {line['base']:.{decimals}f} to {said[len(row) + 2 :]}, {line['verdict']}"
+            change = f"{line['gained']:+.{decimals}f}"
+            marks.append(f'<text class="change" x="{_WIDE - 4}" y="{y + 4}">{change}</text>')
+        at = float(x(line["value"]))
+        shape = {"gain": [(0, -7), (7, 6), (-7, 6)], "loss": [(0, 7), (7, -6), (-7, -6)]}.get(look)
+        if shape:
+            marks.append(f'<path d="M{" ".join(f"{at + dx:.1f},{y + dy}" for dx, dy in shape)}Z"/>')
+        else:
+            marks.append(f'<circle cx="{at:.1f}" cy="{y}" r="5"/>')
+        drawn.append(f'<g class="{look}"><title>{escape(said)}</title>{"".join(marks)}</g>')
+        words.append(said)
+    words = f"{asks} {'; '.join(words)}."
+    return f'<svg viewBox="0 0 {_WIDE} {bottom + 24}" role="img" aria-label="{escape(words)}">{"".join(drawn)}</svg>'
