@@ -200,7 +200,7 @@ def test_held_out_sentences_stand_in_the_results_and_on_the_page(runs, tmp_path)
     assert "20.00 (the source copied)" in text
     assert "<td>English</td><td>Javanese</td>" in text
     # what averages several is named by its group; what averages one says nothing new
-    shown = results_of.held_out(results_of.every(list(map(results_of.Run, runs))))
+    shown = results_of.held_out(every_of(runs))
     assert len(shown[shown["source"] == "all"]) == 2 * 2 * 4
     assert "<td>taught (L2)</td>" in text
 
@@ -235,8 +235,18 @@ def read(folders):
     return [results_of.Run(folder) for folder in folders]
 
 
+def every_of(folders):
+    return results_of.every(results_of.pieces(read(folders)))
+
+
+def test_several_processes_find_the_same(crafted, monkeypatch):
+    alone = every_of(crafted)
+    monkeypatch.setattr(results_of, "_MANY", 1)
+    pd.testing.assert_frame_equal(every_of(crafted), alone, check_exact=True)
+
+
 def test_seeds_are_taken_together(crafted):
-    every = results_of.every(read(crafted))
+    every = every_of(crafted)
     table = measures.of_rows(every, "weighted_f1")
     assert set(table["run"]) == {"base", "tlm"}
     assert (table["seeds"] == 2).all()
@@ -266,7 +276,7 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     assert "2 different versions or commits" in text
     assert "texts in each of 5 languages, 3 prompts each" in text
     assert "Not among them: joint, mean" in text
-    lines = results_of.headline(results_of.every(read(crafted)))
+    lines = results_of.headline(every_of(crafted))
     labels = lines["metric"] == "weighted_f1"
     assert lines.loc[labels & (lines["group"] == "L1"), "kept"].isna().all()
 
@@ -348,7 +358,7 @@ def test_the_summary_says_what_the_numbers_say(results, known, taught, says):
 
 
 def test_less_loss_is_a_gain(runs):
-    every = results_of.every(read(runs))
+    every = every_of(runs)
     lines = results_of.headlines(every[every["metric"] == "answer loss"].assign(kind="answer"), "answer")
     tuned = lines[lines["row"] == "tlm"]
     assert (tuned["difference"] < 0).all()

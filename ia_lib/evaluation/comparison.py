@@ -5,6 +5,7 @@ All of it rests on the weighted F1 of `measures.measures`: the same draws on bot
 the same texts. `Answers` are those of `measures.choices`, one run's or a list with one per seed.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 
 import pandas as pd
@@ -86,7 +87,7 @@ def rules(
     for rule, runs in by_rule:
         for run, answers in runs.items():
             base = runs.get((bases or {}).get(run))
-            found = measures.measures(answers, groups, base, single=False)
+            found = measures.measures(answers, groups, base, single=False, metrics=[HEADLINE])
             frames.append(found.assign(rule=rule, run=run)[["rule", "run", *found]])
     return pd.concat(frames, ignore_index=True)
 
@@ -101,11 +102,15 @@ def label_lengths(scores: pd.DataFrame) -> pd.DataFrame:
     keys = ["dataset", "task", "label"]
     by = scores.groupby(keys, sort=False)
     found = pd.DataFrame({"tokens": by["label_tokens"].mean(), "characters": by["label_chars"].first()})
-    for column in ("gold", *rules_of(scores)):
-        answers = measures.predictions(scores, "label_sum" if column == "gold" else column)
-        answers = answers.rename(columns={"gold" if column == "gold" else "predicted": "label"})
-        counts = answers.groupby(keys[:2], sort=False)["label"].value_counts(normalize=True)
-        found[column] = 100 * counts.reindex(found.index, fill_value=0.0)
+    true = scores[[*keys[:2], "language", "prompt", "example", "gold"]].drop_duplicates()
+    true = true.rename(columns={"gold": "label"}).groupby(keys[:2], sort=False)["label"].value_counts(normalize=True)
+    found["gold"] = 100 * true.reindex(found.index, fill_value=0.0)
+    laid_out = measures.Scored(scores)
+    for rule in rules_of(scores):
+        said: dict[tuple, Counter] = {}
+        for (dataset, task, *_), cell in laid_out.choices(rule, 1).items():
+            said.setdefault((dataset, task), Counter()).update(cell.said)
+        found[rule] = [100 * said[place[:2]][place[2]] / said[place[:2]].total() for place in found.index]
     return found.reset_index()
 
 

@@ -31,9 +31,12 @@ COLUMNS += ["equals_constant", "examples", "seeds", *_PAIRED, "flags"]
 PREDICTION_COLUMNS = ["dataset", "task", "kind", "language", "source", "example", "prompt", "gold", "predicted"]
 Answered = dict[tuple, Answers]  # a cell, by the values of `CELL` -> the answers there
 
+_NO_NUMBERS = "some scores are not numbers: the model's training has diverged; try a lower learning_rate"
+
 # Cells with the same examples share them, and what is drawn for them.
 examples = lru_cache(maxsize=64)(resampling.Examples)
 labelled = lru_cache(maxsize=64)(resampling.Labelled)
+average = lru_cache(maxsize=1024)(Average)
 # The same goes for the same answers to them, which two scoring rules often choose, while one of the two is in use.
 _chosen_alike: WeakValueDictionary[tuple, Choices] = WeakValueDictionary()
 
@@ -87,7 +90,7 @@ def predictions(scores: pd.DataFrame, rule: str = "label_sum") -> pd.DataFrame:
     scores = scores.reset_index(drop=True)
     value = rule_scores(scores, rule).astype(float)
     if value.isna().any():
-        raise ValueError("some scores are not numbers: the model's training has diverged; try a lower learning_rate")
+        raise ValueError(_NO_NUMBERS)
     keys = [c for c in ("dataset", "task", "language", "example", "prompt") if c in scores]
     best = value.groupby([scores[c] for c in keys], sort=False).idxmax()
     frame = scores.loc[best, [*keys, "gold", "label"]]
@@ -121,37 +124,69 @@ def errors(scores: pd.DataFrame, texts: pd.DataFrame, rule: str = "label_sum", c
 
 
 def choices(
-    scores: pd.DataFrame, rule: str = "label_sum", seed: int = 1, majority: dict | str | None = None
+    scores: pd.DataFrame,
+    rule: str = "label_sum",
+    seed: int = 1,
+    majority: dict | str | None = None,
+    metrics: tuple[str, ...] = LABEL_METRICS,
 ) -> Answered:
     """The labels that are chosen under a rule, in every language under every prompt. A column `dataset` in the scores
     tells data sets of one task apart.
 
     `majority` maps a task, or (data set, task), to the most frequent label of its training texts; or it is "test": the
-    most frequent label of the texts of each cell, as the released code has it. Raises ValueError for a true or majority
+    most frequent label of the texts of each cell, as the released code has it. `metrics` are those that they are to be
+    scored by. Raises ValueError for a true or majority
     label that is no label of its task, and what `predictions` refuses.
     """
-    scores = scores if "dataset" in scores else scores.assign(dataset="")
-    pairs = scores[["dataset", "task", "label"]].drop_duplicates()
-    labels = pairs.groupby(["dataset", "task"])["label"].agg(tuple).to_dict()
-    cells: Answered = {}
-    # as Python's own texts, which are gone through far quicker than Arrow's
-    chosen = predictions(scores, rule).astype(dict.fromkeys(("example", "gold", "predicted"), object))
-    by = chosen.groupby(["dataset", "task", "language", "prompt"], sort=False)
-    for (dataset, task, language, prompt), part in by:
-        names, part = labels[dataset, task], part.sort_values("example")
-        for gold in set(part["gold"]) - set(names):
-            raise ValueError(f"gold: found {gold!r:.80} for {task}; allowed: {', '.join(names)}")
+    return Scored(scores).choices(rule, seed, majority, metrics)
+
+
+class Scored:
+    """Label scores (lines of scores.parquet), laid out once to be read by several rules."""
+
+    def __init__(self, scores: pd.DataFrame):
+        scores = scores if "dataset" in scores else scores.assign(dataset="")
+        self.scores = scores.reset_index(drop=True)
+        of = self.scores.groupby(["dataset", "task"], sort=False)["label"].unique()
+        self.labels = {place: tuple(names) for place, names in of.items()}
+        # cell -> its examples, the true labels and, [examples, labels], the lines of their scores
+        self.cells: dict[tuple, tuple[tuple[str, ...], tuple[int, ...], np.ndarray]] = {}
+        # as Python's own texts, which are gone through far quicker than Arrow's
+        texts = {name: self.scores[name].to_numpy(object) for name in ("example", "label", "gold")}
+        places = self.scores.groupby(["dataset", "task", "language", "prompt"], sort=False).indices
+        for (dataset, task, language, prompt), lines in places.items():
+            names = self.labels[dataset, task]
+            number = {label: i for i, label in enumerate(names)}
+            true = dict(zip(texts["example"][lines], texts["gold"][lines], strict=True))
+            ids = sorted(true)
+            for gold in set(true.values()) - set(names):
+                raise ValueError(f"gold: found {gold!r:.80} for {task}; allowed: {', '.join(names)}")
+            place = {name: i for i, name in enumerate(ids)}
+            where = np.full((len(ids), len(names)), len(self.scores))
+            of_line = [place[name] for name in texts["example"][lines]], [number[x] for x in texts["label"][lines]]
+            where[of_line] = lines
+            self.cells[dataset, task, language, prompt] = tuple(ids), tuple(number[true[name]] for name in ids), where
+
+    def choices(self, rule: str, seed: int, majority=None, metrics: tuple[str, ...] = LABEL_METRICS) -> Answered:
+        """As the function `choices`."""
+        value = rule_scores(self.scores, rule).to_numpy(float)
+        if np.isnan(value).any():
+            raise ValueError(_NO_NUMBERS)
+        value = np.append(value, -np.inf)  # of a label that was not scored
         given = {} if majority is None or majority == "test" else majority
-        often = majority_label(part["gold"]) if majority == "test" else given.get((dataset, task), given.get(task))
-        if often is not None and often not in names:
-            raise ValueError(f"majority: found {often!r:.80} for {task}; allowed: {', '.join(names)}")
-        number = {label: i for i, label in enumerate(names)}
-        gold, said = (np.array([number[label] for label in part[column]]) for column in ("gold", "predicted"))
-        texts = labelled(tuple(part["example"]), seed, tuple(gold), names)
-        key = texts, said.tobytes(), number.get(often)
-        cell = _chosen_alike.get(key) or Choices(texts, said, number.get(often))
-        cells[dataset, task, "choose", HEADLINE, language, "", prompt] = _chosen_alike[key] = cell
-    return cells
+        answers: Answered = {}
+        for (dataset, task, language, prompt), (ids, gold, where) in self.cells.items():
+            names = self.labels[dataset, task]
+            often = given.get((dataset, task), given.get(task))
+            often = majority_label(names[i] for i in gold) if majority == "test" else often
+            if often is not None and often not in names:
+                raise ValueError(f"majority: found {often!r:.80} for {task}; allowed: {', '.join(names)}")
+            said = value[where].argmax(1)  # of equal ones the first
+            texts, often = labelled(ids, seed, gold, names), None if often is None else names.index(often)
+            key = texts, said.tobytes(), often, metrics
+            cell = _chosen_alike.get(key) or Choices(texts, said, often, metrics)
+            answers[dataset, task, "choose", HEADLINE, language, "", prompt] = _chosen_alike[key] = cell
+        return answers
 
 
 def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
@@ -258,8 +293,8 @@ def measures(
         if cells.empty:
             return
         keys = list(cells[CELL].itertuples(index=False, name=None))
-        shares = weights(cells, group)
-        found, other = ([[side.get(key) for key in keys] for side in there] for there in (sides, bases))
+        shares = tuple(weights(cells, group).tolist())
+        found, other = (tuple(tuple(side.get(key) for key in keys) for side in there) for there in (sides, bases))
         pairs = [pair for rows in zip(found, other, strict=False) for pair in zip(*rows, strict=True)]
         # a difference is paired, so it needs the very same examples
         paired = pairs and all(mine and theirs and mine.examples.key == theirs.examples.key for mine, theirs in pairs)
@@ -268,7 +303,7 @@ def measures(
         place |= {"source": first["source"] if alone or first["judge"] or not first["source"] else "all"}
         place |= {"prompt": str(first["prompt"]) if alone else "all"}
         place |= {"majority_of": (majority_of or {}).get((dataset, task))}
-        lines.extend(_lines(place, Average(found, shares), Average(other, shares) if paired else None, metrics))
+        lines.extend(_lines(place, average(found, shares), average(other, shares) if paired else None, metrics))
 
     for (dataset, task, *_), cells in every.groupby([*CELL[:4], "judge"], sort=False):
         for group, languages in groups.items():
@@ -313,32 +348,29 @@ def _lines(place: dict, found: Average, base: Average | None, metrics: Iterable[
     common |= {"examples": max(len(cell.counts) for cell in found.cells)}
     lines = []
     for metric in metrics or found.cells[0].metrics:
-        points = found.points(metric)
-        drawn = np.clip(over_seeds(points, found.draws(metric)), 0, METRICS[metric].highest)
-        low, high = resampling.interval(drawn)
-        line = {**place, **common, "metric": metric, "value": float(points.mean()), "low": low, "high": high}
-        if place["kind"] == "choose":
-            line |= _beside_labels(found, metric, line)
-        else:
-            line["baseline"] = float(found.mean(lambda cell: cell.baseline))
-            line["baseline_is"] = " / ".join(dict.fromkeys(cell.baseline_is for cell in found.cells))
+        line = {**place, **common, "metric": metric, **_alone(found, metric, place["kind"] == "choose")}
         lines.append(line | (_difference(found, base, metric) if base and metric == found.cells[0].metrics[0] else {}))
     return lines
 
 
+@lru_cache(maxsize=1024)
+def _alone(found: Average, metric: str, labels: bool) -> dict:
+    """A value with its interval and what it must be compared with, but for a base."""
+    points = found.points(metric)
+    drawn = np.clip(over_seeds(points, found.draws(metric)), 0, METRICS[metric].highest)
+    low, high = resampling.interval(drawn)
+    line = {"value": float(points.mean()), "low": low, "high": high}
+    if labels:
+        return line | _beside_labels(found, metric, line)
+    line["baseline"] = float(found.mean(lambda cell: cell.baseline))
+    line["baseline_is"] = " / ".join(dict.fromkeys(cell.baseline_is for cell in found.cells))
+    return line
+
+
 def _beside_labels(found: Average, metric: str, line: dict) -> dict:
     """What a metric of labels is compared with."""
-    chance = found.mean(lambda cell: cell.examples.chance[metric])
-    # of accuracy it is known without draws
-    guess = found.mean(lambda cell: 100 / len(cell.examples.names)) if metric == "accuracy" else chance.mean()
-    best = _best_constant(found)
-    majority, majority_name = _always(found, metric, lambda cell: cell.majority)
-    constant, constant_name = _always(found, metric, lambda cell: best[cell.examples.names])
-    always = ("best constant answer", constant) if np.isnan(majority) else ("majority label", majority)
-    baseline_is, baseline = max(("uniform chance", guess), always, key=lambda pair: pair[1])
-    beside = {"baseline": baseline, "baseline_is": baseline_is, "chance": guess}
-    beside |= {"chance_high": float(np.percentile(chance, 97.5)), "majority": majority, "constant": constant}
-    beside |= {"majority_label": majority_name, "constant_label": constant_name}
+    texts = tuple(tuple((cell.examples, cell.majority) for cell in row) for row in found.rows)
+    beside = _without_model(texts, found.shares, metric)
     if metric != HEADLINE:
         return beside
     blind = found.mean(lambda cell: cell.blind)
@@ -355,21 +387,39 @@ def _beside_labels(found: Average, metric: str, line: dict) -> dict:
     return {**beside, "flags": ", ".join(text for text, holds in flags.items() if holds)}
 
 
-def _always(found: Average, metric: str, answer: Callable[[Choices], int | None]) -> tuple[float, str]:
+@lru_cache(maxsize=1024)
+def _without_model(texts: tuple, shares: tuple[float, ...], metric: str) -> dict:
+    """What needs no model, which is the same for all of them: `texts` has for every seed its cells, each as examples
+    and the number of the majority label."""
+    found = Average(texts, shares)
+    chance = found.mean(lambda cell: cell[0].chance[metric])
+    # of accuracy it is known without draws
+    guess = found.mean(lambda cell: 100 / len(cell[0].names)) if metric == "accuracy" else chance.mean()
+    best = _best_constant(found)
+    majority, majority_name = _always(found, metric, lambda cell: cell[1])
+    constant, constant_name = _always(found, metric, lambda cell: best[cell[0].names])
+    always = ("best constant answer", constant) if np.isnan(majority) else ("majority label", majority)
+    baseline_is, baseline = max(("uniform chance", guess), always, key=lambda pair: pair[1])
+    beside = {"baseline": baseline, "baseline_is": baseline_is, "chance": guess}
+    beside |= {"chance_high": float(np.percentile(chance, 97.5)), "majority": majority, "constant": constant}
+    return beside | {"majority_label": majority_name, "constant_label": constant_name}
+
+
+def _always(found: Average, metric: str, answer: Callable[[tuple], int | None]) -> tuple[float, str]:
     """The score of answering with one label in each cell, and which label or labels those are; empty without one."""
     if any(answer(cell) is None for cell in found.cells):
         return np.nan, ""
-    score = found.mean(lambda cell: cell.examples.constant[metric][answer(cell)])
-    return float(score), " / ".join(sorted({cell.examples.names[answer(cell)] for cell in found.cells}))
+    score = found.mean(lambda cell: cell[0].constant[metric][answer(cell)])
+    return float(score), " / ".join(sorted({cell[0].names[answer(cell)] for cell in found.cells}))
 
 
 def _best_constant(found: Average) -> dict[tuple[str, ...], int]:
     """For every list of labels among the cells the number of the one that scores best as the only answer."""
     values: dict[tuple[str, ...], np.ndarray] = {}
     for row in found.rows:
-        for share, cell in zip(found.shares, row, strict=True):
-            names = cell.examples.names
-            values[names] = values.get(names, 0) + share * cell.examples.constant[HEADLINE]
+        for share, (examples, _) in zip(found.shares, row, strict=True):
+            names = examples.names
+            values[names] = values.get(names, 0) + share * examples.constant[HEADLINE]
     return {names: int(value.argmax()) for names, value in values.items()}
 
 

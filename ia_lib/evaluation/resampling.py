@@ -282,9 +282,10 @@ class Choices(Answers):
 class Average:
     """The average of cells, weighted by `shares` [cells], which add up to 1: `rows` holds for every seed its cells."""
 
-    def __init__(self, rows: Sequence[Sequence[Answers]], shares: np.ndarray):
+    def __init__(self, rows: Sequence[Sequence[Answers]], shares: Sequence[float]):
         self.rows, self.shares = rows, shares
         self.cells = [cell for row in rows for cell in row]
+        self._drawn: dict[str, np.ndarray] = {}
 
     def by_seed(self, value: Callable[[Answers], Any]) -> np.ndarray:
         """[seeds, ...]: the average of what `value` gives for each cell."""
@@ -299,7 +300,9 @@ class Average:
 
     def draws(self, metric: str) -> np.ndarray:
         """[seeds, 2, RESAMPLES], for the lower and the upper limit."""
-        return self.by_seed(lambda cell: cell.draws[metric])
+        if metric not in self._drawn:
+            self._drawn[metric] = self.by_seed(lambda cell: cell.draws[metric])
+        return self._drawn[metric]
 
 
 def over_seeds(points: np.ndarray, draws: np.ndarray) -> np.ndarray:

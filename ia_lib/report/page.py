@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from hashlib import sha256
 from html import escape, unescape
 from itertools import product
@@ -62,23 +63,23 @@ def write(
         if on_progress:
             on_progress(share, 1, what)
 
-    every = results.every(runs, lambda share: tell(0.25 * share, "intervals"))
+    made = results.pieces(runs, lambda share: tell(0.6 * share, "intervals"))
+    every = results.every(made)
     (folder / "figures").mkdir(exist_ok=True)
     reached = {run.row: known for run in runs if (known := run.words_in_dictionary) and run.tested}
     drawn, plotly = draw(every, _tuning_costs(runs), reached), None
     # a browser draws them beside the rest of the work
     pictures = ThreadPoolExecutor(1).submit(write_pictures, drawn, folder / "figures")
-    tell(0.25, "rows against rows")
-    pairs = _named(results.pairs(runs))
+    tell(0.6, "rows against rows")
+    pairs = _named(results.pairs(runs, made))
     compared = results.beside_published(every, runs)
-    tell(0.4, "scoring rules")
-    *found, lengths = results.rules(runs)
+    *found, lengths = results.rules(runs, made)
     by_rule, claims = map(_named, found)
     written = {"results": every, "published": compared, "rules": by_rule, "conclusions": claims, "pairs": pairs}
     for file, frame in written.items():
         if len(frame) or file == "results":
             frame.drop(columns="name", errors="ignore").round(4).to_csv(folder / f"{file}.csv", index=False)
-    tell(0.55, "figures")
+    tell(0.75, "figures")
     for title, figure in drawn.items():
         # plotly's code lies once beside the figures, so that they open without internet
         figure.write_html(folder / "figures" / f"{title}.html", include_plotlyjs="directory", div_id=title)
@@ -91,9 +92,9 @@ def write(
     headline, judges, made_with = _named(results.headline(every)), trust.judges(runs), _made_with(runs)
     claims, one_label = claims.to_dict("records"), _one_label(languages)
     depending = _depending(claims, single["name"].nunique() > 1)
-    tell(0.65, "executed notebooks")
-    notebooks = _notebooks(runs, folder / "notebooks", plotly, lambda share: tell(0.65 + 0.3 * share, "notebooks"))
-    costs = _costs(runs)
+    tell(0.8, "executed notebooks")
+    notebooks = _notebooks(runs, folder / "notebooks", plotly, lambda share: tell(0.8 + 0.15 * share, "notebooks"))
+    costs = _costs(runs, {piece.row: piece.tokens for piece in made})
     untranslated = next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {})
     page = {
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
@@ -341,24 +342,16 @@ def _short(value) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def _costs(runs: list[Run]) -> list[dict]:
+def _costs(runs: list[Run], tokens: dict[str, dict[str, int]]) -> list[dict]:
     """Time, memory and tokens of every stage of a row, over its seeds; tokens as estimated for training and as counted
     for scoring."""
     lines: dict[str, dict] = {}
-    for run in runs:
-        tokens = {"tune": run.data.get("estimated", {}).get("tokens")}
-        if len(run.scores):
-            # the prompt is read once for all its labels
-            keys = [c for c in ("dataset", "task", "language", "example", "prompt") if c in run.scores]
-            read = run.scores.groupby(keys)["prompt_tokens"].max().sum()
-            tokens["evaluate"] = int(read + run.scores["label_tokens"].sum())
-        for stage, facts in run.stages.items():
-            name = f"{run.row}: {stage}"
-            line = lines.setdefault(name, {"stage": name, "seconds": 0, "tokens": 0, "peak_memory_mb": 0, "end": ""})
-            line["seconds"] += facts["seconds"]
-            line["tokens"] += tokens.get(stage) or 0
-            line["peak_memory_mb"] = max(line["peak_memory_mb"], facts["peak_memory_mb"] or 0)
-            line |= {"device": facts["device"], "end": max(line["end"], facts["end"])}
+    for run, stage, facts in ((one, *told) for one in runs for told in one.stages.items()):
+        name = f"{run.row}: {stage}"
+        line = lines.setdefault(name, {"stage": name, "seconds": 0, "peak_memory_mb": 0, "end": ""})
+        line["seconds"] += facts["seconds"]
+        line["peak_memory_mb"] = max(line["peak_memory_mb"], facts["peak_memory_mb"] or 0)
+        line |= {"tokens": tokens[run.row].get(stage), "device": facts["device"], "end": max(line["end"], facts["end"])}
     return list(lines.values())
 
 
@@ -389,26 +382,36 @@ def _made_with(runs: list[Run]) -> list[dict]:
 def _notebooks(
     runs: list[Run], folder: Path, plotly: str | None, tell: Callable[[float], None]
 ) -> dict[str, dict[str, str]]:
-    """Write the executed notebooks as pages that need no internet; returns run -> stage -> the page's file name."""
-    found: dict[str, dict[str, str]] = {}
+    """Write the executed notebooks as pages that need no internet, of a row with several seeds those of the first;
+    returns run -> stage -> the page's file name ("" where none was written)."""
     folder.mkdir(exist_ok=True)
-    exporter = HTMLExporter(template_name="basic")
-    every = list(product(runs, [*STAGES, "judge"]))
-    for number, (run, stage) in enumerate(every):
-        tell(number / len(every))
-        path = run.folder.parent / f"{stage}.ipynb"
-        if not path.is_file() or stage not in run.stages:
-            continue
-        notebook = nbformat.read(path, as_version=4)
-        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-            for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
-                output.get("data", {}).pop(kind, None)
-            if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
-                output["data"]["text/html"] = _inline({"data": drawn["data"], "layout": drawn["layout"]})
-        body, _ = exporter.from_notebook_node(notebook)
-        script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
-        head = f'<head><meta charset="utf-8"><title>{escape(run.name)}: {stage}</title>{script}{_LOOK}</head>'
-        text = f'<!doctype html><html lang="en">{head}<body>{body}</body></html>'
-        (folder / f"{run.name}-{stage}.html").write_text(text, encoding="utf-8")
-        found.setdefault(run.name, {})[stage] = f"{run.name}-{stage}.html"
+    first = {run.row: run.name for run in reversed(runs)}
+    there = [(run, stage, run.folder.parent / f"{stage}.ipynb") for run, stage in product(runs, [*STAGES, "judge"])]
+    there = [(run, stage, path) for run, stage, path in there if stage in run.stages and path.is_file()]
+    written = [(run.name, stage, path) for run, stage, path in there if first[run.row] == run.name]
+    arguments = [(path, f"{name}: {stage}", folder / f"{name}-{stage}.html", plotly) for name, stage, path in written]
+    with results.processes(len(runs)) as pool:
+        for number, _ in enumerate(pool.map(_write_notebook, *zip(*arguments, strict=True)) if written else ()):
+            tell((number + 1) / len(written))
+    found: dict[str, dict[str, str]] = {}
+    for run, stage, _ in there:
+        found.setdefault(run.name, {})[stage] = f"{run.name}-{stage}.html" if first[run.row] == run.name else ""
     return found
+
+
+def _write_notebook(path: Path, title: str, to: Path, plotly: str | None) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        for kind in ("application/vnd.jupyter.widget-view+json", "application/javascript"):
+            output.get("data", {}).pop(kind, None)
+        if drawn := output.get("data", {}).pop("application/vnd.plotly.v1+json", None):
+            output["data"]["text/html"] = _inline({"data": drawn["data"], "layout": drawn["layout"]})
+    body, _ = _exporter().from_notebook_node(notebook)
+    script = f'<script src="../figures/{plotly}"></script>' if plotly else ""
+    head = f'<head><meta charset="utf-8"><title>{escape(title)}</title>{script}{_LOOK}</head>'
+    to.write_text(f'<!doctype html><html lang="en">{head}<body>{body}</body></html>', encoding="utf-8")
+
+
+@cache
+def _exporter() -> HTMLExporter:
+    return HTMLExporter(template_name="basic")

@@ -2,19 +2,26 @@
 pairs, the same answers under every scoring rule, and the published cells beside ours."""
 
 import json
-from collections.abc import Callable, Iterable
-from functools import cached_property
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ia_lib.data.files import own_csv
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation import comparison, measures
 from ia_lib.evaluation.comparison import PLACE
 from ia_lib.evaluation.measures import Answered, of_rows
-from ia_lib.evaluation.resampling import METRICS
+from ia_lib.evaluation.resampling import LABEL_METRICS, METRICS
 from ia_lib.evaluation.rules import rules as rules_of
 from ia_lib.report import audit
 
@@ -50,6 +57,11 @@ class Run:
         if self.retention in ("ewc", "ssu"):
             self.replay = 0  # the old rows are looked at, and none is trained on
         self._answers: dict[tuple, Answered] = {}
+        self._opened = str(folder), json.dumps(said or {}), judged and str(judged)
+
+    def __reduce__(self):
+        # another process reads its artefacts by itself
+        return _reopened, self._opened
 
     @property
     def between(self) -> float | None:
@@ -103,6 +115,30 @@ class Run:
         return self._read("scores.parquet")
 
     @cached_property
+    def scored(self) -> list[str]:
+        """The columns of its scores; none of a run without labels."""
+        path = self.folder / "scores.parquet"
+        file = pq.ParquetFile(path) if path.is_file() else None
+        return file.schema_arrow.names if file and file.metadata.num_rows else []
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The kinds of tasks that it was tested on and has results of."""
+        counted = set(self._counts["kind"]) if "kind" in self._counts else {"translate"} if len(self._counts) else set()
+        return counted | ({"choose"} if self.scored else set())
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens by stage: as estimated for training, as counted for scoring."""
+        found = {"tune": self.data.get("estimated", {}).get("tokens")}
+        if self.scored:
+            # the prompt is read once for all its labels
+            keys = [c for c in ("dataset", "task", "language", "example", "prompt") if c in self.scored]
+            read = self.scores.drop_duplicates(keys)["prompt_tokens"].sum()
+            found["evaluate"] = int(read + self.scores["label_tokens"].sum())
+        return {stage: tokens for stage, tokens in found.items() if tokens}
+
+    @cached_property
     def data(self) -> dict:
         """The report of its data stage; empty without one."""
         path = self.folder.parent / "data" / "report.json"
@@ -130,14 +166,20 @@ class Run:
         if len(counts):
             # a cell's third part is its kind
             found = {cell: counted for cell, counted in measures.counted(counts, seed).items() if cell[2] == kind}
-        elif kind == "choose" and len(self.scores):
+        elif kind == "choose" and self.scored:
             majority = self.majority["majority_label"]
             majority = "test" if self.settings["evaluate"]["majority_of"] == "test" else majority
-            found = measures.choices(self.scores, rule, seed, majority)
+            # under another rule the headline is all that is looked at
+            metrics = LABEL_METRICS if rule == self.rule else (measures.HEADLINE,)
+            found = self._laid_out.choices(rule, seed, majority, metrics)
         # what is drawn for them takes room; those under another rule are asked for once
         if rule == self.rule:
             self._answers[kind, rule, seed] = found
         return found
+
+    @cached_property
+    def _laid_out(self) -> measures.Scored:
+        return measures.Scored(self.scores)
 
     @cached_property
     def marks(self) -> pd.DataFrame:
@@ -161,7 +203,100 @@ class Run:
         return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
-def every(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -> pd.DataFrame:
+@lru_cache(maxsize=12)
+def _reopened(folder: str, said: str, judged: str | None) -> Run:
+    return Run(folder, json.loads(said), Path(judged) if judged else None)
+
+
+@dataclass
+class Piece:
+    """What is computed for one row: its lines of `every` by kind, for each seed and over all, its languages against
+    each other, its scores under every rule, how long labels are, and the tokens of its stages."""
+
+    row: str
+    lines: dict[str, tuple[list[pd.DataFrame], list[pd.DataFrame]]]
+    languages: pd.DataFrame
+    by_rule: pd.DataFrame
+    lengths: list[dict]
+    tokens: dict[str, int]
+
+
+def pieces(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -> list[Piece]:
+    """What is computed for each row of a table; of many runs side by side in several processes. `tell` is called with
+    the share that is done."""
+    by_name, shared = {run.name: run for run in runs}, rules_of(*(run.scored for run in runs if run.scored))
+    parts = {row: next(iter(rows.values())) for rows in _parts(runs) for row in rows}
+    tasks = []
+    for row, seeds in _by_row(runs).items():
+        bases: dict[str, list[Run | None]] = {}
+        for kind in _KINDS:
+            there = {run.name: run for run in runs if kind in run.kinds}
+            bases[kind] = [_base(run, by_name, there) for run in seeds if run.name in there]
+        first = parts[row][0] if row in parts else None
+        tasks.append((row, seeds, bases, first, shared, _allowed(runs, first)))
+    found = []
+    with processes(len(runs)) as pool:
+        for piece in pool.map(_piece, *zip(*tasks, strict=True)) if tasks else ():
+            found.append(piece)
+            tell(len(found) / len(tasks))
+    return found
+
+
+@contextmanager
+def processes(runs: int) -> Iterator[Executor]:
+    """Processes for the work on so many runs; for few, none but this one."""
+    count = min(os.cpu_count() or 1, 8)
+    if runs < _MANY or count < 2:
+        yield _Here()
+    else:
+        with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+            yield pool
+
+
+class _Here(Executor):
+    """Does its work when the results are asked for."""
+
+    def map(self, *arguments):
+        return map(*arguments)
+
+
+_KINDS = ("choose", "translate", "answer", "extract", "open")
+_MANY = 12  # runs, from which on processes are worth their start
+
+
+def _piece(
+    row: str,
+    seeds: list[Run],
+    bases: dict[str, list[Run | None]],
+    first: Run | None,
+    shared: list[str],
+    allowed: list[str],
+) -> Piece:
+    """`bases` has the base of each seed that has results of a kind; `first` is the first run of all rows with the same
+    languages; `shared` are the rules that all scores can be read by, `allowed` those of these rows."""
+    lines, over = {}, [run for run in seeds if run.scored]
+    for kind, of_seeds in bases.items():
+        there = [run for run in seeds if kind in run.kinds]
+        pairs = list(zip(there, of_seeds, strict=True))
+        single = [_lines(kind, [run], [base]) for run, base in pairs]
+        # what is compared with a base is taken together where the base has results, too
+        together = [(run, base) for run, base in pairs if not run.base or base] or pairs
+        several = [_lines(kind, *map(list, zip(*together, strict=True)))] if len(together) > 1 else []
+        lines[kind] = single, several
+    languages, by_rule, lengths = pd.DataFrame(), pd.DataFrame(), []
+    if over:
+        languages = _languages(row, over, first, shared)
+        if len(shared) > 1:
+            before = bases["choose"] if all(bases["choose"]) else []
+            by_rule = _by_rule(row, over, before, first, allowed)
+            lengths = comparison.label_lengths(over[0].scores).round(1).to_dict("records")
+    tokens: Counter = Counter()
+    for run in seeds:
+        tokens.update(run.tokens)
+    return Piece(row, lines, languages, by_rule, lengths, dict(tokens))
+
+
+def every(made: list[Piece]) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
     began_with, objective, replay, retention, budget, trained_on, tuning`, with `group_name` and `language_name`.
 
@@ -169,15 +304,10 @@ def every(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -
     has a paired 95% interval over the same examples, and is empty for a base. A row with several seeds has lines over
     all of them, too: there `run` is the row's name, `seed` is "all", and intervals hold over examples and seeds.
     """
-    frames, by_name = [], {run.name: run for run in runs}
-    for kind in ("choose", "translate", "answer", "extract", "open"):
-        there = {run.name: run for run in runs if run.answers(kind)}
-        bases = {name: _base(run, by_name, there) for name, run in there.items()}
-        frames += [_lines(kind, [run], bases) for run in there.values()]
-        for seeds in _by_row(there.values()).values():
-            # what is compared with a base is taken together where the base has results, too
-            seeds = [run for run in seeds if not run.base or bases[run.name]] or seeds
-            frames += [_lines(kind, seeds, bases)] if len(seeds) > 1 else []
+    frames = []
+    for kind in _KINDS:
+        for part in (0, 1):
+            frames += [frame for piece in made for frame in piece.lines[kind][part]]
     facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention", "budget", "trained_on"]
     facts += ["tuning"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
@@ -192,13 +322,13 @@ def _base(run: Run, by_name: dict[str, Run], there: dict[str, Run]) -> Run | Non
     return there.get(base)
 
 
-def _lines(kind: str, seeds: list[Run], found_bases: dict[str, Run | None]) -> pd.DataFrame:
+def _lines(kind: str, seeds: list[Run], bases: list[Run | None]) -> pd.DataFrame:
     """The lines of `every` for one run, or for all seeds of a row."""
-    run, bases = seeds[0], [found_bases[one.name] for one in seeds]
+    run = seeds[0]
     for one, base in zip(seeds, bases, strict=True):
-        if base and kind == "choose" and run.rule not in rules_of(base.scores):
+        if base and kind == "choose" and run.rule not in rules_of(base.scored):
             print(f"{one.name}: not compared with {one.base}, which was not scored for {run.rule}")
-    comparable = all(base and (kind != "choose" or run.rule in rules_of(base.scores)) for base in bases)
+    comparable = all(base and (kind != "choose" or run.rule in rules_of(base.scored)) for base in bases)
     sides = ([one.answers(kind, run.rule, run.seed) for one in side] for side in (seeds, bases if comparable else []))
     found = measures.measures(next(sides), run.groups, next(sides), majority_of=run.majority["majority_of"])
     several = len(seeds) > 1
@@ -330,57 +460,80 @@ def headlines(results: pd.DataFrame, kind: str) -> pd.DataFrame:
     return lines
 
 
-def pairs(runs: list[Run]) -> pd.DataFrame:
+def pairs(runs: list[Run], made: list[Piece]) -> pd.DataFrame:
     """Every two rows of the table on the same texts, per group of languages, and within each row every language against
     the first one, where they have the same sentences (`comparison.models`, `comparison.languages`): columns of those
     behind `kind` ("rows" or "languages of <row>") and `rule`. Rows are compared that have the same languages in the
     same groups and the same seeds. p values are adjusted within each kind."""
-    frames = []
-    shared = rules_of(*(run.scores for run in runs if len(run.scores)))
+    frames, of_row = [], {piece.row: piece.languages for piece in made}
     for rows in _parts(runs):
         first = next(iter(rows.values()))[0]
-        rule = first.rule if first.rule in shared else "label_sum"
-        answers, numbers = _answers(rows, rule), _seeds(rows)
+        rule = _rule(first, rules_of(*(run.scored for run in runs if run.scored)))
+        answers = {row: _answers(seeds, rule, first) for row, seeds in rows.items()}
+        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
         if alike := [(a, b) for a, b in combinations(answers, 2) if numbers[a] == numbers[b]]:
             found = comparison.models(answers, alike, first.groups, single=False)
             frames.append(found.assign(kind="rows", rule=rule))
-        codes = [code for group in first.groups.values() for code in group]
-        for row, seeds in answers.items():
-            tested = {language for *_, language, _, _ in seeds[0]}
-            here = [code for code in codes if code in tested]
-            asked = [(code, here[0]) for code in here[1:]]
-            if asked := [pair for pair in asked if all(comparison.parallel(one, *pair) for one in seeds)]:
-                found = comparison.languages(seeds, asked)
-                frames.append(found[found["prompt"] == "all"].assign(kind=f"languages of {row}", rule=rule))
+        frames += [of_row[row] for row in rows if len(of_row[row])]
     found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return found[["kind", "rule", *(n for n in found if n not in ("kind", "rule"))]] if len(found) else found
 
 
-def rules(runs: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
-    """The same answers under each scoring rule that all scores allow: group averages, one line per row and rule
+def _languages(row: str, seeds: list[Run], first: Run, shared: list[str]) -> pd.DataFrame:
+    """The lines of `pairs` in which a row's languages are compared."""
+    rule = _rule(first, shared)
+    answers = _answers(seeds, rule, first)
+    tested = {language for *_, language, _, _ in answers[0]}
+    here = [code for group in first.groups.values() for code in group if code in tested]
+    asked = [(code, here[0]) for code in here[1:]]
+    if not (asked := [pair for pair in asked if all(comparison.parallel(one, *pair) for one in answers)]):
+        return pd.DataFrame()
+    found = comparison.languages(answers, asked)
+    return found[found["prompt"] == "all"].assign(kind=f"languages of {row}", rule=rule)
+
+
+def _rule(first: Run, shared: list[str]) -> str:
+    """The rule by which rows are compared: the first run's, if all scores can be read by it."""
+    return first.rule if first.rule in shared else "label_sum"
+
+
+def rules(runs: list[Run], made: list[Piece]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
+    """The same answers under each scoring rule that all scores allow: weighted F1 of groups, one line per row and rule
     (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
     is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
     how often each is the answer. All empty where there are fewer than two rules."""
-    if len(rules_of(*(run.scores for run in runs if len(run.scores)))) < 2:
+    if not any(len(piece.by_rule) for piece in made):
         return pd.DataFrame(), pd.DataFrame(), {}
-    rows_of_runs, by_rule, claims, lengths = {run.name: run.row for run in runs}, [], [], {}
+    of_row, by_rule, claims = {piece.row: piece for piece in made}, [], []
     for rows in _parts(runs):
-        first = next(iter(rows.values()))[0]
-        allowed = rules_of(*(run.scores for seeds in rows.values() for run in seeds))
-        answers, numbers = ((rule, _answers(rows, rule)) for rule in allowed), _seeds(rows)
-        bases = {row: rows_of_runs.get(seeds[0].base) for row, seeds in rows.items()}
-        bases = {row: base for row, base in bases.items() if numbers.get(base) == numbers[row]}
-        found = comparison.rules(answers, first.groups, bases)
-        found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
+        found = pd.concat([of_row[row].by_rule for row in rows], ignore_index=True)
+        allowed = _allowed(runs, next(iter(rows.values()))[0])
+        found = found.sort_values("rule", key=lambda names: names.map(allowed.index), kind="stable", ignore_index=True)
         said = comparison.conclusions(found)
         # which of several runs is the best says nothing where none is above chance
         told = of_rows(found).query("not within_chance").groupby(PLACE).size()
         settled = pd.MultiIndex.from_frame(said[PLACE]).isin(told.index)
         by_rule.append(found)
         claims.append(said[(said["claim"] != "highest score") | settled])
-        for row, (one, *_) in rows.items():
-            lengths[row] = comparison.label_lengths(one.scores).round(1).to_dict("records")
+    lengths = {piece.row: piece.lengths for piece in made if piece.lengths}
     return pd.concat(by_rule, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
+
+
+def _by_rule(row: str, seeds: list[Run], before: list[Run], first: Run, allowed: list[str]) -> pd.DataFrame:
+    """The lines of `rules` for a row; `before` are its seeds' bases, if all have one."""
+    both, base = {row: seeds}, f"{row}, before"
+    if len(before) == len(seeds) and all(set(allowed) <= set(rules_of(one.scored)) for one in before):
+        both[base] = before
+    answers = ((rule, {name: _answers(part, rule, first) for name, part in both.items()}) for rule in allowed)
+    found = comparison.rules(answers, first.groups, {row: base} if base in both else {})
+    found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
+    return found[found["run"] == row]
+
+
+def _allowed(runs: list[Run], first: Run | None) -> list[str]:
+    """The rules that the rows with the same languages as `first` can be read by."""
+    alike = [run.scored for run in runs if first and run.scored and run.groups == first.groups]
+    return rules_of(*alike)
 
 
 def beside_published(results: pd.DataFrame, runs: list[Run]) -> pd.DataFrame:
@@ -431,16 +584,11 @@ def _parts(runs: list[Run]) -> list[dict[str, list[Run]]]:
     """Rows with label scores, by their names with their seeds; those with the same languages in the same groups
     together."""
     parts: dict[str, dict[str, list[Run]]] = {}
-    for row, seeds in _by_row(run for run in runs if len(run.scores)).items():
+    for row, seeds in _by_row(run for run in runs if run.scored).items():
         parts.setdefault(str(seeds[0].groups), {})[row] = seeds
     return list(parts.values())
 
 
-def _answers(rows: dict[str, list[Run]], rule: str) -> dict[str, list[Answered]]:
-    """The labels that the rows chose under a rule, all drawn with the first row's seed."""
-    seed = next(iter(rows.values()))[0].seed
-    return {row: [run.answers("choose", rule, seed) for run in seeds] for row, seeds in rows.items()}
-
-
-def _seeds(rows: dict[str, list[Run]]) -> dict[str, list[int]]:
-    return {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+def _answers(seeds: list[Run], rule: str, first: Run) -> list[Answered]:
+    """The labels that a row's seeds chose under a rule, drawn with the first run's seed."""
+    return [run.answers("choose", rule, first.seed) for run in seeds]
