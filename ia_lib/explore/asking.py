@@ -45,7 +45,8 @@ def label_scores(opened: Opened) -> widgets.Widget:
         _check_room(model, max(len(before) + len(own) for before, own in split), _READ, "what is scored at most")
         tell(f"scoring {len(words)} labels")
         found = show.under_rules(model, tokenizer, [prompt], words, empty, **how)
-        head = [f"{escape(word)} ({len(own)} tokens)" for word, (_, own) in zip(words, split, strict=True)]
+        counts = [f"{len(own)} token{'s' * (len(own) > 1)}" for _, own in split]
+        head = [f"{escape(word)} ({count})" for word, count in zip(words, counts, strict=True)]
         rows, chosen = [], {}
         for (rule, _), values in found.iterrows():
             best = values.to_numpy() == values.max()

@@ -164,6 +164,6 @@ def _shown(run, part: pd.DataFrame) -> pd.DataFrame:
 def _side(said: str, right: bool, off: float, unit: str) -> str:
     """A run's answer, with a sign for whether it is right, and how far off it is."""
     if right:
-        return f"✓ {escape(str(said))}"
-    far = f" ({off:.2f} {unit})" if unit else ""
-    return f"<span class='wrong'>✗ {escape(str(said)) or '(nothing)'}</span>{far}"
+        return f"✓\u00a0{escape(str(said))}"
+    far = f" ({off:.2f}\u00a0{unit})" if unit else ""
+    return f"<span class='wrong'>✗\u00a0{escape(str(said)) or '(nothing)'}</span>{far}"

@@ -104,7 +104,9 @@ class Opened:
         """The rows that the run is trained on, in their order."""
         if not self.run.trains:
             return []
-        return work.begin_tuning(self.made.stage(self.run.name, "tune")).rows
+        stage = self.made.stage(self.run.name, "tune")
+        two_parts = not self.run.model.new and load.is_encoder_decoder(*stage.inputs.model[:2])
+        return work.laid_out(stage, load.load_tokenizer(*stage.inputs.tokenizer), two_parts)[0]
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:

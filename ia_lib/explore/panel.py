@@ -25,7 +25,7 @@ border-bottom: 1px solid rgba(128, 128, 128, .35)} .ia th {font-weight: 600}
 display: inline-block; font-family: monospace; white-space: pre-wrap; line-height: 1.5}
 .ia .answer {background: rgba(33, 150, 243, .25)} .ia .differs {background: rgba(255, 152, 0, .17)}
 .ia .best {font-weight: 700; text-decoration: underline} .ia .wrong {font-weight: 600}
-.ia pre {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.45; margin: .3rem 0}
+.ia pre {white-space: pre-wrap; overflow-wrap: anywhere; word-break: normal; line-height: 1.45; margin: .3rem 0}
 .ia progress {width: 12rem; max-width: 60%; vertical-align: middle} .ia summary {cursor: pointer}
 .ia .said {border-left: 4px solid rgba(255, 152, 0, .9); padding: .1rem .7rem}
 </style>"""
@@ -78,7 +78,12 @@ class Panel(widgets.VBox):
         if button:
             self.button = widgets.Button(description=button, button_style="primary")
             self.button.on_click(self._pressed)
-            row += [self.button, self._state]
+            row += [
+                widgets.HBox(
+                    [self.button, self._state],
+                    layout=widgets.Layout(flex_flow="row wrap", align_items="center", width="100%"),
+                )
+            ]
             self._say(f"Press “{button}”.")
         else:
             self._show()
@@ -98,8 +103,9 @@ class Panel(widgets.VBox):
             self._waits = False
         if not self.button:
             self._show()
-        elif self.values() != self._values:
-            self._say(f"This has changed: press “{self.button.description}”.")
+        else:
+            changed = self.values() != self._values
+            self._say(f"This has changed: press “{self.button.description}”." if changed else "")
 
     def _pressed(self, _) -> None:
         if self.button.disabled or (values := self.values()) == self._values:
@@ -107,18 +113,20 @@ class Panel(widgets.VBox):
         self.button.disabled = True
         try:
             self._tell("beginning")
-            self._show(self._tell)
-            self._values = values
+            # what failed is tried again at the next press
+            self._values = values if self._show(self._tell) else None
         finally:
             self.button.disabled = False
             self._say("")
 
-    def _show(self, *tell: Tell) -> None:
+    def _show(self, *tell: Tell) -> bool:
+        """Draw; returns whether that would give the same again."""
         try:
-            body = self._draw(*tell, **self.values())
+            body, same = self._draw(*tell, **self.values()), True
         except (Exception, KeyboardInterrupt) as error:  # whatever it is, the panel goes on
-            body = sentence(error)
+            body, same = sentence(error), isinstance(error, ValueError)
         self.shown.value = html(body)
+        return same
 
     def _tell(self, what: str, done: int = 0, total: int = 0) -> None:
         now = time.monotonic()

@@ -28,11 +28,12 @@ def predictions(opened: Opened) -> widgets.Widget:
     every = pairs(*opened.scores)
     if every.empty:
         return panels.nothing("The two runs were not tested on the same texts; choose two that were.")
-    some = [("all", compare.ALL)]
+    # one language and prompt, whose texts stand there once
+    some, taught = [("all", compare.ALL)], next(iter(opened.run.taught), compare.ALL)
     filters = {
         "task": panels.choice("task", [*some, *every["task"].unique()], every["task"].iloc[0]),
-        "language": panels.choice("language", [*some, *named(opened.run, every["language"].unique())]),
-        "prompt": panels.choice("prompt", [*some, *sorted(every["prompt"].unique().tolist())]),
+        "language": panels.choice("language", [*some, *named(opened.run, every["language"].unique())], taught),
+        "prompt": panels.choice("prompt", [*some, *sorted(every["prompt"].unique().tolist())], 1),
     }
 
     def filtered(first, second, **wanted) -> pd.DataFrame:
