@@ -119,7 +119,7 @@ class Opened:
     @cached_property
     def dictionaries(self) -> dict:
         """The run's dictionaries by language; none, if it mixes nothing."""
-        if not hasattr(self.run.method, "dictionaries"):
+        if not (self.run.trains and hasattr(self.run.method, "dictionaries")):
             return {}
         return self.run.method.dictionaries(self.run, self.made.stage(self.run.name, "data").inputs)
 
