@@ -118,20 +118,67 @@ def seen(page, selector: str):
     raise AssertionError(f"{selector} is nowhere in the notebook")
 
 
+def panel_of(page, method: str):
+    """The cell of notebook 0 that shows a panel, scrolled to."""
+    seen(page, f".jp-CodeCell:has-text('chosen.{method}') .ia")
+    return page.locator(f".jp-CodeCell:has-text('chosen.{method}')").first
+
+
 def test_notebook_0_and_its_widgets(browser, lab):
     page = run_all(browser, lab, "0_explore")
-    panel = seen(page, ".jp-CodeCell .widget-box .ia")
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    cell = panel_of(page, "instructions")
     keep(page, "notebook-0-instruction")
-    before = panel.inner_text()
-    handle = seen(page, ".widget-hslider:has-text('template') .noUi-handle")
+    before = cell.locator(".ia").last.inner_text()
+    handle = cell.locator(".widget-hslider:has-text('template') .noUi-handle")
     handle.focus()
     handle.press("ArrowRight")
-    page.wait_for_function("text => document.querySelector('.widget-box .ia').innerText !== text", arg=before)
+    page.wait_for_function(
+        "([e, text]) => e.innerText !== text", arg=[cell.locator(".ia").last.element_handle(), before]
+    )
     keep(page, "notebook-0-moved")
-    seen(page, ".ia .best")
+    # what takes long waits for its button, and says so
+    cell = panel_of(page, "label_scores")
+    assert "Press “Score”" in cell.inner_text()
+    text, button = cell.locator("textarea").first, cell.locator("button")
+    for typed, said in (
+        ("makanan \\ud800", "has U+D800 as its character 9"),
+        ("' + 'a'.repeat(100000) + '", "has 100,000 characters; allowed: 10,000"),
+        ("<img src=x onerror=alert(1)>", "<img src=x onerror=alert(1)>"),
+    ):
+        text.evaluate(f"e => {{e.value = '{typed}'; e.dispatchEvent(new Event('input', {{bubbles: true}}))}}")
+        text.evaluate("e => e.dispatchEvent(new Event('change', {bubbles: true}))")
+        cell.get_by_text("This has changed").or_(cell.get_by_text("Press “Score”")).wait_for()
+        # ten presses are one
+        button.evaluate("e => {for (let i = 0; i < 10; i++) e.click()}")
+        cell.locator(".ia").last.get_by_text(said).wait_for()
+    assert cell.locator(".best").count() >= 6
     keep(page, "notebook-0-labels")
-    seen(page, ".ia:has-text('they differ in')")
+    cell = panel_of(page, "predictions")
+    cell.locator(".widget-dropdown:has-text('show') select").select_option("every answer")
+    cell.get_by_text("match; 1 to").wait_for()
+    cell.locator("select").first.select_option("base")
+    cell.get_by_text("Both runs are base; choose two.").wait_for()
+    cell.locator("select").first.select_option("tlm")
+    word = cell.locator("input[type=text]")
+    word.fill("[no such word")
+    word.press("Enter")
+    cell.get_by_text(re.compile("None of the .* answers is so")).wait_for()
+    word.fill("")
+    word.press("Enter")
+    cell.get_by_text("match; 1 to").wait_for()
     keep(page, "notebook-0-compared")
+    # on a narrow screen nothing but tables and boxes of tokens goes beyond its cell
+    page.set_viewport_size({"width": 520, "height": 900})
+    page.wait_for_function(
+        "[...document.querySelectorAll('.jp-OutputArea-output')].every(e => e.scrollWidth <= e.clientWidth)"
+    )
+    keep(page, "notebook-0-narrow")
+    assert not asked, "a text is no code"
+    # every control that is typed into or chosen from has a label
+    bare = "[...document.querySelectorAll('.jp-OutputArea-output :is(select, textarea, input)')]"
+    assert page.evaluate(f"{bare}.filter(e => !e.labels?.length).length") == 0
     page.close()
 
 

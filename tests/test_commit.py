@@ -338,8 +338,8 @@ def test_panels_mix_a_text_and_show_answers(mini, monkeypatch):
     assert "0 changed" in panel.children[1].value
     panel = explorer.passages_answered()
     by = {control.description: control for control in panel.children[0].children}
-    by["only where they differ"].value, by["language"].value = False, "jav"
-    assert "of 15." in panel.children[1].value
+    by["show"].value, by["language"].value = "every answer", "jav"
+    assert "15 of 15 match" in panel.children[1].value
     assert explorer.passages["passages", "jav"]["question"][0] in panel.children[1].value
     assert "no parallel text" in explorer.translations().value
 

@@ -111,10 +111,7 @@ class Tuning:
 
 def begin_tuning(stage: Stage) -> Tuning:
     """Load the model that the run begins with, and lay out its batches."""
-    import pandas as pd
-
     from ia_lib.models import load, new
-    from ia_lib.training import batches
     from ia_lib.workflow import cost
 
     run, inputs = stage.run, stage.inputs
@@ -128,18 +125,28 @@ def begin_tuning(stage: Stage) -> Tuning:
         model = new.new_model(len(tokenizer), run.seed, **sizes)
     else:
         model = _to_tune(inputs, run)
-    examples = pd.read_parquet(inputs.examples)
-    rows = batches.lay_out(
-        examples,
+    rows = laid_out(stage, tokenizer, model.config.is_encoder_decoder)
+    return Tuning(device, model, tokenizer, *rows, run.per_step)
+
+
+def laid_out(stage: Stage, tokenizer, encoder_decoder: bool) -> tuple[list[dict], list[dict], list[dict]]:
+    """What a tune stage trains on as tokens, without its model: rows in their order, validation rows, and rows that are
+    kept for a method against forgetting (`batches.lay_out`)."""
+    import pandas as pd
+
+    from ia_lib.training import batches
+
+    run = stage.run
+    return batches.lay_out(
+        pd.read_parquet(stage.inputs.examples),
         run.streams,
         tokenizer,
-        run.encoding(model.config.is_encoder_decoder),
+        run.encoding(encoder_decoder),
         run.seed,
         run.train.length_window,
         run.train.alternation,
         run.data.steps,
     )
-    return Tuning(device, model, tokenizer, *rows, run.per_step)
 
 
 def _to_tune(inputs, run) -> "PreTrainedModel | PeftModel":
