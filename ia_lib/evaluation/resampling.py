@@ -319,8 +319,7 @@ def over_seeds(points: np.ndarray, draws: np.ndarray) -> np.ndarray:
         return mean
     own = (draws - mean).var(-1).sum(0) / (count - 1) / count
     alike = np.sqrt(np.clip(1 - own / np.maximum(mean.var(-1), _TINY), 0, None))
-    ranks = permuted(("seeds",), np.arange(RESAMPLES), RESAMPLES)
-    student = _spread(count).ppf((ranks + 0.5) / RESAMPLES) * points.std(ddof=1) / np.sqrt(count)
+    student = _student(count) * points.std(ddof=1) / np.sqrt(count)
     return points.mean() + alike[:, None] * (mean - points.mean()) + student
 
 
@@ -344,6 +343,13 @@ def detectable(low: float, high: float, seeds: int = 1) -> float:
     was found."""
     spread = _spread(seeds)
     return float((high - low) / 2 * (1 + spread.ppf(0.8) / spread.ppf(0.975)))
+
+
+@cache
+def _student(count: int) -> np.ndarray:
+    """[RESAMPLES]: draws of Student's t for so many seeds, in an order of their own."""
+    ranks = permuted(("seeds",), np.arange(RESAMPLES), RESAMPLES)
+    return _spread(count).ppf((ranks + 0.5) / RESAMPLES)
 
 
 @cache

@@ -172,9 +172,7 @@ class Run:
             # under another rule the headline is all that is looked at
             metrics = LABEL_METRICS if rule == self.rule else (measures.HEADLINE,)
             found = self._laid_out.choices(rule, seed, majority, metrics)
-        # what is drawn for them takes room; those under another rule are asked for once
-        if rule == self.rule:
-            self._answers[kind, rule, seed] = found
+        self._answers[kind, rule, seed] = found
         return found
 
     @cached_property
