@@ -1,6 +1,6 @@
 """Install the kit into a kernel that lacks it (Colab, Kaggle, JupyterHub), beside what is there.
 
-What is there keeps its version. Where something of it is too old for the kit, that alone is changed, with what it needs,
+What is there keeps its version. Where something of it is too old for the kit, that alone is changed, and what it needs,
 and told; but never what the kernel itself runs on, nor torch, numpy and pandas: those would be replaced under a running
 program.
 """

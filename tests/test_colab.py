@@ -4,6 +4,7 @@ This is a simulation, and not Colab: its packages are those that Colab listed in
 what these need from the environment that runs the tests, and its Python is that environment's.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
@@ -174,7 +175,7 @@ class Session:
     def __init__(self, image: Path, home: Path, cloud: Path):
         from jupyter_client import KernelManager
 
-        self.home, self.content, self.cloud = home, home / "content", cloud
+        self.home, self.content, self.cloud, self.ended = home, home / "content", cloud, False
         shutil.copytree(image, home / "vm", symlinks=True, copy_function=os.link)
         self.python = home / "vm" / "bin" / "python"
         self.content.mkdir()
@@ -242,6 +243,9 @@ class Session:
 
     def end(self) -> None:
         """The machine is taken away at once, and what was on it; the drive's content stays where it is kept."""
+        if self.ended:
+            return
+        self.ended = True
         first = psutil.Process(self.kernel.provisioner.pid)
         for process in [first, *first.children(recursive=True)]:
             process.send_signal(signal.SIGKILL)
@@ -271,13 +275,26 @@ def pip_cache() -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.fixture
+def begin(image, tmp_path) -> Iterator[Callable[[], Session]]:
+    """Begins a session, which ends with the test at the latest."""
+    with contextlib.ExitStack() as left:
+
+        def begun() -> Session:
+            session = Session(image, tmp_path / "machine", tmp_path / "cloud")
+            left.callback(session.end)
+            return session
+
+        yield begun
+
+
 @linux
-def test_a_session_that_is_cut_off_goes_on_in_the_next_one(image, tmp_path):
+def test_a_session_that_is_cut_off_goes_on_in_the_next_one(image, begin, tmp_path):
     cloud = tmp_path / "cloud"
     (cloud / "MyDrive").mkdir(parents=True)
     (cloud / "MyDrive" / "first.yaml").write_text(TABLE)
 
-    session = Session(image, tmp_path / "first", cloud)
+    session = begin()
     had = session.versions()
     outputs = session.drive / "MyDrive" / "outputs"
     tune = outputs / "first" / "tlm" / "tune.part"
@@ -299,7 +316,7 @@ def test_a_session_that_is_cut_off_goes_on_in_the_next_one(image, tmp_path):
 
     # a machine with a package that is too old for the kit
     pip(image / "bin" / "python", "--no-deps", "tenacity==8.5.0")
-    session = Session(image, tmp_path / "first", cloud)
+    session = begin()
     said = session.open("2_tune", **given)
     assert "changed, as the kit needs: tenacity 8.5.0 -> " in said
     now = session.versions()
