@@ -92,7 +92,7 @@ defaults:
   replay: 100
   past: {run: base}
   model: {run: base}
-  steps: 300
+  steps: 160
   new_per_step: 4
   old_per_step: 4
   learning_rate: 1.0e-3
