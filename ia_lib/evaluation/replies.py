@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from ia_lib.data.files import CorpusError
 from ia_lib.data.patience import LOG
+from ia_lib.paths import lock
 
 # What a reply is known by: another value of any is another request. `try` is 1, or 2 where the first was no mark.
 ASKED = {
@@ -55,7 +56,7 @@ class Replies:
 
     def __enter__(self) -> "Replies":
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.folder / ".lock")
+        self._lock = lock(self.folder / ".lock")
         try:
             self._lock.acquire(timeout=2)
         except Timeout:

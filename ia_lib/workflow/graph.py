@@ -12,7 +12,7 @@ from ia_lib.data.files import CorpusError
 from ia_lib.data.yaml_files import Refusal, listed, meant, told
 from ia_lib.evaluation.tasks import TaskError
 from ia_lib.instructions.templates import PromptError
-from ia_lib.paths import locate, params, root
+from ia_lib.paths import locate, params, root, unmounted
 from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import preflight, tables
 from ia_lib.workflow.inputs import Inputs
@@ -48,6 +48,11 @@ class Table:
 
     def _check_folder(self) -> None:
         """Raises SettingsError if the folder of outputs is that of another table, or none can be."""
+        if drive := unmounted(self.folder):
+            said = f"found {self.outputs} for its outputs, and Google Drive is not mounted there"
+            raise SettingsError(
+                f"{self.path}: {said}; first run: from google.colab import drive; drive.mount({str(drive)!r})"
+            )
         for folder in (self.folder, *self.folder.parents):
             if folder.exists() and not folder.is_dir():
                 raise SettingsError(f"{self.path}: found {folder} for its outputs, a file; allowed: a folder")

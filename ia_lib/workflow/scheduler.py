@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from ia_lib import paths
 from ia_lib.paths import root
 from ia_lib.workflow import ending, locks, progress
 from ia_lib.workflow.graph import Table
@@ -133,7 +134,7 @@ def _jobs(table: Table) -> Path:
 def _alone(table: Table) -> Iterator[FileLock]:
     """Hold the lock of a table's jobs; while another process does, wait for it and say so."""
     _jobs(table).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(_jobs(table) / "lock")
+    lock = paths.lock(_jobs(table) / "lock")
     locks.acquire(lock, f"another run of {table.path} is at work in {table.folder}")
     try:
         yield lock

@@ -29,7 +29,7 @@ from filelock import FileLock
 from ia_lib.data import patience
 from ia_lib.data.addresses import Told, redacted
 from ia_lib.data.downloads import checksum
-from ia_lib.paths import root
+from ia_lib.paths import lock, root
 from ia_lib.workflow import locks
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
@@ -168,7 +168,7 @@ class Stage:
 
     @cached_property
     def _lock(self) -> FileLock:
-        return FileLock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
+        return lock(self.folder.with_name(f".{self.folder.name}.lock"), is_singleton=True)
 
     def open(self, seconds: float = 60) -> "Stage":
         """Make ready for work: inputs must be finished; leftovers of other settings are removed.
