@@ -15,6 +15,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from ia_lib.paths import locate
 from ia_lib.workflow import ending, plan, processes, scheduler, work
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
@@ -27,6 +28,13 @@ def _cores(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
     return int(text)
+
+
+def _profile(text: str) -> Path:
+    folder = locate(text)
+    if not (folder / "config.yaml").is_file():
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a folder with config.yaml, as profiles/slurm")
+    return folder.resolve()
 
 
 def _asked(table: Table, run: str) -> str:
@@ -66,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
+            said = "where jobs run: profiles/slurm, or a folder like it; default: here"
+            command.add_argument("--profile", type=_profile, metavar="FOLDER", help=said)
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
             command.add_argument("--verify", action="store_true", help="read all artefacts, and redo damaged ones")
     options = parser.parse_args(arguments)
@@ -110,7 +120,9 @@ def main(arguments: list[str] | None = None) -> int:
                     (stage.folder / "manifest.json").unlink()
             if options.command == "run" and options.changed:
                 os.environ[REDO] = "1"  # for the jobs, too
-            failed = scheduler.execute(table, options.runs, options.cores) if options.command == "run" else []
+            failed = []
+            if options.command == "run":
+                failed = scheduler.execute(table, options.runs, options.cores, options.profile)
             os.environ.pop(REDO, None)
             plan.print_results(table)
             for line in failed:
