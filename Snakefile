@@ -82,6 +82,11 @@ def resources(stage):
     return asked
 
 
+workflow.localrules(
+    *(called(stage.run and stage.run.name, stage.name) for stage in stages if stage.name in cluster.here.split(","))
+)
+
+
 rule all:
     input:
         [local(stage.marker) for stage in stages],

@@ -112,7 +112,7 @@ def installed():
             pytest.skip(f"Slurm cannot be installed: apt-get {command[0]} said {done.stderr.strip()[-300:]}")
 
 
-def eventually(what, seconds=300, say=lambda: ""):
+def eventually(what, seconds=900, say=lambda: ""):
     """The first value of `what()` that counts as true."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
@@ -185,7 +185,7 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
     table.write_text(yaml.safe_dump(TABLE))
     # the kit's profile, with what a user would fill in, and asked for more often than on a real cluster
     settings = yaml.safe_load((root() / "profiles" / "slurm" / "config.yaml").read_text())
-    settings["config"] |= {"gpu_partition": "large", "cpu_partition": "small", "gpu_model": "toy"}
+    settings["config"] |= {"gpu_partition": "large", "cpu_partition": "small", "gpu_model": "toy", "here": "report"}
     profile.mkdir()
     (profile / "config.yaml").write_text(yaml.safe_dump({**settings, "slurm-init-seconds-before-status-checks": 2}))
     (tmp_path / "hook").mkdir()
@@ -193,11 +193,14 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
     slow = tmp_path / "hook" / "slow"
     slow.touch()
     where = {**slurm, "PYTHONPATH": f"{tmp_path / 'hook'}:{root()}", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "ia_lib.runs", "run", str(table), "--profile", str(profile)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command, there = [sys.executable, "-m", "ia_lib.runs", "run", str(table)], ["--outputs", str(outputs)]
+    # what both rows begin with is made here: a cluster's jobs go on from it
+    base = subprocess.run([*command, "base", *there], env=where, capture_output=True, text=True, check=False)
+    assert base.returncode == 0, base.stderr
 
     def begun():
-        return subprocess.Popen([*command, "--outputs", str(outputs)], env=where, **pipes)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([*command, *there, "--profile", str(profile)], env=where, **pipes)
 
     folder = outputs / "t" / "cut"
     log = folder / "tune.part" / "log.jsonl"
@@ -230,7 +233,7 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
         # who stops the command stops its jobs
         trained(1, 0)
         run.send_signal(signal.SIGTERM)
-        said = run.communicate(timeout=120)[0]
+        said = run.communicate(timeout=300)[0]
         assert "stopped; kept: " in said
         assert "the same command goes on from here" in said
         first, state = ended(1)
@@ -246,7 +249,7 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
         assert third > second
         assert state in ("TIMEOUT", "FAILED")
         slow.unlink()
-        said = run.communicate(timeout=400)[0]
+        said = run.communicate(timeout=900)[0]
     finally:
         run.kill()
     assert run.returncode == 0, f"{said}\n{told()}"
@@ -267,12 +270,12 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
 
     # GPUs, partition, memory and time, as each stage needs them
     (data,), tune = jobs(slurm, "cut_data"), jobs(slurm, "cut_tune")
-    (report,) = jobs(slurm, "table_report")
-    assert [job["Partition"] for job in (data, report, *tune)] == ["small", "small", *["large"] * 4]
-    assert [job.get("TresPerJob") for job in (data, report, *tune)] == [None, None, *["gres:gpu:toy:1"] * 4]
+    assert jobs(slurm, "table_report") == []  # made here
+    assert [job["Partition"] for job in (data, *tune)] == ["small", *["large"] * 4]
+    assert [job.get("TresPerJob") for job in (data, *tune)] == [None, *["gres:gpu:toy:1"] * 4]
     assert data["MinMemoryNode"] == "8000M"
-    assert [job["TimeLimit"] for job in (data, report, *tune)] == [
-        *["01:00:00"] * 4, "00:01:00", "03:00:00",
+    assert [job["TimeLimit"] for job in (data, *tune)] == [
+        *["01:00:00"] * 3, "00:01:00", "03:00:00",
     ]  # fmt: skip
     # each time Slurm has given one, and nothing of the kit's has taken it away
     given = (tmp_path / "hook" / "devices").read_text().split()
@@ -326,3 +329,5 @@ def test_what_is_said_of_a_cluster_is_checked():
         Cluster.of({"hardware": "H20"})
     with pytest.raises(SettingsError, match="longest: found '1 day'; allowed: minutes"):
         Cluster.of({"longest": "1 day"})
+    with pytest.raises(SettingsError, match="here: found 'figures'; allowed: stages"):
+        Cluster.of({"here": "data,figures"})

@@ -13,7 +13,7 @@ from typing import Any, Self
 from ia_lib.data.yaml_files import meant, told
 from ia_lib.workflow.cost import GPUS, memory, operations, scoring
 from ia_lib.workflow.settings import SettingsError
-from ia_lib.workflow.stages import Stage
+from ia_lib.workflow.stages import NOTEBOOKS, Stage
 
 CPU = "cpu"  # hardware without a GPU
 _SAFETY = 2  # the share of its peak that a GPU reaches is assumed
@@ -22,6 +22,7 @@ _LEAST_MB = 8000  # Python with its libraries, texts and tables
 _UNKNOWN_MB = 64000  # of a model whose size cannot be told
 _ANSWER = 2.0  # seconds for a judge's mark
 _FLOAT32 = 4  # times as long as in 16 bits
+_CORE = 2e10  # operations a second that one core does, of a larger model
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Cluster:
     gpu_partition: str = ""
     cpu_partition: str = ""
     gpu_model: str = ""  # as the cluster calls it
+    here: str = ""  # stages, with commas between, that no job is submitted for: they run where Snakemake does
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
@@ -47,6 +49,10 @@ class Cluster:
         longest = str(found.get("longest", 1))
         if not longest.isdecimal() or int(longest) < 1:
             raise SettingsError(f"config, longest: found {told(longest)}; allowed: minutes, a whole number from 1")
+        for name in str(found.get("here", "")).split(",") if "here" in found else ():
+            if name not in NOTEBOOKS:
+                allowed = f"stages with commas between ({', '.join(NOTEBOOKS)})"
+                raise SettingsError(f"config, here: found {told(name)}; allowed: {allowed}")
         # YAML and the command line read a name of digits as a number
         return cls(**{name: int(value) if name == "longest" else str(value) for name, value in found.items()})
 
@@ -95,17 +101,17 @@ class Cluster:
         if stage.name == "judge":
             asked = [judge for judge in stage.run.judge.judges.values() if judge.model or judge.endpoint]
             return _ANSWER * stage.inputs.requested * len(asked)
-        if self.hardware == CPU:
-            return stage.cost()
         run, inputs = stage.run, stage.inputs
         passages = inputs.asked_like_passages if stage.name == "evaluate" else 0
         work = operations(run, inputs.origin, _counted(stage), passages=passages)[stage.name]
         if not work:
             return None
-        block, (peak, share, _) = run.train if stage.name == "tune" else run.evaluate, GPUS[self.hardware]
-        precision = block.precision if stage.name == "tune" else block.score_precision
-        alone = work / (peak * 1e12 * share) / (block.processes if stage.name == "tune" else 1)
-        return alone * (_FLOAT32 if precision == "float32" else 1)
+        together = run.train.processes if stage.name == "tune" else 1
+        if self.hardware == CPU:
+            return work / (_CORE * run.threads * together)
+        peak, share, _ = GPUS[self.hardware]
+        precision = run.train.precision if stage.name == "tune" else run.evaluate.score_precision
+        return work / (peak * 1e12 * share) / together * (_FLOAT32 if precision == "float32" else 1)
 
 
 def _counted(stage: Stage) -> dict | None:
