@@ -220,13 +220,13 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
         return eventually(behind, say=told)
 
     def ended(number):
-        """The step of the checkpoint that a job has left that was ended, and its state."""
+        """The step of the last checkpoint that a job has left that was ended, and its state."""
         state = eventually(
             lambda: (now := jobs(slurm, "cut_tune")[number - 1]["JobState"]) not in ("RUNNING", "COMPLETING") and now,
             say=told,
         )
-        (kept,) = (folder / "tune.part" / "checkpoints").glob("checkpoint-*")
-        return int(kept.name.split("-")[1]), state
+        kept = (folder / "tune.part" / "checkpoints").glob("checkpoint-*[0-9]")
+        return max(int(path.name.split("-")[1]) for path in kept), state
 
     run = begun()
     try:

@@ -1,6 +1,7 @@
 """The command line.
 
 python -m ia_lib.runs plan TABLE            what each run would do, and what is finished
+python -m ia_lib.runs fetch TABLE [RUN ...] download what that reads, for machines without internet
 python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
 python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is what was made
@@ -19,6 +20,7 @@ from ia_lib.paths import locate
 from ia_lib.workflow import ending, plan, processes, scheduler, work
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
+from ia_lib.workflow.fetch import fetch
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import CHANGES, NOTEBOOKS, REDO, StageFailed, unwritable
@@ -48,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("plan", "what each run would do, and what is finished"),
+        ("fetch", "download what the runs read, for machines without internet; past data are read by data stages"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
@@ -90,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             plan.print_plan(table, options.runs)
             table.check_here(options.runs)
             table.check_offline(options.runs)
+        elif options.command == "fetch":
+            for what in fetch(table, options.runs):
+                print(f"downloaded: {what}", flush=True)
         elif options.command == "stage":
             ending.with_parent()
             stage = (
