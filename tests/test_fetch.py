@@ -93,5 +93,8 @@ def test_what_a_table_needs_is_there_afterwards(tmp_path):
         *("me/new config.json", "me/new model.safetensors", "me/new tokenizer.json"),
         *("me/old config.json", "me/old pytorch_model.bin"),
     }
-    assert "to be downloaded" not in said("plan", HF_HUB_OFFLINE="1")
-    assert said("fetch", HF_HUB_OFFLINE="1") == ""
+    here = {path.name for path in (tmp_path / "hub").rglob(f"snapshots/{COMMIT}/*")}
+    assert here == {"config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin"}
+    assert {line.partition(" from ")[0] for line in wanted if " from " in line} == {
+        path.relative_to(tmp_path / "cache").as_posix() for path in (tmp_path / "cache").rglob("*.csv")
+    }
