@@ -25,7 +25,8 @@ def tool(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", devices.GIVEN):
+        monkeypatch.delenv(name, raising=False)
 
 
 def job(count):
@@ -55,3 +56,18 @@ def test_without_a_device_nothing_is_waited_for(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with devices.held(2) as has:
         assert has == {}
+
+
+def test_what_a_cluster_has_given_is_kept(tool, monkeypatch):
+    with devices.held(2) as has:
+        assert has == {"CUDA_VISIBLE_DEVICES": "0,1"}
+        # in its own allocation a job sees other GPUs by the same numbers
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        with devices.held(1) as in_allocation:
+            assert in_allocation == {"CUDA_VISIBLE_DEVICES": "0"}
+            second = job(1)
+            assert second.stdout.readline().strip() == "{'CUDA_VISIBLE_DEVICES': '1'}"
+            second.communicate("")
+        monkeypatch.setenv(devices.GIVEN, "1")
+        with devices.held(1) as given:
+            assert given == {}

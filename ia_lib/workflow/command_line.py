@@ -1,6 +1,7 @@
 """The command line.
 
 python -m ia_lib.runs plan TABLE            what each run would do, and what is finished
+python -m ia_lib.runs fetch TABLE [RUN ...] download what that reads, for machines without internet
 python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
 python -m ia_lib.runs verify TABLE [RUN ...]    whether every artefact still is what was made
@@ -15,9 +16,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from ia_lib.paths import locate
 from ia_lib.workflow import ending, plan, processes, scheduler, work
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
+from ia_lib.workflow.fetch import fetch
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import CHANGES, NOTEBOOKS, REDO, StageFailed, unwritable
@@ -27,6 +30,13 @@ def _cores(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a whole number, at least 1")
     return int(text)
+
+
+def _profile(text: str) -> Path:
+    folder = locate(text)
+    if not (folder / "config.yaml").is_file():
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a folder with config.yaml, as profiles/slurm")
+    return folder.resolve()
 
 
 def _asked(table: Table, run: str) -> str:
@@ -40,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("plan", "what each run would do, and what is finished"),
+        ("fetch", "download what the runs read, for machines without internet; past data are read by data stages"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
@@ -66,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
+            said = "where jobs run: profiles/slurm, or a folder like it; default: here"
+            command.add_argument("--profile", type=_profile, metavar="FOLDER", help=said)
             command.add_argument("--changed", action="store_true", help="also redo stages whose code has changed")
             command.add_argument("--verify", action="store_true", help="read all artefacts, and redo damaged ones")
     options = parser.parse_args(arguments)
@@ -80,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             plan.print_plan(table, options.runs)
             table.check_here(options.runs)
             table.check_offline(options.runs)
+        elif options.command == "fetch":
+            for what in fetch(table, options.runs):
+                print(f"downloaded: {what}", flush=True)
         elif options.command == "stage":
             ending.with_parent()
             stage = (
@@ -110,7 +126,9 @@ def main(arguments: list[str] | None = None) -> int:
                     (stage.folder / "manifest.json").unlink()
             if options.command == "run" and options.changed:
                 os.environ[REDO] = "1"  # for the jobs, too
-            failed = scheduler.execute(table, options.runs, options.cores) if options.command == "run" else []
+            failed = []
+            if options.command == "run":
+                failed = scheduler.execute(table, options.runs, options.cores, options.profile)
             os.environ.pop(REDO, None)
             plan.print_results(table)
             for line in failed:

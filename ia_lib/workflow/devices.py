@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 # By this variable a process is told which GPUs it has, by number or by a name of its own.
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Set where a cluster has given the job its GPUs, and no other job those.
+GIVEN = "IA_GPUS_GIVEN"
 
 
 def known() -> list[str]:
@@ -30,8 +32,9 @@ def known() -> list[str]:
 @contextlib.contextmanager
 def held(count: int) -> Iterator[dict[str, str]]:
     """Have `count` GPUs to oneself, all there are if they are fewer; yields what a process that may use no others needs
-    in its environment. Jobs of one user wait for each other."""
-    devices = known()
+    in its environment. Jobs of one user wait for each other; a process that ends, however, leaves its GPUs free. A job
+    that a cluster has given GPUs keeps those."""
+    devices = [] if GIVEN in os.environ else known()
     locks = {one: FileLock(_folder() / f"{one.replace('/', '_')}.lock") for one in devices}
     taken: list[str] = []
     try:
@@ -54,6 +57,8 @@ def held(count: int) -> Iterator[dict[str, str]]:
 
 
 def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"ia-gpus-{getpass.getuser()}"
+    # in an allocation of Slurm's GPUs are counted from 0, and another one on the same machine has others
+    job = f"-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    folder = Path(tempfile.gettempdir()) / f"ia-gpus-{getpass.getuser()}{job}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

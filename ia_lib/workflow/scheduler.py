@@ -32,10 +32,13 @@ _EMPTY = (
 )
 
 
-def execute(table: Table, runs: list[str] | None = None, cores: int | None = None) -> list[str]:
+def execute(
+    table: Table, runs: list[str] | None = None, cores: int | None = None, profile: Path | None = None
+) -> list[str]:
     """Let Snakemake do what is missing, rows side by side, and make the report; returns what failed, a line each.
 
-    A failing row does not stop the others. While another process is at work on the table, it is waited for.
+    A failing row does not stop the others. While another process is at work on the table, it is waited for. `profile`
+    is a folder that says where jobs run (default: `profiles/default`, this machine).
     """
     for name in runs or []:
         table.run(name)
@@ -50,7 +53,7 @@ def execute(table: Table, runs: list[str] | None = None, cores: int | None = Non
             stage.clear()
         return []
     with _alone(table) as lock:
-        failed = _make(table, lock, runs, cores)
+        failed = _make(table, lock, runs, cores, profile=profile)
         report = table.report(finished_only=True)
         report.clear()
         if report.needs and not report.complete:
@@ -80,7 +83,12 @@ def kept(table: Table, runs: list[str] | None = None) -> str:
 
 
 def _make(
-    table: Table, lock: FileLock, runs: list[str] | None = None, cores: int | None = None, report: bool = True
+    table: Table,
+    lock: FileLock,
+    runs: list[str] | None = None,
+    cores: int | None = None,
+    report: bool = True,
+    profile: Path | None = None,
 ) -> list[str]:
     jobs = _jobs(table)
     stages = table.stages(runs)
@@ -94,14 +102,15 @@ def _make(
     config = {"table": str(table.path.resolve()), "outputs": str(table.outputs), "runs": ",".join(runs or [])}
     write_json(jobs / "config.json", {**config, "report": report})
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(root() / "Snakefile")]
-    command += ["--profile", str(root() / "profiles" / "default"), "--directory", str(jobs)]
+    command += ["--profile", str(profile or root() / "profiles" / "default"), "--directory", str(jobs)]
     command += ["--cores", str(cores)] if cores else []
     command += ["--configfile", str(jobs / "config.json")]
     log = jobs / "snakemake.log"
     watch = progress.Watch(todo)
     print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
     try:
-        code = _carry_out(command, log, watch.look, lock)
+        # Snakemake waits for jobs, which the same signal ends, but for a cluster's, which it ends only on SIGINT
+        code = _carry_out(command, log, watch.look, lock, signal.SIGINT if profile else signal.SIGTERM)
     finally:
         watch.close()
     unfinished = [stage for stage in todo if not stage.complete]
@@ -143,12 +152,16 @@ def _alone(table: Table) -> Iterator[FileLock]:
 
 
 def _carry_out(
-    command: list[str], log: Path, look: Callable[[], None] = lambda: None, lock: FileLock | None = None
+    command: list[str],
+    log: Path,
+    look: Callable[[], None] = lambda: None,
+    lock: FileLock | None = None,
+    end: int = signal.SIGTERM,
 ) -> int:
     """Carry out a command, calling `look` every second; returns its exit code.
 
-    It is ended with this process: in order, with time to save what it has, or at once if this one is killed. It holds
-    `lock` as well: until it has ended, too, no other run may begin.
+    It is ended with this process: in order, by the signal `end`, with time to save what it has, or at once if this one
+    is killed. It holds `lock` as well: until it has ended, too, no other run may begin.
     """
     more = {"start_new_session": True} if os.name == "posix" else {}
     # a lock on a file ends when the last process that has the file open does
@@ -170,7 +183,7 @@ def _carry_out(
             if process.returncode is not None:
                 return process.returncode
     except BaseException:
-        _signal(process, signal.SIGTERM)
+        _signal(process, end)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
