@@ -172,7 +172,8 @@ def instruction(stage: Stage, made: MadeData) -> Drawing | None:
     looks = dict.fromkeys(look for _, look in pieces)
     legend = {names[look]: look for look in looks if look != "plain"}
     said = [f"It asks the model to {ASKS[row['kind']]}" if row["kind"] in ASKS else f"Its kind: {row['kind']}"]
-    said.append(f"its answer is {show.called(run, row['language'])}")
+    what = {"xss": "the second text is", "sentiment": "language:"}.get(row["kind"], "its answer is")
+    said.append(f"{what} {show.called(run, row['language'])}")
     if not pd.isna(row.get("template")):
         said.append(f"template {int(row['template']) + 1} of {row['kind']}")
     if isinstance(noise := row.get("noise"), str):
@@ -221,7 +222,7 @@ def _put_in(row: pd.Series) -> tuple[list[tuple[str, str]], list[tuple[str, str]
 def kinds(stage: Stage, made: MadeData) -> Drawing:
     """How many rows of each kind there are to train on, old and new."""
     train = made.examples[made.examples["split"] != "validation"]
-    counted = train.groupby(["role", "kind"], sort=False, dropna=False).size()
+    counted = show.counts(train)["rows"].groupby(["role", "kind"], sort=False).sum()
     lines = [(f"{role}: {kind}", count, role) for (role, kind), count in counted.items()]
     report = made.report
     shares = {role: int((train["role"] == role).sum()) for role in ("new", "old")}
