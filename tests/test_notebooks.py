@@ -79,7 +79,7 @@ def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
     assert "[[" in shown["data"]
     for title in ("The method, from texts to tests", "Our sentence in tokens", "Kinds of noise", "Tokens for a word"):
         assert title in shown["data"]
-    assert "compares no budgets" in shown["data"]
+    assert "This run does neither." in shown["data"]
     assert re.search(r"old \|.*\n\W*\d+ new \|", shown["tune"])
     assert re.search(r"→ +\d+ new \|", shown["tune"])
     assert "Asked freely it answers" in shown["tune"]
@@ -152,8 +152,8 @@ def test_what_a_story_asks_to_try_can_be_tried(path, tmp_path):
         ),
         ("1_data", {"objective": "tlm+xss"}, ["Kinds of noise"]),
         ("1_data", {"objective": "xss"}, ["No instruction of this run has noise", "the second text is"]),
-        ("1_data", {"noise": "deletion", "noise_probability": 0.5}, ["100.0%", "noise drawn: deletion"]),
-        ("2_tune", {"replay": 0, "learning_rate": 1e-4}, ["has 2 new instructions", "training loss goes from"]),
+        ("1_data", {"noise": "deletion", "noise_probability": 0.5}, ["no mark says", "noise drawn: deletion"]),
+        ("2_tune", {"replay": 0, "learning_rate": 1e-4}, ["has 2 new instructions", "Training loss goes from"]),
     ],
 )
 def test_a_story_holds_with_changes(finished, tmp_path, name, changes, said):

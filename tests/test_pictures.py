@@ -3,6 +3,7 @@ else's business."""
 
 import re
 from base64 import b64decode
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -184,11 +185,32 @@ def test_texts_that_are_not_to_be_shared_are_in_no_picture(opened, capsys, monke
 def test_what_a_run_does_not_have_is_a_sentence(opened, capsys):
     data, made, *_ = opened
     plain = work.MadeData(made.folder, made.examples.assign(noise=None), {**made.report, "tokens_per_word": {}})
-    assert pictures.noise(plain) is None
+    assert pictures.noise(data, plain) is None
     assert pictures.tokens_per_word(data, plain) is None
-    assert pictures.budgets(data, plain) is None
-    assert show.mixing(plain) is None
+    assert pictures.of_other_methods(data, plain) is None
+    assert learning.curve(SimpleNamespace(log=pd.DataFrame())) is None
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_budgets_are_bars_and_dictionaries_are_a_table(opened):
+    data, made, *_ = opened
+    budget = {"budget": "english", "language": "", "rows": 480, "tokens_trained": 26464}
+    run = SimpleNamespace(data=SimpleNamespace(budget="mono"))
+    drawn = pictures.of_other_methods(
+        SimpleNamespace(run=run), work.MadeData(made.folder, made.examples, {"budgets": [budget]})
+    )
+    assert "english, 480 rows" in words(drawn)
+    assert "26,464" in words(drawn)
+    mixed = work.MadeData(made.folder, made.examples, {"code_mixing": {"jav": {"entries": 9, "words": 55.5}}})
+    assert "55.5" in pictures.of_other_methods(data, mixed)._repr_mimebundle_()["text/plain"]
+
+
+def test_one_kind_of_noise_is_not_held_against_the_mixture(opened):
+    data, made, *_ = opened
+    alone = work.MadeData(made.folder, made.examples.assign(noise="deletion"), made.report)
+    assert "points apart" in pictures.noise(data, made).said
+    assert "no mark" in pictures.noise(SimpleNamespace(run=data.run.changed(noise="deletion")), alone).said
+    assert "100.0%" in words(pictures.noise(SimpleNamespace(run=data.run.changed(noise="deletion")), alone))
 
 
 def test_words_that_were_put_in_are_marked(opened):

@@ -353,12 +353,9 @@ def batch(title: str, rows: Sequence[tuple[str, int, int]], said: str, marked: i
     is read only, on the full one the loss is computed. The row `marked`, from 0, is pointed at."""
     canvas = _Canvas()
     x = 14.0
-    for name, fill in (
-        ("old: prompt, no loss", "oldtint"),
-        ("old: answer, loss", "old"),
-        ("new: prompt, no loss", "newtint"),
-        ("new: answer, loss", "new"),
-    ):
+    legend = [(f"{role}, {what}", role + tint) for role in dict.fromkeys(role for role, *_ in rows)
+              for what, tint in (("read only", "tint"), ("with loss", ""))]  # fmt: skip
+    for name, fill in legend:
         canvas.box(x, 12, 18, 13, fill=fill, edge="line")
         canvas.text(x + 24, 23, name, size=12, colour="soft")
         x += 44 + 6.4 * len(name)

@@ -69,17 +69,22 @@ def lengths(begun: Tuning) -> Drawing:
     return drawings.lengths("How long the instructions are", groups, "; ".join(told).capitalize() + ".")
 
 
-def curve(tuned: Tuned) -> Drawing:
+def curve(tuned: Tuned) -> Drawing | None:
     """The loss (nats) against steps, in training and on what is held out."""
     lines, told = {}, []
     for name, column, colour in (("training", "loss", "new"), ("held out (validation)", "validation_loss", "noise")):
-        found = tuned.log.dropna(subset=[column]) if column in tuned.log else tuned.log[:0]
-        lines[name] = list(found["step"]), list(found[column]) if len(found) else [], colour
+        found = tuned.log.dropna(subset=[column]) if column in tuned.log else pd.DataFrame()
         if len(found):
-            ends, least = found[column].iloc[[0, -1]], found.loc[found[column].idxmin()]
-            told.append(f"{name} loss goes from {ends.iloc[0]:.2f} to {ends.iloc[1]:.2f} nats"
-                        f", least at step {int(least['step']):,}")  # fmt: skip
-    return drawings.curves("Loss (nats)", lines, ("; ".join(told) or "Nothing was logged").capitalize() + ".", "steps")
+            lines[name] = list(found["step"]), list(found[column]), colour
+            first, last, least = (
+                found[column].iloc[0],
+                found[column].iloc[-1],
+                found.loc[found[column].idxmin(), "step"],
+            )
+            told.append(f"{name} loss goes from {first:.2f} to {last:.2f} nats, least at step {int(least):,}")
+    if not lines:
+        return pictures.nothing("Nothing was logged: the run has fewer steps than its field log_steps says.")
+    return drawings.curves("Loss (nats)", lines, "; ".join(told).capitalize() + ".", "steps")
 
 
 @dataclass(frozen=True)

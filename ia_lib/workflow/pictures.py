@@ -59,7 +59,7 @@ def method(stage: Stage, made: MadeData) -> Drawing:
         kinds = [f"{count:,} of {kind}{f': {ASKS[kind]}' if kind in ASKS else ''}"
                  for kind, count in new["kind"].value_counts(sort=False).items()]  # fmt: skip
         instructions = Box("New instructions", kinds, "new")
-        mixed = ["words of the taught language put in"] if "before" in new else []
+        mixed = ["words of another language put in"] if "before" in new else []
         corpus = Box("Texts", [f"{new['source_id'].nunique():,} texts", _names(run, new["language"].unique()), *mixed],
                      "new")  # fmt: skip
         if codes := run.parallel_codes:
@@ -236,20 +236,18 @@ def kinds(stage: Stage, made: MadeData) -> Drawing:
     return drawings.bars("Instructions to train on", lines, said + ".")
 
 
-def noise(made: MadeData) -> Drawing | None:
-    """How often each kind of noise was drawn, beside the shares of the method."""
+def noise(stage: Stage, made: MadeData) -> Drawing | None:
+    """How often each kind of noise was drawn, beside the shares of the method's mixture if the run draws from it."""
     if not _noisy(made.examples):
         return nothing("No instruction of this run has noise. The objectives tlm, mlm, word and span have.")
-    found = show.noise(made.examples)
     drawn = made.examples["noise"].value_counts(normalize=True)
-    if not set(drawn.index) <= set(found.index):
+    found = show.noise(made.examples).sort_values("expected", ascending=False, kind="stable").fillna(0)
+    if stage.run.data.noise != "mixture" or not set(drawn.index) <= set(found.index):
         lines = [(str(name), 100 * share, "noise") for name, share in drawn.items()]
-        return drawings.bars(
-            "Kinds of noise", lines, f"This run draws {', '.join(map(str, drawn.index))}.", "%", digits=1
-        )
-    found = found.sort_values("expected", ascending=False, kind="stable")
-    lines = [(name, 100 * share, "noise") for name, share in found["observed"].fillna(0).items()]
-    off = (found["observed"].fillna(0) - found["expected"]).abs().max()
+        said = "These kinds are not drawn from the method's mixture, so that no mark says how often they should be."
+        return drawings.bars("Kinds of noise", lines, said, "%", digits=1)
+    lines = [(name, 100 * share, "noise") for name, share in found["observed"].items()]
+    off = (found["observed"] - found["expected"]).abs().max()
     said = f"Bars: what was drawn; marks: what the method asks for. They are at most {100 * off:.1f} points apart."
     return drawings.bars("Kinds of noise", lines, said, "%", list(100 * found["expected"]), digits=1)
 
@@ -298,15 +296,21 @@ def tokens_per_word(stage: Stage, made: MadeData) -> Drawing | None:
     return drawings.bars("Tokens for a word", lines, said, digits=2)
 
 
-def budgets(stage: Stage, made: MadeData) -> Drawing | None:
-    """What each budget of a set of instructions in several languages costs."""
+def of_other_methods(stage: Stage, made: MadeData) -> Drawing | Table | None:
+    """What only some methods have. COMMIT: of each language's dictionary what it has, how many of the words it knows,
+    and how many really changed (percent). The Alpaca study: the tokens that each budget of a set of instructions in
+    several languages costs."""
+    if mixed := made.report.get("code_mixing"):
+        return Table(pd.DataFrame(mixed).T, names=True)
     found = made.report.get("budgets", [])
     if not found:
-        return nothing("This run compares no budgets. Runs of the Alpaca study do (params/taste_alpaca.yaml).")
+        return nothing(
+            "This run does neither. See params/commit_mini.yaml and params/taste_alpaca.yaml for some that do."
+        )
     lines = []
     for one in found:
         own = one["budget"] == stage.run.data.budget
-        name = f"{one['budget']}{' ' + stage.run.language(one['language']) if one['language'] else ''}"
+        name = f"{one['budget']}{' ' + show.called(stage.run, one['language']) if one['language'] else ''}"
         lines.append((f"{name}, {one['rows']:,} rows", one["tokens_trained"], "new" if own else "old"))
     said = "Blue: this run's budget. As many rows and steps are not as many tokens."
     return drawings.bars("Tokens that training reads, by budget", lines, said)

@@ -84,15 +84,6 @@ def _changed(before: str, after: str) -> str:
     return "".join(f"«{part}»" if changed else part for part, changed in changes(before, after))
 
 
-def mixing(made: MadeData) -> Table | None:
-    """Of each language's dictionary what it has, how many of the words it knows, and how many really changed (percent);
-    a sentence where nothing is mixed."""
-    if not (found := made.report.get("code_mixing")):
-        print("This run puts no words of another language into its texts. Runs of COMMIT do (params/commit_mini.yaml).")
-        return None
-    return Table(pd.DataFrame(found).T, names=True)
-
-
 def checked(made: MadeData) -> Table:
     """What was counted and checked, the first things first, after the warnings. report.json has all of it."""
     report = made.report
