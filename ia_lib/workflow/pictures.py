@@ -242,7 +242,7 @@ def noise(stage: Stage, made: MadeData) -> Drawing | None:
         return nothing("No instruction of this run has noise. The objectives tlm, mlm, word and span have.")
     drawn = made.examples["noise"].value_counts(normalize=True)
     found = show.noise(made.examples).sort_values("expected", ascending=False, kind="stable").fillna(0)
-    if stage.run.data.noise != "mixture" or not set(drawn.index) <= set(found.index):
+    if getattr(stage.run.data, "noise", "mixture") != "mixture" or not set(drawn.index) <= set(found.index):
         lines = [(str(name), 100 * share, "noise") for name, share in drawn.items()]
         said = "These kinds are not drawn from the method's mixture, so that no mark says how often they should be."
         return drawings.bars("Kinds of noise", lines, said, "%", digits=1)
