@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ia_lib.models.encoding import encode
 from ia_lib.report import drawings
 from ia_lib.workflow import learning, pictures, show, work
 
@@ -149,6 +150,21 @@ def test_what_an_answer_costs_is_what_the_model_gives_it(opened):
     after = learning.surprise(tune, begun, tuned.model, before)
     assert f"Before training: {np.mean(naive):.2f} nats." in after.drawing.said
     assert not np.allclose(after.nats, before.nats)
+
+
+@pytest.mark.quick
+def test_an_encoder_decoder_model_is_surprised_by_what_its_decoder_says(encoder_decoder, tokenizer):
+    model = encoder_decoder.eval()
+    (row,), _ = encode(tokenizer, ["Is it good?"], ["yes, very good"], 64, encoder_decoder=True)
+    asked, answer = row["input_ids"][: row["answer_start"]], row["input_ids"][row["answer_start"] :]
+    begin = [model.config.decoder_start_token_id, *answer[:-1]]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([asked]), decoder_input_ids=torch.tensor([begin])).logits
+    naive = -logits.log_softmax(-1)[0].gather(1, torch.tensor(answer)[:, None])[:, 0]
+    nats, right, ids = learning._nats(model, tokenizer, row, "answer")
+    assert np.allclose(nats, naive, atol=1e-4)
+    assert ids == answer
+    assert right == int((logits[0].argmax(-1) == torch.tensor(answer)).sum())
 
 
 def test_texts_that_are_not_to_be_shared_are_in_no_picture(opened, capsys, monkeypatch):

@@ -57,10 +57,11 @@ class Table:
     names: bool = False
 
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
-        look = ".ia-texts td, .ia-texts th {text-align: left !important; vertical-align: top}"
-        table = self.frame.to_html(index=self.names, border=0, classes="ia-texts")
+        table = self.frame.to_html(index=self.names, border=0, justify="left", classes="ia-texts")
+        for cell in ("td", "th"):  # a look of the table's own is taken away from a notebook that is not trusted
+            table = table.replace(f"<{cell}>", f'<{cell} style="text-align: left; vertical-align: top">')
         plain = self.frame.to_string(index=self.names) if len(self.frame) else "(no lines)"
-        return {"text/plain": plain, "text/html": f"<style>{look}</style>{table}"}
+        return {"text/plain": plain, "text/html": table}
 
 
 @dataclass

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def _place(stage: Stage, begun: Tuning) -> int | None:
     """Where the followed row is first read, from 0; None, if never."""
-    row = pictures.followed(stage.run, pd.read_parquet(stage.inputs.examples))
+    columns = ["role", "split", "language", "prompt", "answer"]
+    row = pictures.followed(stage.run, pd.read_parquet(stage.inputs.examples, columns=columns))
     places = (place for place, one in enumerate(begun.rows) if row is not None and one["example"] == row.name)
     return next(places, None)
 
