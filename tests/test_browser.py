@@ -182,6 +182,17 @@ def test_notebook_0_and_its_widgets(browser, lab):
     page.close()
 
 
+@pytest.mark.parametrize("name", ["1_data", "2_tune"])
+def test_notebooks_1_and_2_and_their_pictures(browser, lab, name):
+    page = run_all(browser, lab, name)
+    picture = seen(page, ".jp-OutputArea img[src^='data:image/svg']")
+    # drawn by the browser, and not the sign of a broken picture
+    assert picture.evaluate("image => image.complete && image.naturalWidth") == 880
+    assert picture.get_attribute("alt")
+    keep(page, f"notebook-{name[0]}")
+    page.close()
+
+
 def test_notebook_4_and_its_figures(browser, lab):
     page = run_all(browser, lab, "4_figures")
     figure = seen(page, ".js-plotly-plot .main-svg")

@@ -31,6 +31,7 @@ MAY_READ = {
         "models",
         "instructions",
         "data",
+        "report.drawings",
         "report.page",
         "report.results",
         "report.trust",

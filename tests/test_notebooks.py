@@ -1,13 +1,17 @@
+import json
 import re
 import tomllib
 
 import nbformat
 import papermill
 import pytest
+from conftest import copied
 from packaging.requirements import Requirement
 
 from ia_lib.paths import root
+from ia_lib.workflow.graph import Table
 
+STORIES = [root() / "notebooks" / f"{name}.ipynb" for name in ("1_data", "2_tune")]
 NOTEBOOKS = sorted((root() / "notebooks").glob("*.ipynb"))
 
 
@@ -49,9 +53,12 @@ def outputs(path) -> str:
 def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
     shown = {stage.name: outputs(stage.notebook()) for stage in finished.stages(["tlm"]) if stage.run.name == "tlm"}
     assert "[[" in shown["data"]
-    assert "noise" in shown["data"]
-    assert "expected" in shown["data"]
-    assert re.search(r"old \|.*\n\s*new \|", shown["tune"])
+    for title in ("The method, from texts to tests", "Our sentence in tokens", "Kinds of noise", "Tokens for a word"):
+        assert title in shown["data"]
+    assert "This run does neither." in shown["data"]
+    assert re.search(r"old \|.*\n\W*\d+ new \|", shown["tune"])
+    assert re.search(r"→ +\d+ new \|", shown["tune"])
+    assert "Asked freely it answers" in shown["tune"]
     assert "device: " in shown["tune"]
     assert "Loss: step 6 of 6" in shown["tune"]
     assert "Ġ" in shown["evaluate"]
@@ -77,6 +84,64 @@ def test_a_notebook_opened_by_hand_makes_what_is_missing_and_takes_changes(table
     folder = tmp_path / "out" / "tiny" / "tlm~objective=mt"
     assert (folder / ("data" if name == "1_data" else "tune") / "manifest.json").is_file()
     assert "run tlm~objective=mt: objective mt" in outputs(tmp_path / "done.ipynb") or name != "1_data"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_a_story_asks_before_each_cell_and_reads_after_it(path):
+    cells = nbformat.read(path, as_version=4).cells
+    for before, cell, after in zip(cells, cells[1:], cells[2:], strict=False):
+        if cell.cell_type == "code" and "tags" not in cell.metadata:
+            assert before.cell_type == after.cell_type == "markdown"
+            question = before.source.split("## ")[-1].splitlines()[0]
+            assert question.endswith("?"), question
+    assert cells[-1].cell_type == "markdown"
+    prose = [word for cell in cells if cell.cell_type == "markdown" for word in cell.source.split()]
+    code = [line for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines() if line.strip()]
+    assert len(prose) >= 3 * len(code)
+
+
+def tried(path) -> list[dict]:
+    """The changes that a notebook's prose asks to try."""
+    cells = nbformat.read(path, as_version=4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return [json.loads(found) for found in re.findall(r"changes =\s(\{.*?\})", prose)]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_what_a_story_asks_to_try_can_be_tried(path, tmp_path):
+    stage = {"1_data": "data", "2_tune": "tune"}[path.stem]
+    assert len(tried(path)) >= 3
+    for changes in tried(path):
+        made = Table(root() / "params" / "taste.yaml", tmp_path)
+        assert stage in made.stages_of(made.add(made.run("tlm"), changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        (
+            "1_data",
+            {"objective": "mlm", "replay": 0},
+            ["This run has no old instructions.", "mend a spoilt text without"],
+        ),
+        ("1_data", {"objective": "tlm+xss"}, ["Kinds of noise"]),
+        ("1_data", {"objective": "xss"}, ["No instruction of this run has noise", "the second text is"]),
+        ("1_data", {"noise": "deletion", "noise_probability": 0.5}, ["no mark says", "noise drawn: deletion"]),
+        ("2_tune", {"replay": 0, "learning_rate": 1e-4}, ["has 2 new instructions", "Training loss goes from"]),
+    ],
+)
+def test_a_story_holds_with_changes(finished, tmp_path, name, changes, said):
+    parameters = {"table": str(finished.path), "outputs_dir": str(copied(finished, tmp_path / "out")), "run": "tlm"}
+    papermill.execute_notebook(
+        root() / "notebooks" / f"{name}.ipynb", tmp_path / "done.ipynb", {**parameters, "changes": changes},
+        cwd=root(), progress_bar=False,
+    )  # fmt: skip
+    shown = outputs(tmp_path / "done.ipynb")
+    for text in said:
+        assert text in shown
+    assert (tmp_path / "done.ipynb").stat().st_size < 300_000
 
 
 def test_notebook_0_opens_its_panels(finished, tmp_path):

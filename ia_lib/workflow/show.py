@@ -14,6 +14,7 @@ from ia_lib.evaluation.rules import RULES, rule_scores
 from ia_lib.instructions.noise import MIXTURE
 from ia_lib.instructions.templates import classification_prompts, label_words, options
 from ia_lib.recipes.fields import Data
+from ia_lib.report.drawings import Table
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.work import Evaluated, Evaluation, Judged, MadeData, Tuned, Tuning
@@ -35,57 +36,77 @@ def run(stage: Stage) -> str:
     )
 
 
-def parallel(stage: Stage, rows: int = 5) -> pd.DataFrame:
-    """The first parallel sentences, after saying how many there are."""
-    inputs = stage.inputs
-    if not inputs.reads_parallel:
-        print("this run reads no parallel text")
-    found, dropped = (inputs.usable(), inputs.dropped) if inputs.reads_parallel else (inputs.tests(), 0)
-    print(f"{len(found):,} sentences; {dropped:,} more were left out because they occur in the test data")
-    return stage.run.shown(found.select(range(min(rows, len(found)))).to_pandas())
-
-
 def counts(examples: pd.DataFrame) -> pd.DataFrame:
     """How many rows of each kind there are in each stream."""
     return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("rows")
 
 
-def examples(stage: Stage, frame: pd.DataFrame, role: str, rows: int = 5) -> pd.DataFrame:
-    """Some rows of a role, with what is known of them."""
-    part = frame[frame["role"] == role].head(rows).drop(columns=["stream", "role"])
-    return stage.run.shown(part if part.empty else part.dropna(axis="columns", how="all"))
-
-
-def instructions(stage: Stage, frame: pd.DataFrame, rows: int = 4) -> str:
-    """Some new rows as texts: the prompt, and in double brackets the answer that the model has to give. Of code-mixed
-    rows also what they were before, and in guillemets what has changed."""
-    texts = []
-    for row in stage.run.shown(frame[frame["role"] == "new"].head(rows)).to_dict("records"):
-        known = {name: row[name] for name in ("template", "noise", "negative", "source_language") if name in row}
-        told = [f"{name.partition('_')[0]} {value}" for name, value in known.items() if not pd.isna(value)]
-        head = ", ".join([row["kind"], *told])
+def instructions(stage: Stage, frame: pd.DataFrame, role: str = "new", rows: int = 4) -> str:
+    """Some rows of a role as texts: the prompt, and in double brackets the answer that the model has to give. Of
+    code-mixed rows also what they were before, and in guillemets what has changed."""
+    run, texts = stage.run, []
+    for row in run.shown(frame[frame["role"] == role].head(rows)).to_dict("records"):
+        known = {name: row[name] for name in ("template", "noise", "negative") if name in row}
+        if not pd.isna(known.get("template", pd.NA)):
+            known["template"] = int(known["template"]) + 1  # counted from 1, as people do
+        told = [f"{name} {value}" for name, value in known.items() if not pd.isna(value)]
+        ways = [f"{way} {called(run, row[name])}" for way, name in (("from", "source_language"), ("to", "language"))
+                if name in row and called(run, row[name])]  # fmt: skip
+        head = ", ".join([str(row["kind"]), *told, " ".join(ways)])
         told = f"{row['prompt']}[[{row['answer']}]]"
-        if "before" in row:
+        if isinstance(row.get("before"), str):
             marked = _changed(row["before"], row["prompt"] + row["answer"])
-            told = f"before: {row['before']}\n\nafter:  {marked}" if stage.run.machine.share_text else told
-        texts.append(f"--- {head} -> {row['language']}\n{told}\n")
-    return "\n".join(texts)
+            told = f"before: {row['before']}\n\nafter:  {marked}" if run.machine.share_text else told
+        texts.append(f"--- {head}\n{told}\n")
+    return "\n".join(texts) or f"This run has no {role} instructions."
+
+
+def called(run: Settings, code) -> str:
+    """What prompts call a language; its code, if the kit does not know it."""
+    if pd.isna(code):
+        return ""
+    try:
+        return run.language(code)
+    except ValueError:
+        return str(code)
+
+
+def changes(before: str, after: str) -> list[tuple[str, bool]]:
+    """A text in parts, each with whether it is not as it was before."""
+    one, other = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
+    matched = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
+    found = [("".join(other[begin:end]), kind != "equal") for kind, _, _, begin, end in matched]
+    return [(part, changed and bool(part.strip())) for part, changed in found]
 
 
 def _changed(before: str, after: str) -> str:
     """A text with what is not as it was before in guillemets."""
-    one, other = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
-    parts = []
-    for kind, _, _, begin, end in SequenceMatcher(None, one, other, autojunk=False).get_opcodes():
-        part = "".join(other[begin:end])
-        parts.append(f"«{part}»" if kind != "equal" and part.strip() else part)
-    return "".join(parts)
+    return "".join(f"«{part}»" if changed else part for part, changed in changes(before, after))
 
 
-def mixing(made: MadeData) -> pd.DataFrame:
-    """Of each language's dictionary what it has, how many of the words it knows, and how many really changed (percent);
-    empty where nothing is mixed."""
-    return pd.DataFrame(made.report.get("code_mixing", {})).T
+def checked(made: MadeData) -> Table:
+    """What was counted and checked, the first things first, after the warnings. report.json has all of it."""
+    report = made.report
+    for line in report["warnings"]:
+        print(f"warning: {line}")
+    print(f"{len(report['warnings'])} warnings" if report["warnings"] else "No warnings.")
+    hours = report["estimated"]["hours"] or {}
+    lines = {
+        "steps": f"{report['steps']:,}",
+        "tokens, on average": ", ".join(f"{name} {mean:g}" for name, mean in report["mean_tokens"].items()),
+        "answers cut by max_length": f"{sum(report['answers_cut'].values()):,}",
+        "instructions that fill max_length": f"{sum(report['rows_with_prompt_cut'].values()):,}",
+        "held-out instructions that are trained on too": f"{report['validation_rows_trained_on']:,}",
+        "pairs that are in the test data too": f"{report['pairs_still_in_tests']:,}",
+        "pairs left out for that": f"{report['pairs_dropped_because_in_tests']:,}",
+        "hours to train and test it, on one": ", ".join(f"{name}: {_hours(time)}" for name, time in hours.items())
+        or "unknown",
+    }
+    return Table(pd.DataFrame({"what": lines.keys(), "found": lines.values()}))
+
+
+def _hours(time: float) -> str:
+    return f"{time:,.1f}" if time >= 0.1 else "under 0.1"
 
 
 def noise(frame: pd.DataFrame) -> pd.DataFrame:
@@ -103,12 +124,6 @@ def model(begun: Tuning | Evaluation) -> str:
     )
 
 
-def batch(stage: Stage, begun: Tuning, rows: int = 8) -> str:
-    """The first rows of the first batch, decoded from their tokens, the answer in double brackets."""
-    shown = decoded(stage.run, begun.tokenizer, begun.rows[:rows]).itertuples()
-    return "\n".join(f"{row.role:>4} | {row.prompt}[[{row.answer}]]".replace("\n", "↵") for row in shown)
-
-
 def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
     """Rows of a batch as texts: `role, prompt, answer`, and how many `tokens` both have."""
     starts = [(row["input_ids"], row["answer_start"]) for row in rows]
@@ -120,11 +135,17 @@ def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
     return run.shown(pd.DataFrame(parts | {"tokens": [len(ids) for ids, _ in starts]}))
 
 
-def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> pd.DataFrame:
+def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> Table | None:
     """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
     from ia_lib.evaluation import generation
 
-    return stage.run.shown(generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows]))
+    if not tuned.validation:
+        print("This run holds no instructions out.")
+        return None
+    found = generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows])
+    names = {"answer": "true answer", "model": "the model's"}
+    told = stage.run.shown(found).replace("\n", "↵", regex=True).replace("", "(nothing)")
+    return Table(told.rename(columns=names))
 
 
 def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
@@ -227,12 +248,6 @@ def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
     names = {"text": "passage", "prompt": "question", "answer": "true", "model": "answered"}
     frame = stage.run.shown(pd.concat(frames)).rename(columns=names) if frames else pd.DataFrame(columns=["right"])
     return frame.sort_values("right", ascending=False, kind="stable")
-
-
-def budgets(made: MadeData) -> pd.DataFrame:
-    """Of a set of instructions in several languages what each budget costs: rows of an epoch, their tokens, updates,
-    and tokens of the whole training. Equal rows are not equal tokens."""
-    return pd.DataFrame(made.report.get("budgets", []))
 
 
 def requests(stage: Stage, rows: int = 4) -> pd.DataFrame:
