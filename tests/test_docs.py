@@ -7,6 +7,7 @@ cannot be is in INSTEAD, with the reason, what is checked in its place, and the 
 """
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -102,10 +103,10 @@ def has_rows(table: Path, runs: list[str]) -> None:
 def only_read(command: str, kit: Path) -> str:
     """The table has the rows; and with one that is not there that alone is wrong, so that all else was understood."""
     words = shlex.split(command, comments=True)
-    before, (name, table, *others) = words[: words.index("ia_lib.runs") + 1], words[words.index("ia_lib.runs") + 1 :]
+    name, table, *others = words[words.index("ia_lib.runs") + 1 :]
     if not Path(table).stem.isupper():
         has_rows(kit / table, others[:1] if name in {"stage", "export"} else [] if name == "sheet" else plain(others))
-    return f"{shlex.join(['python', *before[1:], name, 'not there.yaml', *others])} || [ $? = 1 ]"
+    return f"{shlex.join(['python', '-m', 'ia_lib.runs', name, 'not there.yaml', *others])} || [ $? = 1 ]"
 
 
 def plain(words: list[str]) -> list[str]:
@@ -161,16 +162,9 @@ def elsewhere(command: str, kit: Path) -> str:
 
 
 def dry(command: str, kit: Path) -> str:
-    """Snakemake builds its graph of jobs, and starts none; without the profile's plugin its file is read."""
-    words = shlex.split(command, comments=True)
-    if "--profile" in words:
-        profile = YAML(typ="safe").load(kit / words[words.index("--profile") + 1] / "config.yaml")
-        plugin = f"snakemake_executor_plugin_{str(profile.get('executor', 'local')).replace('-', '_')}"
-        if plugin != "snakemake_executor_plugin_local" and not any(
-            (Path(folder) / plugin).is_dir() for folder in sys.path
-        ):
-            return ""
-    return f"{command.split(' #')[0].rstrip()} --dry-run"
+    """Snakemake makes its graph of a small table's jobs and starts none, if what speaks to the cluster is installed."""
+    plugin = importlib.util.find_spec("snakemake_executor_plugin_slurm")
+    return f"{re.sub(LARGE, 'mini.yaml', command.partition(' #')[0])} --dry-run" if plugin else ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ class Instead:
 
 LARGE = r"(?:paper|commit|alpaca|chat_models)\.yaml"
 DATA = r"(?:my_language|nusax|smollm2\w*)\.yaml"
-RUNS = r"(?:\S*/bin/)?python3? -m ia_lib\.runs"
+RUNS = r"(?:[A-Z_]+=\S+ )*(?:\S*/bin/)?python3? -m ia_lib\.runs"
 SLURM = "test_slurm.py::test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off"
 COLAB = "test_colab.py::test_a_session_that_is_cut_off_goes_on_in_the_next_one"
 INSTEAD = [
@@ -201,6 +195,7 @@ INSTEAD = [
     Instead(
         r"accelerate launch", launched, "needs two machines", "test_processes.py::test_two_processes_train_as_one_does"
     ),
+    Instead(r"hf download\b", elsewhere, "needs the internet"),
     Instead(r"python convert_hf_to_gguf\.py", elsewhere, "a program of llama.cpp"),
     Instead(rf"{RUNS} run .*--profile (?!profiles/default\b)", only_read, "needs a cluster", SLURM),
     Instead(r"snakemake .*--profile profiles/(?!default\b)", dry, "needs a cluster"),
