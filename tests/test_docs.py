@@ -456,7 +456,7 @@ def test_files_that_are_named_are_there(page):
         r"(?:params|tests|docs|notebooks|benchmarks|profiles|ia_lib)/[\w./~-]+\.(?:py|yaml|ipynb|md|csv|tsv|png|html)"
     )
     for text in said:
-        if re.fullmatch(files, text):
+        if re.fullmatch(files, text) and "/mine/" not in text:  # what a reader is told to make
             assert (root() / text).is_file(), f"{name(page)}: {text}"
 
 
