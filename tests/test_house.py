@@ -34,6 +34,7 @@ MAY_READ = {
         "report.page",
         "report.results",
         "report.trust",
+        "report.story_figures",
         *LEAVES,
     },
     "report": {
