@@ -22,6 +22,7 @@ AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not
 NO_LABELS = (
     "No test labels are found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
 )
+NO_RUN = "None of the printed cells was run by us: the table of the first cell has no results."
 NO_QUESTIONS = "XQuAD is not found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
 _CELL = ["table", "row", "dataset", "language", "metric"]  # of COMMIT's
@@ -187,7 +188,12 @@ def readable(claims: pd.DataFrame):
     """The ledger with whole sentences in its cells, for a notebook (a pandas Styler)."""
     left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
     shown = claims.style.hide().set_properties(**left).set_properties(["claim"], **{"min-width": "18em"})
-    return shown.set_properties(["verdict"], **{"white-space": "nowrap"})
+    return shown.set_properties(["verdict"], **{"white-space": "nowrap"}) if "verdict" in claims else shown
+
+
+def contradicted(claims: pd.DataFrame):
+    """The claims of a ledger that are contradicted, without the cells, for a notebook."""
+    return readable(claims.loc[claims["verdict"] == CONTRADICTED, ["paper", "source", "claim"]])
 
 
 def verdicts(compared: pd.DataFrame) -> pd.DataFrame:

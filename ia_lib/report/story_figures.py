@@ -71,7 +71,7 @@ def confusion(counts: pd.DataFrame, mine: tuple[str, str], place: str) -> go.Fig
     figure.add_annotation(x=x, y=y, yshift=24, bgcolor="rgba(255,255,255,0.8)", **note)
     figure.update_xaxes(title="called by the model", side="top")
     figure.update_yaxes(title="true label", autorange="reversed")
-    style(figure, f"{plain_text(place)}: {right} of {total} texts are right (from top left down)", 400)
+    style(figure, f"{plain_text(place)}: {right} of {total} texts are right (the diagonal)", 400)
     return figure.update_layout(margin_t=120, title_y=0.97, title_yanchor="top", width=680)
 
 
@@ -329,7 +329,7 @@ def beside_nothing(cells: pd.DataFrame, table: str = "Table 2") -> go.Figure:
             figure.add_scatter(x=part["published"], y=part["row"], **look, **legend, row=1, col=column)
             free = part["nothing"].iloc[0]
             figure.add_vline(x=free, line={"color": COLOURS[i], "dash": "dot", "width": 1.5}, row=1, col=column)
-    figure.update_xaxes(title="as printed; dotted: for nothing, of each language", rangemode="tozero")
+    figure.update_xaxes(title="as printed (dotted: for nothing)", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", automargin=True)
     title = f"{int(frame['below'].sum())} of {len(frame)} printed scores are below what needs no model (hollow)"
     return style(figure, title, 440).update_layout(margin_t=100)
@@ -380,5 +380,9 @@ def claims(ledger: pd.DataFrame) -> go.Figure:
     figure.update_layout(barmode="stack", legend_title="")
     figure.update_xaxes(title="claims")
     figure.update_yaxes(autorange="reversed", automargin=True)
-    said = ", ".join(f"{int(counts[name].sum())} {name}" for name in colours if name in counts)
+    number = {name: int(counts[name].sum()) if name in counts else 0 for name in colours}
+    said = "{follows} follow, {contradicted} are contradicted, {other} are not testable".format(
+        other=number.pop(NOT_TESTABLE), **number
+    )
+    figure.update_layout(legend_traceorder="normal")
     return style(figure, f"Of {len(ledger)} claims: {said}", 340)

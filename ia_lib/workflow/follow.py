@@ -135,9 +135,9 @@ class Sentence:
         best, true, labels = frame.idxmax(axis=1), str(self.text["label"]), list(frame)
         agree = best.unstack(level=0)
         same = [rule for rule in agree if (agree[rule] == agree[mine]).all()] if mine in agree else []
-        print(f"{true} is true; it is chosen in {int((best == true).sum())} of {len(best)} lines.")
         like = ", ".join(rule for rule in same if rule != mine) or "none"
-        print(f"The row's own rule is {mine}; these choose the same behind every prompt: {like}.")
+        print(f"{true} is true; it is chosen in {int((best == true).sum())} of {len(best)} lines.")
+        print(f"The row's own rule is {mine}. Choosing as it does behind every prompt:\n{like}.")
         right = (best == true).map({True: "yes", False: "no"})
         bold = {line: [_BOLD * (label == best[line]) for label in labels] for line in frame.index}
         shown = frame.assign(chosen=best, right=right).style.format("{:.3f}", subset=labels)

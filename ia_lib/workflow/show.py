@@ -266,18 +266,24 @@ def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:
     return part.set_index("example")["predicted"]
 
 
-def figures(drawn: dict[str, Any], name: str, without: str) -> Iterator[Any]:
-    """The report's figures of one kind, a figure a task, to be displayed: of `drawn` (what `page.draw` gives) those
-    that are called `name`, alone or with a task; if there is none, the sentence `without`."""
-    found = [figure for called, figure in drawn.items() if called.partition("-")[0] == name]
-    yield from found or [Markdown(without)]
+# Kind of the report's figures -> what they need.
+_FIGURES = {
+    "groups": "runs that choose labels",
+    "difference": "runs that choose labels and began with another run's model, each with its own amount of replay",
+    "languages": "runs that choose labels",
+}
 
 
-def further(drawn: dict[str, Any], *known: str) -> Iterator[Any]:
-    """The report's figures but those of the kinds that are `known`, as `figures` gives them."""
-    found = [
-        each for called, each in drawn.items() if not any(called == n or called.startswith(f"{n}-") for n in known)
-    ]
+def figures(drawn: dict[str, Any], kind: str) -> Iterator[Any]:
+    """The report's figures of a kind, a figure a task, to be displayed: of `drawn` (what `page.draw` gives) those that
+    are called so, alone or with a task; if there is none, a sentence that says what they need."""
+    found = [figure for called, figure in drawn.items() if called.partition("-")[0] == kind]
+    yield from found or [Markdown(f"This table has no such figure: it needs {_FIGURES[kind]}. See the last picture.")]
+
+
+def further(drawn: dict[str, Any]) -> Iterator[Any]:
+    """The report's figures of all other kinds than those of `figures`."""
+    found = [figure for called, figure in drawn.items() if called.partition("-")[0] not in _FIGURES]
     yield from found or [Markdown("Nothing else was measured in this table.")]
 
 
@@ -294,18 +300,19 @@ def numbers(every: pd.DataFrame) -> Iterator[Any]:
         found = lines(every)
         if len(found):
             yield Markdown(f"**{title}**")
-            yield found
+            found = found.drop(columns="group_name", errors="ignore").dropna(axis="columns", how="all")
+            yield found.astype(object).fillna("").reset_index(drop=True)
 
 
 def pairs(folder: Path) -> pd.DataFrame | Markdown:
-    """Every two rows of a table on the same texts, by group: weighted F1 of both in percent, `difference` (of the first
-    minus the second, points), its 95% interval, `p`, `p_holm` and `detectable`. A sentence where there is no pair."""
+    """Every two rows of a table on the same texts, by group: `difference` in weighted F1 (first minus second, points),
+    its 95% interval, `p`, `p_holm` and `detectable`. A sentence where there is no pair."""
     path = folder / "pairs.csv"
     frame = own_csv(path) if path.is_file() else pd.DataFrame({"kind": []})
     frame = frame[frame["kind"] == "rows"]
     if frame.empty:
         return Markdown("No two rows of this table chose labels for the same texts.")
-    columns = "first second task group first_f1 second_f1 difference low high p p_holm detectable verdict"
+    columns = "first second task group difference low high p p_holm detectable verdict"
     return frame[columns.split()].round({name: 4 if name in ("p", "p_holm") else 1 for name in columns.split()[4:-1]})
 
 
