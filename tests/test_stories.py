@@ -124,7 +124,8 @@ def test_a_row_without_labels_says_which_row_has_them(begun):
     nothing = follow.Sentence(stage, model)
     for shown in (nothing.prompt(), nothing.scores(), nothing.rules(), nothing.confusion(done), nothing.others(done)):
         assert isinstance(shown, Markdown)
-        assert "params/taste.yaml" in shown.data
+        assert "chooses no labels" in shown.data
+    assert "params/taste.yaml" in nothing.prompt().data
     said = [shown.data for shown in follow.others(stage, done) if isinstance(shown, Markdown)]
     assert len(said) == 3
     assert "params/commit_mini.yaml" in " ".join(said)

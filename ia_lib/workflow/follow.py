@@ -37,9 +37,10 @@ padding: 0 .25rem; border: 1px solid rgba(128,128,128,.6); border-radius: 3px}
 </style>"""
 _BOLD = "font-weight: bold; text-decoration: underline"
 _LABELS = (
-    "This row is not tested on texts with labels, so there is nothing to follow here. A row that is: "
-    '`table = "params/taste.yaml"`, `run = "tlm"`.'
+    "This row chooses no labels, so the steps up to the last one have nothing to show; the last one shows what it "
+    'does. A row that chooses: `table = "params/taste.yaml"`, `run = "tlm"`.'
 )
+_NO_LABELS = "Nothing to show: this row chooses no labels."
 
 
 def sentence(stage: Stage, begun: Evaluation, language: str | None = None, example: str | None = None) -> "Sentence":
@@ -122,7 +123,7 @@ class Sentence:
     def scores(self):
         """A figure: how probable each label is behind each prompt, in nats."""
         if not self.text:
-            return Markdown(_LABELS)
+            return Markdown(_NO_LABELS)
         found = self._scores.loc["label_sum"]
         return story_figures.label_scores(found, str(self.text["label"]))
 
@@ -130,7 +131,7 @@ class Sentence:
         """A table: the scores under every rule, the highest of a line in bold, and which label that is. In nats, but
         for `label_per_char` (nats a character), `label_mean` and `mean` (nats a token)."""
         if not self.text:
-            return Markdown(_LABELS)
+            return Markdown(_NO_LABELS)
         frame, mine = self._scores, self.stage.run.evaluate.scoring_rule
         best, true, labels = frame.idxmax(axis=1), str(self.text["label"]), list(frame)
         agree = best.unstack(level=0)
@@ -147,7 +148,7 @@ class Sentence:
         """A figure: of all texts in the language, how many of each label were called what behind a prompt; and in print
         how weighted F1 comes of it."""
         if not self.text:
-            return Markdown(_LABELS)
+            return Markdown(_NO_LABELS)
         said = self._own(pd.read_parquet(done.folder / "predictions.parquet").query("kind == 'choose'"))
         said = _chosen(said, "prompt", str(prompt), self.stage)
         labels = list(self._task.labels)
@@ -164,7 +165,7 @@ class Sentence:
         """Some more texts in the same language, `texts` of each true label, with what was chosen behind each prompt and
         by how much it beats the next label."""
         if not self.text:
-            return Markdown(_LABELS)
+            return Markdown(_NO_LABELS)
         scores = self._own(pd.read_parquet(done.folder / "scores.parquet"))
         scores["score"] = rule_scores(scores, self.stage.run.evaluate.scoring_rule)
         known = self.begun.texts.to_pandas()
@@ -194,7 +195,7 @@ class Sentence:
         """A figure: the prompts of the text's language, the languages of its group and the groups, with the way that
         the text takes to the number in the report."""
         if not self.text:
-            return Markdown(_LABELS)
+            return Markdown(_NO_LABELS)
         frame = done.measures.fillna({"dataset": "", "source": ""})
         frame = frame[(frame["kind"] == "choose") & (frame["metric"] == measures.HEADLINE)]
         code, every = self.text["language"], frame
@@ -268,21 +269,28 @@ def arithmetic(counts: pd.DataFrame) -> str:
 def languages(stage: Stage, done: Evaluated):
     """A figure: weighted F1 in every language with its interval, beside what needs no model."""
     if not (done.measures["kind"] == "choose").any():
-        return Markdown(_LABELS)
+        return Markdown(_NO_LABELS)
     names = {code: stage.run.language(code) for code in set(done.measures["language"]) - {"all"}}
     return story_figures.languages(done.measures, names)
 
 
 def others(stage: Stage, done: Evaluated) -> Iterator[Any]:
-    """What a row does beside choosing labels, to be displayed: translations and losses, questions on passages, free
-    answers. Of each that it does not do, the row that does."""
+    """What a row does beside choosing labels, to be displayed: translations and losses, questions on passages with one
+    of them followed, free answers. Of each that it does not do, the row that does."""
+    asked = bool(stage.inputs.extracted)
+    questions = show.passages(stage) if asked else pd.DataFrame()
+    if asked:
+        questions["right"] = questions["right"].map({True: "yes", False: "no"})
+        questions = questions.replace({"answered": {"": "(nothing)"}}).reset_index(drop=True)
+    scores = show.translations(done).fillna("").reset_index(drop=True)
+    scores = scores[[name for name in scores if not (scores[name] == "").all()]]
     found = {
-        "Translations, similarity and loss": (
-            show.translations(done),
+        "Scores of translations and answers, beside what costs nothing": (
+            scores,
             'the field `held_out`: `changes = {"held_out": True}`',
         ),
         "Questions on passages": (
-            show.passages(stage),
+            questions,
             'COMMIT\'s rows: `table = "params/commit_mini.yaml"`, `run = "commit-jav-s1"`',
         ),
         "Requests that are answered freely": (
@@ -290,10 +298,42 @@ def others(stage: Stage, done: Evaluated) -> Iterator[Any]:
             'the Alpaca study\'s rows: `table = "params/taste_alpaca.yaml"`, `run = "multilingual"`',
         ),
     }
+    if asked:
+        yield _question(stage, done)
     for title, (frame, which) in found.items():
         yield Markdown(f"**{title}**" + ("" if len(frame) else f": none in this row. They come with {which}."))
         if len(frame):
             yield frame
+
+
+def _question(stage: Stage, done: Evaluated) -> HTML:
+    """One question on a passage, from its prompt to its language's score: the first right one in a taught language
+    (else the first)."""
+    from ia_lib.evaluation.extraction import agreement
+
+    task, run = stage.inputs.extracted[0], stage.run
+    codes = list(stage.inputs.tested(task))
+    code = next((code for code in codes if code in run.groups.get("L2", ())), codes[0])
+    asked = stage.inputs.asked(task, code).to_pandas().set_index("id")
+    said = show.said_on(pd.read_parquet(done.folder / "predictions.parquet"), task.name, code).reindex(asked.index)
+    pairs = zip(said, asked["answers"], strict=True)
+    marks = pd.DataFrame([agreement(one, true, "corrected", code) for one, true in pairs], asked.index, ["exact", "f1"])
+    number = marks["exact"].idxmax()
+    one, mark = asked.loc[number], marks.loc[number]
+    texts = {"text": task.prompt(code, one["context"], one["question"]), "model": said[number]}
+    texts = run.shown(pd.DataFrame([texts | {"answer": " / ".join(one["answers"])}])).iloc[0]
+    name = escape(run.language(code))
+    return HTML(
+        f"{_STYLE}<div class='follow'><p><b>One question in {name}, followed:</b></p>"
+        f"<ol><li>The prompt: <pre>{escape(texts['text'])} ___</pre></li>"
+        f"<li>The model wrote: <pre>{escape(texts['model']) or '(nothing)'}</pre></li>"
+        f"<li>True is: <pre>{escape(texts['answer'])}</pre></li>"
+        f"<li>The same words, which is an <i>exact match</i>: <b>{'yes' if mark['exact'] else 'no'}</b>; words in "
+        f"common (<i>F1</i>): <b>{100 * mark['f1']:.0f}%</b>.</li>"
+        f"<li>Over the {len(marks):,} questions in {name} exact matches are "
+        f"<b>{100 * marks['exact'].mean():.1f}%</b>, F1 is <b>{100 * marks['f1'].mean():.1f}%</b> on "
+        "average. These stand in the report.</li></ol></div>"
+    )
 
 
 def answer(stage: Stage, done: Judged, language: str | None = None, example: str | None = None) -> HTML:

@@ -132,11 +132,16 @@ def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> pd.DataFrame:
     return stage.run.shown(generation.answers(tuned.model, tuned.tokenizer, tuned.validation[:rows]))
 
 
-def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
-    """A text of each task and language, after saying how many there are and what the labels are."""
+def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame | Markdown:
+    """A text of each task and language, after saying how many there are and what the labels are; a sentence where a row
+    chooses no labels."""
+    if not len(begun.texts):
+        return Markdown("This row chooses no labels for texts. What it is asked instead stands at the end.")
     named = [f"{task}: {options(names)}" for task, names in begun.labels.items()]
     print("; ".join([f"{len(begun.texts):,} texts with labels", *named]))
-    return stage.run.shown(begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6))
+    return stage.run.shown(
+        begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6)
+    ).reset_index(drop=True)
 
 
 def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: list[str], **more) -> pd.DataFrame:
