@@ -35,6 +35,7 @@ MAY_READ = {
         "report.page",
         "report.results",
         "report.trust",
+        "report.story_figures",
         *LEAVES,
     },
     "report": {

@@ -19,6 +19,11 @@ from ia_lib.report.published import ALPACA, COMMIT, IA1, INSTRUCTALIGN, ROW
 TOLERANCE = 0.0101  # what two numbers rounded to two decimals may differ by
 FOLLOWS, CONTRADICTED, NOT_TESTABLE = "follows", "contradicted", "not testable"
 AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not run"
+NO_LABELS = (
+    "No test labels are found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
+)
+NO_RUN = "None of the printed cells was run by us: the table of the first cell has no results."
+NO_QUESTIONS = "XQuAD is not found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
 _CELL = ["table", "row", "dataset", "language", "metric"]  # of COMMIT's
 _COUNTS = ("languages", "train", "valid", "test")
@@ -63,12 +68,24 @@ def recomputation() -> pd.DataFrame:
     return frame
 
 
-def audit() -> pd.DataFrame:
+def audit(frame: pd.DataFrame | None = None, largest: int | None = None) -> pd.DataFrame:
     """The published numbers that disagree with their recomputation beyond rounding (`TOLERANCE`): `table, cell,
-    published, recomputed`."""
-    frame = recomputation()
-    wrong = frame["difference"].abs() > TOLERANCE
-    return frame.loc[wrong, ["table", "cell", "published", "recomputed"]].reset_index(drop=True)
+    published, recomputed`. `frame` is the `recomputation`, if it is at hand; `largest` asks for so many of the
+    scores, those that are off by most first."""
+    frame = recomputation() if frame is None else frame
+    wrong = frame[frame["difference"].abs() > TOLERANCE]
+    if largest:
+        wrong = wrong[wrong["published"].abs() <= 100]  # without counts
+        wrong = wrong.iloc[np.argsort(-wrong["difference"].abs(), kind="stable")[:largest]]
+    return wrong[["table", "cell", "published", "recomputed"]].reset_index(drop=True)
+
+
+def witnesses(ours: pd.DataFrame) -> str:
+    """How many numbers each paper prints, and how many lines of ours stand beside them, a line each."""
+    counts = published.cells()["paper"].value_counts(sort=False)
+    lines = [f"{paper}: {count:,} printed numbers" for paper, count in counts.items()]
+    mine = f"{len(ours):,} lines of results" if len(ours) else "none yet, so that the papers are heard alone"
+    return "\n".join([*lines, f"our own runs: {mine}"])
 
 
 def compare(results: pd.DataFrame, claims: Mapping[str, Sequence[str]] | None = None) -> pd.DataFrame:
@@ -171,7 +188,12 @@ def readable(claims: pd.DataFrame):
     """The ledger with whole sentences in its cells, for a notebook (a pandas Styler)."""
     left = {"text-align": "left", "vertical-align": "top", "white-space": "normal"}
     shown = claims.style.hide().set_properties(**left).set_properties(["claim"], **{"min-width": "18em"})
-    return shown.set_properties(["verdict"], **{"white-space": "nowrap"})
+    return shown.set_properties(["verdict"], **{"white-space": "nowrap"}) if "verdict" in claims else shown
+
+
+def contradicted(claims: pd.DataFrame):
+    """The claims of a ledger that are contradicted, without the cells, for a notebook."""
+    return readable(claims.loc[claims["verdict"] == CONTRADICTED, ["paper", "source", "claim"]])
 
 
 def verdicts(compared: pd.DataFrame) -> pd.DataFrame:

@@ -1,19 +1,24 @@
 """What the notebooks show of a stage's work, made for reading. Texts that are not to be shared are never in it."""
 
 import re
+from collections.abc import Callable, Iterator
 from difflib import SequenceMatcher
+from html import escape
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from IPython.display import HTML, Markdown
+from pandas.io.formats.style import Styler
 
 from ia_lib.data.files import own_csv
 from ia_lib.evaluation.judged import FREE
-from ia_lib.evaluation.measures import dataset_and_task
-from ia_lib.evaluation.measures import predictions as predicted
-from ia_lib.evaluation.rules import RULES, rule_scores
+from ia_lib.evaluation.rules import RULES
 from ia_lib.instructions.noise import MIXTURE
-from ia_lib.instructions.templates import classification_prompts, label_words, options
+from ia_lib.instructions.templates import options
 from ia_lib.recipes.fields import Data
+from ia_lib.report import results
 from ia_lib.report.drawings import Table
 from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
@@ -148,42 +153,16 @@ def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> Table | None:
     return Table(told.rename(columns=names))
 
 
-def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame:
-    """A text of each task and language, after saying how many there are and what the labels are."""
+def texts(stage: Stage, begun: Evaluation) -> pd.DataFrame | Markdown:
+    """A text of each task and language, after saying how many there are and what the labels are; a sentence where a row
+    chooses no labels."""
+    if not len(begun.texts):
+        return Markdown("This row chooses no labels for texts. What it is asked instead stands at the end.")
     named = [f"{task}: {options(names)}" for task, names in begun.labels.items()]
     print("; ".join([f"{len(begun.texts):,} texts with labels", *named]))
-    return stage.run.shown(begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6))
-
-
-def prompts(stage: Stage, begun: Evaluation) -> str:
-    """One text of each task under each wording as the model sees it; of its first prompt the tokens, special ones
-    included, and those of each label."""
-    from ia_lib.evaluation import scoring
-
-    lines, more = [], {"chat": stage.run.chat, "encoder_decoder": begun.model.config.is_encoder_decoder}
-    for sample, task, wording, asked, words in _asked(stage, begun):
-        called = Path(wording).stem if isinstance(wording, str) else "the task's own"
-        lines.append(f"=== {task.name}, {sample.language}, wording {called}; true label: {sample.label}")
-        split = scoring.tokens(begun.tokenizer, asked[0], words, **more)
-        for number, text in enumerate(asked, 1):
-            ((before, _),) = scoring.tokens(begun.tokenizer, text, words[:1], **more)
-            lines.append(f"\nprompt {number}:\n{begun.tokenizer.convert_tokens_to_string(before)}___")
-        lines.append("\ntokens of prompt 1: " + " ".join(split[0][0]))
-        lines += [*(f"tokens of {word!r}: {' '.join(own)}" for word, (_, own) in zip(words, split, strict=True)), ""]
-    return "\n".join(lines)
-
-
-def scores(stage: Stage, begun: Evaluation) -> pd.DataFrame:
-    """The same texts' scores under each rule, in nats (label_per_char: a character); of a line the highest wins."""
-    from ia_lib.evaluation import choice
-
-    frames, more = {}, {"chat": stage.run.chat, "max_length": stage.run.evaluate.score_max_length}
-    for number, (_, task, wording, asked, words) in enumerate(_asked(stage, begun)):
-        empty = classification_prompts(choice.CONTENT_FREE, task.question, task.labels, wording)
-        found = under_rules(begun.model, begun.tokenizer, asked, words, empty, **more)
-        called = wording if isinstance(wording, str) else number
-        frames[task.name, called] = found.set_axis(task.labels, axis="columns").round(3)
-    return pd.concat(frames) if frames else pd.DataFrame()
+    return stage.run.shown(
+        begun.texts.to_pandas().groupby(["task", "language"], sort=False).head(1).head(6)
+    ).reset_index(drop=True)
 
 
 def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: list[str], **more) -> pd.DataFrame:
@@ -198,36 +177,12 @@ def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: lis
     return pd.DataFrame(lines, index=words).T
 
 
-def measures(done: Evaluated) -> pd.DataFrame:
-    """The headline scores of labels in every language and group, averaged over prompts, beside their baselines."""
-    frame = done.measures
-    frame = frame[(frame["kind"] == "choose") & (frame["metric"] == "weighted_f1") & (frame["prompt"] == "all")]
-    columns = "task group language examples value low high chance majority one_label within_chance"
-    return frame[columns.split()].rename(columns={"value": "weighted F1 (%)"}).round(1)
-
-
 def translations(done: Evaluated) -> pd.DataFrame:
     """What was measured on parallel text and true answers, a line for each direction, beside what costs nothing."""
     frame = done.measures[(done.measures["kind"] != "choose") & (done.measures["language"] != "all")]
     frame = frame[(frame["kind"] == "translate") | (frame["prompt"] == "all")]
     columns = "task metric source language value low high baseline baseline_is examples"
     return frame[frame["source"] != "all"][columns.split()].round(2)
-
-
-def predictions(stage: Stage, texts: int = 2) -> pd.DataFrame:
-    """The predictions of some texts under each prompt, beside the scores of all labels: `texts` of each true label."""
-    path, rule = stage.folder / "scores.parquet", stage.run.evaluate.scoring_rule
-    if not path.is_file():
-        return pd.DataFrame()
-    scores = pd.read_parquet(path)
-    key = [name for name in ("dataset", "task", "language", "example", "prompt") if name in scores]
-    said = predicted(scores, rule).set_index(key)[["predicted", "gold"]]
-    wide = scores.assign(score=rule_scores(scores, rule)).pivot(index=key, columns="label", values="score").round(2)
-    known = stage.run.shown(stage.inputs.tests(every=False).to_pandas())
-    known[["dataset", "task"]] = [dataset_and_task(task) for task in known["task"]]
-    wide = wide.join(said).join(known.set_index(key[:-1])["text"]).reset_index()
-    few = wide.drop_duplicates(key[:-1]).groupby(["task", "gold"], sort=False).head(texts)[key[:-1]]
-    return few.merge(wide, on=key[:-1]).set_index(key)
 
 
 def passages(stage: Stage, rows: int = 3) -> pd.DataFrame:
@@ -269,6 +224,10 @@ def _answers(stage: Stage, items: pd.DataFrame, *more: str) -> pd.DataFrame:
     there = [name for name in ("language", "prompt", "text", "model", "inside") if name in frame]
     names = {"prompt": "request", "text": "one right answer", "model": "answered", "inside": "in its language"}
     shown = stage.run.shown(frame[[*there, *more]]).rename(columns=names)
+    if "in its language" in shown:
+        shown["in its language"] = shown["in its language"].astype(bool).map({True: "yes", False: "no"})
+    if "mark" in shown:
+        shown["mark"] = shown["mark"].astype("Int64")
     return shown.replace("", "(nothing)").reset_index(drop=True)
 
 
@@ -314,12 +273,6 @@ def marks(stage: Stage, done: Judged, rows: int = 2) -> pd.DataFrame:
     return _answers(stage, few.sort_values(["judge", "mark"], ascending=[True, False]), "judge", "mark")
 
 
-def free_of_charge(done: Judged) -> pd.DataFrame:
-    """The mean marks of what answers a request for nothing, by judge and language."""
-    free = done.marks[done.marks["run"].isin(FREE)]
-    return free.pivot_table(index=["judge", "run"], columns="language", values="mark", sort=False).round(2)
-
-
 def checks(done: Judged) -> pd.DataFrame:
     """What judges made of answers whose mark is known beforehand; empty, if they were not asked."""
     path = done.folder / "checks.csv"
@@ -333,11 +286,76 @@ def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:
     return part.set_index("example")["predicted"]
 
 
-def _asked(stage: Stage, begun: Evaluation):
-    """One text of each task under each wording: (text, its task, the wording, prompts, what the labels are called)."""
-    tasks = {task.name: task for task in stage.inputs.choices}
-    for sample in stage.run.shown(begun.texts.to_pandas().drop_duplicates("task")).itertuples():
-        task = tasks[sample.task]
-        for wording in task.asked(stage.run.wordings):
-            asked = classification_prompts(sample.text, task.question, task.labels, wording)
-            yield sample, task, wording, asked, label_words(task.labels, wording)
+# Kind of the report's figures -> what they need.
+_FIGURES = {
+    "groups": "runs that choose labels",
+    "difference": "runs that choose labels and began with another run's model, each with its own amount of replay",
+    "languages": "runs that choose labels",
+}
+
+
+def figures(drawn: dict[str, Any], kind: str) -> Iterator[Any]:
+    """The report's figures of a kind, a figure a task, to be displayed: of `drawn` (what `page.draw` gives) those that
+    are called so, alone or with a task; if there is none, a sentence that says what they need."""
+    found = [figure for called, figure in drawn.items() if called.partition("-")[0] == kind]
+    yield from found or [Markdown(f"This table has no such figure: it needs {_FIGURES[kind]}. See the last picture.")]
+
+
+def further(drawn: dict[str, Any]) -> Iterator[Any]:
+    """The report's figures of all other kinds than those of `figures`."""
+    found = [figure for called, figure in drawn.items() if called.partition("-")[0] not in _FIGURES]
+    yield from found or [Markdown("Nothing else was measured in this table.")]
+
+
+def numbers(every: pd.DataFrame) -> Iterator[Any]:
+    """What is in a table's results, for the eye: labels, translations and losses, answers from passages, free answers;
+    of each that there is, a heading and a table. `every` has the lines of results.csv."""
+    kinds = {
+        "Weighted F1 by group of languages (%)": results.groups,
+        "Parallel text and true answers": results.held_out,
+        "Answers from passages (%)": results.extracted,
+        "Free answers: mean marks (0 to 3) and their sum": results.opened,
+    }
+    for title, lines in kinds.items():
+        found = lines(every)
+        if len(found):
+            yield Markdown(f"**{title}**")
+            found = found.drop(columns="group_name", errors="ignore").dropna(axis="columns", how="all")
+            yield found.astype(object).fillna("").reset_index(drop=True)
+
+
+def pairs(folder: Path) -> pd.DataFrame | Markdown:
+    """Every two rows of a table on the same texts, by group: `difference` in weighted F1 (first minus second, points),
+    its 95% interval, `p`, `p_holm` and `detectable`. A sentence where there is no pair."""
+    path = folder / "pairs.csv"
+    frame = own_csv(path) if path.is_file() else pd.DataFrame({"kind": []})
+    frame = frame[frame["kind"] == "rows"]
+    if frame.empty:
+        return Markdown("No two rows of this table chose labels for the same texts.")
+    columns = "first second task group difference low high p p_holm detectable verdict"
+    return frame[columns.split()].round({name: 4 if name in ("p", "p_holm") else 1 for name in columns.split()[4:-1]})
+
+
+def one_of_each_objective() -> pd.DataFrame:
+    """An instruction of each of InstructAlign's objectives, on sentences of the mini lab: the columns of
+    `cross_lingual.instructions`."""
+    from datasets import Dataset
+
+    from ia_lib.data import minilab
+    from ia_lib.instructions import cross_lingual
+
+    texts = [sentence["ind"] for sentence in islice(minilab.sentences(1), 50)]
+    made = [minilab.translate(text, "jav") for text in texts]
+    parallel = Dataset.from_dict({"sentence_id": [str(i) for i in range(len(texts))], "ind": texts, "jav": made})
+    plans = [cross_lingual.Plan(objective, ["ind"], ["jav"], 1) for objective in ("mlm", "mt", "tlm", "xss")]
+    return pd.DataFrame([next(cross_lingual.instructions(parallel, plan)) for plan in plans])
+
+
+def folded(title: str, shown: pd.DataFrame | Styler) -> HTML:
+    """A long table, folded under its title."""
+    return HTML(f"<details><summary>{escape(title)} (click to open)</summary>{shown.to_html()}</details>")
+
+
+def drawn(draw: Callable[[pd.DataFrame], Any], frame: pd.DataFrame, without: str) -> Any:
+    """The figure that `draw` makes of a frame; of one without lines the sentence `without`."""
+    return draw(frame) if len(frame) else Markdown(without)
