@@ -97,7 +97,7 @@ def _make(
     command += ["--cores", str(cores)] if cores else []
     command += ["--configfile", str(jobs / "config.json")]
     log = jobs / "snakemake.log"
-    watch = progress.Watch(todo)
+    watch = progress.Watch(todo, cores)
     print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
     try:
         code = _carry_out(command, log, watch.look, lock)
