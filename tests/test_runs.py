@@ -14,7 +14,7 @@ import pytest
 from conftest import copied, rewrite
 
 from ia_lib.paths import root
-from ia_lib.workflow import execution, progress, stages
+from ia_lib.workflow import duration, execution, stages
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.scheduler import execute
@@ -403,8 +403,9 @@ def test_the_snakefile_lints_as_a_graph(table, tmp_path):
 
 @pytest.mark.quick
 def test_times_read_like_times():
-    assert progress._minutes(20) == "20 s"
-    assert progress._minutes(90) == "2 min"
+    assert duration.words(20) == "20 s"
+    assert duration.words(90) == "2 min"
+    assert duration.words(9000) == "2.5 h"
 
 
 @pytest.mark.quick

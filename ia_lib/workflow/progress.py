@@ -19,11 +19,10 @@ _ENOUGH = 0.1
 class Watch:
     """One line that says how far a table's jobs are and about how much time is left."""
 
-    def __init__(self, stages: list[Stage], cores: int | None = None):
-        self.todo = stages
-        self.machine = duration.machine(cores)
+    def __init__(self, stages: list[Stage], machine: duration.Machine):
+        self.todo, self.machine = stages, machine
         # seconds by the plan
-        self.expected = {str(stage): duration.seconds(stage, self.machine) for stage in stages}
+        self.expected = {str(stage): duration.seconds(stage, machine) for stage in stages}
         self.begin = time.monotonic()
         self.told: dict[str, str] = {}
         self.next_line = 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ia_lib.paths import root
-from ia_lib.workflow import ending, locks, progress
+from ia_lib.workflow import duration, ending, locks, progress
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.stages import Stage, write_json
 
@@ -97,7 +97,7 @@ def _make(
     command += ["--cores", str(cores)] if cores else []
     command += ["--configfile", str(jobs / "config.json")]
     log = jobs / "snakemake.log"
-    watch = progress.Watch(todo, cores)
+    watch = progress.Watch(todo, duration.machine(cores))
     print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
     try:
         code = _carry_out(command, log, watch.look, lock)
