@@ -133,7 +133,7 @@ def test_the_mini_lab_is_told_from_its_first_minute(tmp_path, monkeypatch, capsy
         (before, low), *later = times[str(stage)]
         for after, high in later:
             if now[0] < after:
-                return low + (high - low) * max(0.0, now[0] - before) / (after - before)
+                return low and low + (high - low) * (now[0] - before) / (after - before)
             before, low = after, high
         return low
 
@@ -158,8 +158,8 @@ def test_the_mini_lab_is_told_from_its_first_minute(tmp_path, monkeypatch, capsy
         left = 908 - now[0]
         wrong.append((float(line.split()[-2]) + 20) / (left + 20))
     # on busy cores everything takes twice as long as is planned, which the first minute cannot know
-    assert all(1 / 3 < one < 2 for one in wrong[:12])
-    assert all(1 / 2.2 < one < 2 for one in wrong[12:])
+    assert all(1 / 4 < one < 1.5 for one in wrong[:16])
+    assert all(1 / 2.3 < one < 1.5 for one in wrong[16:])
 
 
 def test_what_is_left_of_a_plan_is_what_is_not_finished():

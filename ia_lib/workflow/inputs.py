@@ -168,10 +168,6 @@ class Inputs(Tested):
         called = {name: f"file {number}" for number, name in enumerate(users)}
         return {shown(called.get(name, name), query=True): source.identity() for name, source in self.sources.items()}
 
-    def missing(self) -> list[str]:
-        """What would have to be downloaded, in words."""
-        return list(filter(None, (source.missing() for source in self.sources.values())))
-
     def here(self, places: Iterable[tuple[str, str]]) -> bool:
         """Whether these (source, file) can be read at once: nothing to be brought or downloaded, and no mini lab to be
         written."""

@@ -11,7 +11,7 @@ from ia_lib.workflow import duration
 from ia_lib.workflow.stages import Stage
 
 # Seconds of what is expected that weigh as much as what was measured: little says little of much.
-_WEIGHT = 60.0
+_WEIGHT = 20.0
 # The share of a stage after which its own pace alone tells how long it takes.
 _ENOUGH = 0.1
 
