@@ -14,7 +14,7 @@ import pytest
 from conftest import copied, rewrite
 
 from ia_lib.paths import root
-from ia_lib.workflow import execution, progress, stages
+from ia_lib.workflow import duration, execution, stages
 from ia_lib.workflow.command_line import main
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.scheduler import execute
@@ -403,8 +403,9 @@ def test_the_snakefile_lints_as_a_graph(table, tmp_path):
 
 @pytest.mark.quick
 def test_times_read_like_times():
-    assert progress._minutes(20) == "20 s"
-    assert progress._minutes(90) == "2 min"
+    assert duration.words(20) == "20 s"
+    assert duration.words(90) == "2 min"
+    assert duration.words(9000) == "2.5 h"
 
 
 @pytest.mark.quick
@@ -547,3 +548,47 @@ print(child.exitcode)
     said = "".join(output["text"] for output in notebook.cells[0].outputs)
     assert said.split() == ["[]", "0"]
     assert not folder.exists()
+
+
+@pytest.mark.quick
+def test_a_plan_tells_time_here_gpu_hours_and_money(tmp_path, capsys):
+    path, folder = tmp_path / "t.yaml", ["--outputs", str(tmp_path / "o")]
+    row = f'{{name: "r{{replay}}", objective: tlm, grid: {{replay: {[*range(1, 26)]}}}}}'
+    shared = (
+        "{corpus: minilab, steps: 1000, past: {mixture: {mt: 100, rows: 900}}, model: {name: bigscience/bloomz-560m}}"
+    )
+    path.write_text(f"defaults: {shared}\nruns:\n  - {row}")
+    assert main(["plan", str(path), *folder, "--price", "2"]) == 0
+    first, here, *lines = capsys.readouterr().out.splitlines()
+    assert f"{path}: 25 runs, outputs in" in first
+    assert here.startswith("takes about ")
+    assert " on this machine (" in here
+    assert [line for line in lines if line.startswith("  r1 ... r25, 25 runs: tune") and "25 missing" in line]
+    (hours,) = (line for line in lines if "all 25 runs, in GPU hours" in line)
+    (money,) = (line for line in lines if "their price" in line)
+    t4, price = float(hours.split("hours")[-1].split()[0]), float(money.split()[2])
+    assert price == pytest.approx(2 * t4, rel=0.05)
+    assert main(["plan", str(path), "r3", *folder, "--price", "t4=1"]) == 0
+    some = capsys.readouterr().out
+    assert f"{path}: 1 run, outputs in" in some
+    assert "r4" not in some
+    assert main(["plan", str(path), "--all", *folder]) == 0
+    assert "  r24: tune" in capsys.readouterr().out
+    for wrong in ("two", "T5=3", "2,3", "-1", "nan"):
+        with pytest.raises(SystemExit):
+            main(["plan", str(path), "--price", wrong])
+        assert "allowed: a price of one GPU hour" in capsys.readouterr().err
+
+
+def test_a_plan_names_what_changed_and_what_is_left(finished, tmp_path, capsys):
+    changed = tmp_path / "tiny.yaml"
+    changed.write_text(finished.path.read_text().replace("objective: tlm", "objective: tlm, weight_decay: 0.1"))
+    assert main(["plan", str(changed), "--outputs", str(copied(finished, tmp_path / "outputs"))]) == 0
+    said = capsys.readouterr().out
+    lines = {" ".join(line.split()[:2]): line for line in said.splitlines()}
+    assert "settings changed (weight_decay)" in lines["tlm: tune"]
+    assert "inputs changed" in lines["tlm: evaluate"]  # its own settings are the same
+    assert "  finished" in lines["base: tune"]
+    assert "are left on this machine" in said.splitlines()[1]
+    assert main(["plan", str(finished.path), "--outputs", str(finished.outputs)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("all is finished; from the beginning it takes about ")

@@ -1,6 +1,6 @@
 """The command line.
 
-python -m ia_lib.runs plan TABLE            what each run would do, and what is finished
+python -m ia_lib.runs plan TABLE [RUN ...]  how long it takes, what each run would do, and what is finished
 python -m ia_lib.runs fetch TABLE [RUN ...] download what that reads, for machines without internet
 python -m ia_lib.runs run TABLE [RUN ...]   do what is missing, then print the results
 python -m ia_lib.runs show TABLE [RUN]      the results, or one run's settings and artefacts
@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ia_lib.paths import locate
 from ia_lib.workflow import ending, plan, processes, scheduler, work
+from ia_lib.workflow.cost import GPUS
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
 from ia_lib.workflow.fetch import fetch
@@ -37,6 +38,23 @@ def _profile(text: str) -> Path:
     if not (folder / "config.yaml").is_file():
         raise argparse.ArgumentTypeError(f"found {text!r}; allowed: a folder with config.yaml, as profiles/slurm")
     return folder.resolve()
+
+
+def _prices(text: str) -> dict[str, float]:
+    """The price of an hour by GPU: one number for all, or GPU=number,..."""
+    found = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().rpartition("=")
+        known = [one for one in GPUS if not equals or one.casefold() == name.strip().casefold()]
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1
+        if not known or not 0 <= value < 1e9 or (not equals and text != part):
+            allowed = f"a price of one GPU hour, as 2.5, or of some, as T4=0.35,H200=3.5 (GPUs: {', '.join(GPUS)})"
+            raise argparse.ArgumentTypeError(f"found {text!r}; allowed: {allowed}")
+        found |= dict.fromkeys(known, value)
+    return found
 
 
 def _asked(table: Table, run: str) -> str:
@@ -75,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             many = "?" if name == "show" else "*"
             command.add_argument("runs", nargs=many, default=None, metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
+        if name == "plan":
+            command.add_argument("--price", type=_prices, metavar="PRICE", help="of a GPU hour, as 2.5")
+            command.add_argument("--all", action="store_true", help="a line for every run of a large table, too")
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             said = "where jobs run: profiles/slurm, or a folder like it; default: here"
@@ -90,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ["HF_HUB_OFFLINE"] = "1"  # before what asks the Hub is loaded
         if options.command == "plan":
             table.check(options.runs, without=True)
-            plan.print_plan(table, options.runs)
+            plan.print_plan(table, options.runs, options.price, options.all)
             table.check_here(options.runs)
             table.check_offline(options.runs)
         elif options.command == "fetch":

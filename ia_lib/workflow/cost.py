@@ -19,6 +19,14 @@ from ia_lib.workflow.settings import Settings
 
 # GPU -> (dense 16-bit peak in TFLOP/s by its maker's data sheet, assumed share of it, memory in GiB)
 GPUS = {"T4": (65.0, 0.25, 16), "RTX 3090": (71.0, 0.35, 24), "H200": (989.0, 0.35, 141)}
+# The same of others that a machine may have.
+OTHER_GPUS = {
+    "V100": (125.0, 0.25, 32),
+    "RTX 4090": (165.0, 0.35, 24),
+    "L4": (121.0, 0.25, 24),
+    "A100": (312.0, 0.35, 80),
+    "H100": (989.0, 0.35, 80),
+}
 # Parameters in millions, and how many of them are the embeddings and the output layer: of the models of the
 # papers, and of those of params/chat_models.yaml by what they are said to have.
 _MILLIONS = {
@@ -67,6 +75,7 @@ _VOCABULARIES = {
 # Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row. A row of Alpaca in
 # English has 112 by SmolLM2's tokenizer; in another language a tokenizer may need several times as many.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
+_LAB_TOKENS = {"new": 50, "old": 31}  # the mini lab's rows, as params/mini.yaml and its like have them
 _ROWS = 52_000  # of a file of Alpaca's
 _MIXED = 230  # of a row of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
@@ -94,40 +103,47 @@ def estimate(
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
     cannot be told, `passages` how many questions on passages are asked, or what takes as long."""
-    steps = _steps(run, report)
-    tokens = round(steps * _per_step(run, report))
-    texts, (parameters, _) = _prompts(run, texts), _parameters(source)
-    if not parameters:
-        return Estimate(None, steps, steps * run.per_step, tokens, texts, None, None)
+    number = steps(run, report)
+    tokens = round(number * _per_step(run, report))
+    texts, size = prompts(run, texts), parameters(source)
+    if not size:
+        return Estimate(None, number, number * run.per_step, tokens, texts, None, None)
     whole = sum(operations(run, source, report, texts, passages).values())
     training = sum(memory(run, source, report).values()) if run.trains else 0
     return Estimate(
-        parameters,
-        steps,
-        steps * run.per_step,
+        size,
+        number,
+        number * run.per_step,
         tokens,
         texts,
-        round(max(training, scoring(run, source)) / 2**30, 1),
+        max(0.1, round(max(training, scoring(run, source)) / 2**30, 1)),
         {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
     )
 
 
 def operations(
-    run: Settings, source: str | New, report: dict | None = None, prompts: int | None = None, passages: float = 0
+    run: Settings, source: str | New | int, report: dict | None = None, asked: int | None = None, passages: float = 0
 ) -> dict[str, float]:
-    """Floating-point operations of the stages tune and evaluate; 0 for a model whose size cannot be told. `prompts` are
-    those with labels, `passages` questions on them, or what takes as long."""
-    parameters, _ = _parameters(source)
-    prompts = _prompts(run) if prompts is None else prompts
+    """Floating-point operations of the stages tune and evaluate, with a model (or one of so many parameters); 0 where
+    its size cannot be told. `asked` are the prompts with labels, `passages` questions on them, or what takes as
+    long."""
+    size = source if isinstance(source, int) else parameters(source)
+    asked = prompts(run) if asked is None else asked
     directions = 2 * len(run.pivots) * len([code for code in run.paired_codes if code not in run.pivots])
     sentences = directions * run.data.validation_sentences if run.measures_held_out else 0
     return {
-        "tune": 6 * parameters * (_steps(run, report) * _per_step(run, report) + _looked_at(run, report)),
-        "evaluate": 2 * parameters * ((prompts or 0) + _TRANSLATED * sentences + PASSAGE * passages) * _TEXT_TOKENS,
+        "tune": 6 * size * (steps(run, report) * _per_step(run, report) + _looked_at(run, report)),
+        "evaluate": forward(size, (asked or 0) + _TRANSLATED * sentences + PASSAGE * passages),
     }
 
 
-def _steps(run: Settings, report: dict | None) -> int:
+def forward(parameters: int, prompts: float) -> float:
+    """Floating-point operations to read so many prompts."""
+    return 2 * parameters * prompts * _TEXT_TOKENS
+
+
+def steps(run: Settings, report: dict | None = None) -> int:
+    """The steps of a run's training; of so many epochs as its data stage's report counts them, else assumed."""
     if not run.trains:
         return 0
     return (report or {}).get("steps", run.data.steps) or steps_of_epochs(run, {}) or 0
@@ -143,7 +159,8 @@ def steps_of_epochs(run: Settings, counts: Mapping[str, int]) -> int | None:
     return steps_for(run.data.epochs, run.method.rows_of_epoch(run, whole), run.per_step)
 
 
-def _prompts(run: Settings, texts: int | None = None) -> int | None:
+def prompts(run: Settings, texts: int | None = None) -> int | None:
+    """How many prompts score the texts with labels; None for texts of the user's own, unless they are counted."""
     texts = _texts(run) if texts is None else texts
     return None if texts is None else texts * 3 * len(run.evaluate.wordings)
 
@@ -251,7 +268,9 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     # plain text is cut where it is as long as a row may be
     assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
     assumed = _MIXED if getattr(run.data, "alpha", 0) and run.data.instructions and run.data.mix else assumed
-    found = {"new": sum(new) / len(new) if new else assumed, "old": ASSUMED_TOKENS["old"]}
+    lab = run.corpus == "minilab" and not getattr(run.data, "texts", None)
+    assumed, old = (_LAB_TOKENS["new"], _LAB_TOKENS["old"]) if lab else (assumed, ASSUMED_TOKENS["old"])
+    found = {"new": sum(new) / len(new) if new else assumed, "old": old}
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
 
@@ -269,9 +288,14 @@ def assumptions() -> str:
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score. "
         "Where no data stage has counted them: "
         f"{ASSUMED_TOKENS['new']} tokens a new row ({_ROWS:,} in a file of Alpaca's), "
-        f"{ASSUMED_TOKENS['old']} an old one, "
+        f"{ASSUMED_TOKENS['old']} an old one (the mini lab's: {_LAB_TOKENS['new']} and {_LAB_TOKENS['old']}), "
         f"{_TEXT_TOKENS} a scored prompt."
     )
+
+
+def parameters(source: str | New) -> int:
+    """How many parameters a model has; 0 where that cannot be told."""
+    return _parameters(source)[0]
 
 
 def _parameters(source: str | New) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import preflight, tables
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings, SettingsError
-from ia_lib.workflow.sources import Address, Gguf, HubModel
+from ia_lib.workflow.sources import Address, Gguf, HubModel, Source
 from ia_lib.workflow.stages import STAGE_VERSION, Stage, digest, write_json
 from ia_lib.workflow.weights import trained
 
@@ -166,20 +167,15 @@ class Table:
 
     def absent(self, runs: list[str] | None = None) -> dict[str, Settings]:
         """The files that the runs need and only the user can bring here, and the first run that does."""
-        found: dict[str, Settings] = {}
-        for stage in self.stages(runs):
-            for what in filter(None, (source.absent() for source in stage.inputs.sources.values())):
-                found.setdefault(what, stage.run)
-        return found
+        return self._told(self.stages(runs), lambda one: one.absent())
 
     def check_here(self, runs: list[str] | None = None) -> None:
         """Raise SettingsError for the first of the user's files that is not here."""
-        for stage in self.stages(runs):
+        for source, run in self._read(self.stages(runs)):
             try:
-                for source in stage.inputs.sources.values():
-                    source.check()
+                source.check()
             except SourceError as error:
-                raise self._said(stage.run, error) from None
+                raise self._said(run, error) from None
 
     def check_offline(self, runs: list[str] | None = None) -> None:
         """Raise SettingsError for what would have to be fetched where a row is offline."""
@@ -218,11 +214,22 @@ class Table:
 
     def to_download(self, runs: list[str] | None = None) -> dict[str, Settings]:
         """What the unfinished stages of the runs need that is not on this machine yet, and the first run that does."""
+        return self._told((stage for stage in self.stages(runs) if not stage.done), lambda one: one.missing())
+
+    def _told(self, stages: Iterable[Stage], ask: Callable[[Source], str | None]) -> dict[str, Settings]:
         found: dict[str, Settings] = {}
-        for stage in self.stages(runs):
-            for what in [] if stage.done else stage.inputs.missing():
-                found.setdefault(what, stage.run)
+        for source, run in self._read(stages):
+            if what := ask(source):
+                found.setdefault(what, run)
         return found
+
+    def _read(self, stages: Iterable[Stage]) -> list[tuple[Source, Settings]]:
+        """What stages read, each source once, with the first run that does."""
+        found: dict[Source, Settings] = {}
+        for stage in stages:
+            for source in stage.inputs.sources.values():
+                found.setdefault(source, stage.run)
+        return [*found.items()]
 
     def _chain(self, run: Settings) -> list[Settings]:
         """The run, the run whose model it begins with, and so on."""

@@ -4,6 +4,7 @@ Every reader gets `find`, which knows the files of the list and no others: what 
 cannot be read either.
 """
 
+import json
 import os
 from collections.abc import Iterable
 from functools import cached_property, partial
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
     from ia_lib.evaluation.gate import Gate
     from ia_lib.instructions.cross_lingual import Plan
+
+
+# What settles which texts a run is tested on (`Inputs.tests_read`) -> how many they are.
+_LABELLED: dict[str, int] = {}
 
 
 class Inputs(Tested):
@@ -163,10 +168,6 @@ class Inputs(Tested):
         called = {name: f"file {number}" for number, name in enumerate(users)}
         return {shown(called.get(name, name), query=True): source.identity() for name, source in self.sources.items()}
 
-    def missing(self) -> list[str]:
-        """What would have to be downloaded, in words."""
-        return list(filter(None, (source.missing() for source in self.sources.values())))
-
     def here(self, places: Iterable[tuple[str, str]]) -> bool:
         """Whether these (source, file) can be read at once: nothing to be brought or downloaded, and no mini lab to be
         written."""
@@ -277,6 +278,20 @@ class Inputs(Tested):
         """Whether any labelled texts can be read at once."""
         places = [place for task in self.choices for place in self.places(task)]
         return any(self.here([place]) for place in [*places, *(p for _, _, p in self._majority_places.values())])
+
+    @property
+    def tests_read(self) -> str:
+        """What settles which labelled texts are read: runs that are alike in it read the same ones."""
+        run, asked = self.run, {"tasks", "tests", "test_split", "examples", "majority_of", "label_order"}
+        of = run.evaluate.model_dump_json(include=asked)
+        return json.dumps([of, run.tested_codes, str(run.home), str(self.data_folder)])
+
+    @property
+    def labelled(self) -> int:
+        """How many labelled texts the run is tested on."""
+        if self.tests_read not in _LABELLED:
+            _LABELLED[self.tests_read] = len(self.tests(every=False))
+        return _LABELLED[self.tests_read]
 
     def tests(self, every: bool = True, here: bool = False) -> "Dataset":
         """All labelled texts: columns `task, language, example, text, label`; `task` is the name under which results

@@ -1,39 +1,71 @@
 """What the command line prints: the plan, the results, one run."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import nan
 from typing import TYPE_CHECKING
 
+from ia_lib.workflow import duration
 from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory, scoring, steps_of_epochs
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
     from ia_lib.workflow.graph import Table
+    from ia_lib.workflow.settings import Settings
 
+_MANY = 20  # runs, more of which are told by the table's rows
 _LOOKED_AT = 200  # texts of a language, to tell how a tokenizer cuts it
 
 
-def print_plan(table: "Table", runs: list[str] | None) -> None:
-    """What is finished, and what each run would take."""
-    print(f"{table.path}: {len(table.runs)} runs, outputs in {table.folder}")
+def print_plan(
+    table: "Table", runs: list[str] | None, price: Mapping[str, float] | None = None, every: bool = False
+) -> None:
+    """How long the runs take here, what is finished, and what each would take on some GPUs; `price` is of an hour by
+    GPU. Of a large table the runs that stand in it as one row (a grid, seeds) are one line, unless `every`."""
     stages = table.stages(runs)
-    for stage in [*stages, *([] if runs else [table.report()])]:
-        note = "   (its code has changed since; `run --changed` makes it anew)" if stage.code_changed else ""
-        print(f"  {stage!s:<36} {stage.status}{note}   {_what(stage)}")
+    names = list(dict.fromkeys(stage.run.name for stage in stages))
+    begun = len(names) - len({table.run(name).name for name in runs or names})
+    more = f", and {_number(begun, 'run')} that they build on" if begun else ""
+    print(f"{table.path}: {_number(len(names) - begun, 'run')}{more}, outputs in {table.folder}")
+    lines = {name: _estimated(table, table.by_name[name]) for name in names}
+    report = [] if runs else [table.report()]
+    states = {str(stage): stage.status for stage in [*stages, *report]}
+    print(_here([*stages, *report], states, {name: line.labelled for name, line in lines.items()}))
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        alone = every or len(names) <= _MANY
+        groups.setdefault(name if alone else table.by_name[name].place, []).append(name)
+    called = {_called([table.by_name[name] for name in some]): some for some in groups.values()}
+    width = max(30, *(len(name) + 1 for name in called))
+    for name, some in called.items():
+        of = [stage for stage in stages if stage.run.name in some]
+        for kind in dict.fromkeys(stage.name for stage in of):
+            _print_stages(f"{name}: {kind}", [stage for stage in of if stage.name == kind], states, width)
+    for stage in report:
+        _print_stages(stage.name, [stage], states, width)
     for what, run in table.absent(runs).items():
         print(f"  to be brought here: {what} (for {run.name})")
     for what in table.to_download(runs):
         print(f"  to be downloaded: {what}")
-    header = f"{'run':<30}{'examples':>10}{'steps':>8}{'tokens':>9}{'scored':>9}{'memory':>11}"
-    print(f"\nestimated:\n  {header}" + "".join(f"{name:>10}" for name in GPUS))
-    hours: list[dict[str, float] | None] = []
-    for run in dict.fromkeys(stage.run.name for stage in stages):
-        line, needs = _estimated(table, table.by_name[run])
-        hours.append(needs)
-        print("  " + line)
-    if len(hours) > 1 and None not in hours:
-        whole = "".join(f"{_hours(sum(needs[name] for needs in hours)) + ' ':>10}" for name in GPUS)
-        print(f"  {f'all {len(hours):,} runs':<77}{whole}")
+    header = f"{'run':<{width}}{'examples':>10}{'steps':>10}{'tokens':>9}{'scored':>9}{'memory':>11}"
+    print(f"\nestimated:\n  {header}" + "".join(f"{name:>12}" for name in GPUS))
+    for name, some in called.items():
+        print(f"  {name:<{width}}{_together([lines[one] for one in some])}")
+    told = [line.hours for line in lines.values() if line.hours is not None]
+    sums = {name: sum(hours[name] for hours in told) for name in GPUS}
+    if told and (len(names) > 1 or price):
+        of = f"all {len(names):,} runs" if len(told) == len(names) else f"{len(told):,} of {len(names):,} runs"
+        said = f"{f'{of}, in GPU hours':<{width + 49}}"
+        print(f"  {said}" + "".join(f"{_hours(hours) + ' ':>12}" for hours in sums.values()))
+        if price:
+            cells = (f"{sums[name] * price[name]:,.2f} " if name in price else "" for name in GPUS)
+            print(f"  {'their price':<{width + 49}}" + "".join(f"{cell:>12}" for cell in cells))
+    if len(called) < len(names):
+        print("  (of several runs in one line: sums, and the most memory; --all tells each)")
     print(f"* more memory than this GPU has; where it is not known what is scored (?), without it; {assumptions()}")
+    print(f"  {duration.assumptions()}")
     for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
@@ -42,6 +74,47 @@ def print_plan(table: "Table", runs: list[str] | None) -> None:
     for said, names in alike.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(f"  {', '.join(names[:3])}{more} {said}" if said else "", end="\n" if said else "")
+
+
+def _here(stages: list[Stage], states: Mapping[str, str], texts: Mapping[str, int | None]) -> str:
+    """How long stages take on this machine, and how much of that is left."""
+    here = duration.machine()
+    whole = {str(one): duration.seconds(one, here, texts[one.run.name] if one.run else None) for one in stages}
+    left = {name: 0.0 if states[name] == "finished" else seconds for name, seconds in whole.items()}
+    takes, rest = (duration.words(duration.together(stages, some, here)) for some in (whole, left))
+    done = sum(states[name] == "finished" for name in whole)
+    unknown = {one.run.name for one in stages if not duration.known(one)}
+    said = f"; of {_number(len(unknown), 'run')} the model's size is unknown, and taken for 1 B parameters"
+    where = f"on this machine ({here}){said if unknown else ''}"
+    if done == len(stages):
+        return f"all is finished; from the beginning it takes about {takes} {where}"
+    if done:
+        return f"about {rest} are left {where}: {done} of {len(stages)} stages are finished, and all take about {takes}"
+    return f"takes about {takes} {where}"
+
+
+def _called(runs: list["Settings"]) -> str:
+    """What runs that stand in a table as one row are called together."""
+    first, last = runs[0], runs[-1]
+    if len(runs) == 1:
+        return first.name
+    return (
+        f"{first.row}, {len(runs)} seeds" if first.row == last.row else f"{first.row} ... {last.row}, {len(runs)} runs"
+    )
+
+
+def _print_stages(name: str, stages: list[Stage], states: Mapping[str, str], width: int) -> None:
+    """One line of stages of one kind: how far they are and what they do."""
+    counted = Counter(states[str(stage)] + stage.changes for stage in stages)
+    status = ", ".join(f"{count} {state}" if len(stages) > 1 else state for state, count in counted.items())
+    changed = any(stage.code_changed for stage in stages)
+    note = "   (its code has changed since; `run --changed` makes it anew)" if changed else ""
+    what, *others = dict.fromkeys(map(_what, stages))
+    print(f"  {name:<{width + 10}} {status}{note}   {what}{' ...' if others else ''}")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' if count != 1 else ''}"
 
 
 def _spelling(stages: list[Stage]) -> list[str]:
@@ -112,31 +185,60 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
     return damaged
 
 
-def _estimated(table: "Table", run) -> tuple[str, dict[str, float] | None]:
-    """A run's line, and its hours by GPU where they can be told."""
+@dataclass
+class _Line:
+    """What a run would take; None or nan where that is not known."""
+
+    name: str
+    examples: float
+    steps: float
+    tokens: float
+    texts: float
+    labelled: int | None  # texts with labels, where they can be counted
+    memory: float
+    hours: dict[str, float] | None
+    why: str  # there are no hours
+
+
+def _estimated(table: "Table", run) -> _Line:
     inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
-    known = len(inputs.tests(every=False)) if here else None
-    found = estimate(run, inputs.origin, _report(table, run), known, inputs.asked_like_passages)
+    labelled = inputs.labelled if here else None
+    found = estimate(run, inputs.origin, _report(table, run), labelled, inputs.asked_like_passages)
     asked = [task for task in (*inputs.extracted, *inputs.opened) if task.data.source != "minilab"]
-    unread = not all(inputs.here(inputs.places(task)) for task in asked)
-    texts = "?" if found.texts is None or unread else _short(found.texts + inputs.asked_on_passages + inputs.requested)
-    memory = "?" if found.memory_gib is None else f"{found.memory_gib:g} GiB"
+    unread = found.texts is None or not all(inputs.here(inputs.places(task)) for task in asked)
+    texts = nan if unread else found.texts + inputs.asked_on_passages + inputs.requested
     # how many steps some epochs are is known when the rows are
     known = found.steps or not run.trains
-    counts = (_short(found.examples), f"{found.steps:,}", _short(found.tokens)) if known else ("?", "?", "?")
-    line = f"{run.name:<30}{counts[0]:>10}{counts[1]:>8}{counts[2]:>9}{texts:>9}{memory:>11}"
-    if found.hours is None:
-        return line + "  the model's size is unknown", None
-    if not known:
-        return line + "  hours: when the data stage has counted its rows", None
+    counts = (found.examples, found.steps, found.tokens) if known else (nan, nan, nan)
+    why = "" if known else "  hours: when the data stage has counted its rows"
+    why = why if found.hours else "  the model's size is unknown"
+    memory = nan if found.memory_gib is None else found.memory_gib
+    return _Line(run.name, *counts, texts, labelled, memory, None if why else found.hours, why)
+
+
+def _together(lines: list[_Line]) -> str:
+    """The cells of one run, or of several: sums, and the most memory."""
+    examples, steps, tokens, texts = (
+        sum(getattr(line, name) for line in lines) for name in ("examples", "steps", "tokens", "texts")
+    )
+    memory = max(line.memory for line in lines) if all(line.memory == line.memory for line in lines) else nan
+    cells = f"{_short(examples):>10}{_short(steps, 10**6):>10}{_short(tokens):>9}{_short(texts):>9}"
+    cells += f"{'?' if memory != memory else f'{memory:g} GiB':>11}"
+    if why := next((line.why for line in lines if line.why), ""):
+        return cells + why
     # a star: more memory than that GPU has
-    stars = {name: "*" if found.memory_gib > gib else " " for name, (_, _, gib) in GPUS.items()}
-    return line + "".join(f"{_hours(hours) + stars[name]:>10}" for name, hours in found.hours.items()), found.hours
+    stars = {name: "*" if memory > gib else " " for name, (_, _, gib) in GPUS.items()}
+    return cells + "".join(f"{_hours(sum(line.hours[name] for line in lines)) + stars[name]:>12}" for name in GPUS)
 
 
-def _short(number: int) -> str:
-    for unit, size in (("M", 10**6), ("k", 10**3)):
+def _short(number: float, whole: int = 1000) -> str:
+    """A number in short, one below `whole` with all its digits."""
+    if number != number:
+        return "?"
+    if number < whole:
+        return f"{number:,}"
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return str(number)

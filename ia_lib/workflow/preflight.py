@@ -33,8 +33,9 @@ def check(inputs, seen: set, without: bool = False) -> None:
     if run.machine.data_dir and not inputs.data_folder.is_dir():
         raise Refusal("data_dir", run.machine.data_dir, f"a folder that is there (looked for: {inputs.data_folder})")
     for source in inputs.sources.values():
-        if not (without and source.absent()):
+        if source not in seen and not (without and source.absent()):
             source.check()
+            seen.add(source)
     if inputs.stage == "data" and run.data.past and run.data.past.xp3:
         corpora.check_xp3(run.data.past.xp3)
     if inputs.stage == "judge":
@@ -93,8 +94,10 @@ def check(inputs, seen: set, without: bool = False) -> None:
                 )
         for code in (code for code in [*run.taught, *run.unseen] if tested and code not in read):
             _say(seen, f"the run {run.name} reads no text in {code}: neither a test nor parallel text")
-    if inputs.stage == "evaluate" and inputs.labels_here:
+    if inputs.stage == "evaluate" and inputs.tests_read not in seen and inputs.labels_here:
+        seen.add(inputs.tests_read)
         inputs.training_labels(here=True)
+        _look_at(inputs, seen, inputs.tests(here=True))
     paired = bool(run.measures_held_out if inputs.stage == "evaluate" else run.parallel_codes)
     if not {(_texts(inputs), True), (_texts(inputs), paired)} & seen:
         seen.add((_texts(inputs), paired))
@@ -158,18 +161,15 @@ def check_keys(inputs) -> None:
 def _texts(inputs) -> str:
     """What settles which texts of tests and of parallel sentences are read, and how they are split."""
     run, data = inputs.run, {"parallel", "sentences", "drop_test_overlap", "validation_sentences", "hold_out"}
-    shared = {"seed", "corpus", "known", "taught", "unseen", "pivots"}
+    shared = {"corpus", "known", "taught", "unseen", "pivots", *(("seed",) if run.data.sentences else ())}
     asked = {**dict.fromkeys(shared, True), "data": data, "evaluate": {"tasks", "tests", "test_split", "held_out"}}
     place = [str(inputs.data_folder), str(run.home), run.paired_codes]
     return json.dumps([run.model_dump(mode="json", include=asked), place], sort_keys=True)
 
 
 def _check_texts(inputs, seen: set, paired: bool) -> None:
-    """Read what is here of the texts of tests and, if `paired`, split the parallel ones, and warn of what looks wrong
-    in them."""
+    """Split what is here of the parallel texts, if they are `paired`, and warn of what looks wrong in them."""
     run = inputs.run
-    if inputs.labels_here:
-        _look_at(inputs, seen, inputs.tests(here=True))
     if run.corpus == "minilab":
         # it is not written yet, and no sentence of it stands in two of its files
         inputs.check_sentences(run.lab.train, run.data.sentences or run.lab.train)
@@ -248,7 +248,7 @@ def _all_here(inputs) -> bool:
 def _look_at(inputs, seen: set, tests: "Dataset") -> None:
     texts: dict[tuple[str, str], list[str]] = {}
     labels: dict[tuple[str, str, str], set[str]] = {}
-    for row in zip(*(tests[name] for name in ("task", "language", "text", "label")), strict=True):
+    for row in zip(*(tests[name][:] for name in ("task", "language", "text", "label")), strict=True):
         texts.setdefault(row[:2], []).append(row[2])
         labels.setdefault(row[:3], set()).add(row[3])
     for (task, code), some in texts.items():

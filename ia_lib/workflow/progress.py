@@ -2,27 +2,34 @@
 
 import contextlib
 import json
-import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 
+from ia_lib.workflow import duration
 from ia_lib.workflow.stages import Stage
+
+# Seconds of what is expected that weigh as much as what was measured: little says little of much.
+_WEIGHT = 20.0
+# The share of a stage after which its own pace alone tells how long it takes.
+_ENOUGH = 0.1
 
 
 class Watch:
     """One line that says how far a table's jobs are and about how much time is left."""
 
-    def __init__(self, stages: list[Stage]):
-        self.todo = stages
+    def __init__(self, stages: list[Stage], machine: duration.Machine):
+        self.todo, self.machine = stages, machine
+        # seconds by the plan
+        self.expected = {str(stage): duration.seconds(stage, machine) for stage in stages}
         self.begin = time.monotonic()
         self.told: dict[str, str] = {}
         self.next_line = 0.0
         # stage -> its share when it was first seen, and when and at which share it first went on from there
         self.seen: dict[str, tuple[float, float, float] | float] = {}
         self.began: dict[str, float] = {}  # stage -> when it was first at work
-        # kind of stage -> seconds and cost of those that were finished
-        self.speeds: dict[str, list[tuple[float, float]]] = {}
+        self.took: dict[str, float] = {}  # finished stage -> seconds for all of it
 
     def look(self) -> None:
         now, running, finished, shares = {}, [], 0, {}
@@ -58,53 +65,38 @@ class Watch:
             self.seen[name] = known, elapsed, share
         if share == 1 and name in self.began:
             from_start = known if isinstance(known, float) else known[0]
-            took = (elapsed - self.began.pop(name)) / max(0.01, 1 - from_start)
-            self.speeds.setdefault(stage.name, []).append((took, stage.cost()))
+            self.took[name] = (elapsed - self.began.pop(name)) / max(0.01, 1 - from_start)
 
     def _left(self, shares: dict[str, float], elapsed: float) -> str:
-        """About how much time is left, as far as the stages so far tell; at least that much, while the larger part of
-        what is to be done is of a kind that none of them was."""
-        known, unknown, running = {}, {}, {}
-        for stage in self.todo:
-            match self.seen.get(str(stage)):
-                case (_, when, then) if then < shares[str(stage)] < 1 and elapsed > when:
-                    running[str(stage)] = (1 - shares[str(stage)]) * (elapsed - when) / (shares[str(stage)] - then)
-                    took = running[str(stage)] / (1 - shares[str(stage)])
-                    self.speeds.setdefault(f"{stage.name}, at work", []).append((took, stage.cost()))
-        for stage in self.todo:
-            name, share = str(stage), shares[str(stage)]
-            speeds = self.speeds.get(stage.name) or self.speeds.get(f"{stage.name}, at work", [])[-5:]
-            if name in running:
-                known[name] = running[name]
-            elif speeds and share < 1:
-                known[name] = (1 - share) * stage.cost() * _mean(speeds)
-            else:
-                unknown[name] = (1 - share) * stage.cost()
-        every = [speed for speeds in self.speeds.values() for speed in speeds[-5:]]
-        if not known and not every:
+        """About how much time is left: what the plan says, by how far what was done so far was from it; nothing while
+        a model's size is unknown, and nothing with it was measured."""
+        took = dict(self.took)
+        far = self._far(took)
+        for name, share in shares.items():
+            match self.seen.get(name):
+                case (_, when, then) if then < share < 1 and elapsed > when:
+                    pace, trust = (elapsed - when) / (share - then), min(1.0, (share - then) / _ENOUGH)
+                    took[name] = trust * pace + (1 - trust) * self.expected[name] * far[_kind(name)]
+        far = self._far(took)
+        measured = {_kind(name) for name in took}
+        unknown = (stage for stage in self.todo if stage.name not in measured and shares[str(stage)] < 1)
+        if not all(map(duration.known, unknown)):
             return ""
-        guessed = {name: cost * _mean(every) if every else 0.0 for name, cost in unknown.items()}
-        seconds = self._in_turn(known | guessed)
-        said = "at least" if sum(guessed.values()) > sum(known.values()) else "about"
-        return f"{said} {_minutes(seconds)} left"
+        left = {}
+        for name, share in shares.items():
+            whole = took.get(name) or self.expected[name] * far[_kind(name)]
+            # of one that has begun and has not got on yet something is left all the same
+            spent = elapsed - self.began[name] if name in self.began and name not in took else 0.0
+            left[name] = (1 - share) * max(whole - spent, 0.1 * whole) if share < 1 else 0.0
+        return f"about {duration.words(duration.together(self.todo, left, self.machine))} left"
 
-    def _in_turn(self, left: dict[str, float]) -> float:
-        """Seconds for all stages, each of which takes what is `left` of it and waits for those that it needs; the cores
-        take one after the other as it can begin."""
-        ends: dict[str, float] = {}
-        free = [0.0] * min(os.cpu_count() or 1, max(1, sum(seconds > 0 for seconds in left.values())))
-        waiting = {str(stage): [str(one) for one in stage.needs if str(one) in left] for stage in self.todo}
-        while waiting:
-            begins = {name: max((ends[one] for one in needs), default=0.0) for name, needs in waiting.items()
-                      if ends.keys() >= {*needs}}  # fmt: skip
-            # of those that can begin first the one that most hangs on
-            name = min(begins, key=lambda name: (begins[name], -left[name]))
-            del waiting[name]
-            core = min(range(len(free)), key=free.__getitem__)
-            ends[name] = begins[name] + left[name]
-            if left[name]:
-                ends[name] = free[core] = max(begins[name], free[core]) + left[name]
-        return max(ends.values(), default=0.0)
+    def _far(self, took: Mapping[str, float]) -> dict[str, float]:
+        """How many times as long as expected each kind of stage takes, by those that are told; of what little was seen
+        it is near to what all together take, and that near to the plan."""
+        told = {kind: [(took[name], self.expected[name]) for name in took if _kind(name) == kind]
+                for kind in {stage.name for stage in self.todo}}  # fmt: skip
+        every = _ratio([pair for pairs in told.values() for pair in pairs], 1.0)
+        return {kind: _ratio(pairs, every) for kind, pairs in told.items()}
 
     def _warn(self, name: str) -> None:
         """What the report of a data stage warns of; the mini lab's text is known to be odd."""
@@ -118,6 +110,8 @@ class Watch:
             print("\r\033[K", end="", flush=True)
 
     def _share(self, stage: Stage) -> float:
+        if self.told.get(str(stage)) == "finished":
+            return 1.0
         if stage.done:
             return 1.0 if stage.notebook().is_file() else 0.99
         with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
@@ -146,10 +140,10 @@ class Watch:
         print(clear + (line if ends else line[:width]), end="\n" if ends else "", flush=True)
 
 
-def _mean(speeds: list[tuple[float, float]]) -> float:
-    """Seconds for a cost of one; what costs little says little of what costs much."""
-    return sum(seconds for seconds, _ in speeds) / sum(cost for _, cost in speeds)
+def _kind(name: str) -> str:
+    return name.rpartition(": ")[2]
 
 
-def _minutes(seconds: float) -> str:
-    return f"{max(1, round(seconds / 60))} min" if seconds > 45 else f"{max(5, round(seconds / 5) * 5)} s"
+def _ratio(pairs: list[tuple[float, float]], otherwise: float) -> float:
+    took, expected = (sum(numbers) for numbers in zip(*pairs, strict=True)) if pairs else (0.0, 0.0)
+    return (took + _WEIGHT * otherwise) / (expected + _WEIGHT)

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from ia_lib import paths
 from ia_lib.paths import root
-from ia_lib.workflow import ending, locks, progress
+from ia_lib.workflow import duration, ending, locks, progress
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.stages import Stage, write_json
 
@@ -106,7 +106,7 @@ def _make(
     command += ["--cores", str(cores)] if cores else []
     command += ["--configfile", str(jobs / "config.json")]
     log = jobs / "snakemake.log"
-    watch = progress.Watch(todo)
+    watch = progress.Watch(todo, duration.machine(cores))
     print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
     try:
         # Snakemake waits for jobs, which the same signal ends, but for a cluster's, which it ends only on SIGINT

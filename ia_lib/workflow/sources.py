@@ -58,7 +58,7 @@ class File(Source):
         if self.absent():
             return None
         self.check()
-        return _content(self.file)
+        return content(self.file)
 
     def absent(self) -> str | None:
         return None if self.ours or self.file.exists() else self.name.removeprefix("file/")
@@ -87,6 +87,9 @@ class Asked(Source):
     content: Any
     file: Path | None = None
 
+    def __hash__(self) -> int:  # the content is no key of a dictionary
+        return hash(self.name)
+
     def identity(self) -> Any:
         return self.content
 
@@ -110,7 +113,7 @@ class Published(Source):
 
     def identity(self) -> Any:
         if self.here:
-            return _content(self.data / self.name)
+            return content(self.data / self.name)
         # it is pinned, or recorded at its first download
         (source, file), known = self.parts, downloads.known()
         return ["fetched", known[source].revision, known[source].checksums.get(file)]
@@ -138,7 +141,7 @@ class Folder(Source):
 
     def identity(self) -> dict[str, str]:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {path.relative_to(self.folder).as_posix(): _content(path) for path in files}
+        return {path.relative_to(self.folder).as_posix(): content(path) for path in files}
 
     def provenance(self) -> dict[str, Any]:
         return {"model": self.name, "files": self.identity()}
@@ -151,7 +154,7 @@ class Folder(Source):
         return self.folder
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
     """A file's hash; of one that has not changed since it is remembered."""
     state = path.stat()
     return _checksum(path, state.st_size, state.st_mtime_ns)
@@ -290,7 +293,7 @@ class Gguf(Source):
         if self.hub:
             return [*self.hub.identity(), self.file]
         self.check()
-        return {"gguf": _content(Path(self.file))}
+        return {"gguf": content(Path(self.file))}
 
     def provenance(self) -> dict[str, Any]:
         known = {**self.hub.provenance(), "gguf": self.file} if self.hub else {"model": self.name, **self.identity()}
@@ -318,7 +321,7 @@ class Gguf(Source):
         self.check()
         file = self._local or Path(hf_hub_download(self.name, self.file, revision=self.hub.version))
         try:
-            return unpacked.unpack(file, downloads.cache_folder() / "gguf" / _content(file)[:16], weights)
+            return unpacked.unpack(file, downloads.cache_folder() / "gguf" / content(file)[:16], weights)
         except ValueError as error:
             raise SourceError(f"the model {self.name}: {error}") from None
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from ia_lib.data import patience
 from ia_lib.data.addresses import Told, redacted
 from ia_lib.data.downloads import checksum
 from ia_lib.paths import lock, root
+from ia_lib.recipes.fields import Shared
 from ia_lib.workflow import locks
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.settings import Settings
-from ia_lib.workflow.sources import HubModel
+from ia_lib.workflow.sources import File, HubModel, content
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "judge": "3_judge", "report": "4_figures"}
 # Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
@@ -87,12 +88,12 @@ class Stage:
     @property
     def manifest(self) -> dict | None:
         """The manifest of the finished stage; None if there is none, or another one than was written."""
+        path = self.folder / "manifest.json"
         try:
-            text = (self.folder / "manifest.json").read_text(encoding="utf-8")
-            found = json.loads(text)
-            return found if text == _dumped(found) and found["seal"] == _seal(found) else None
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            state = path.stat()
+        except OSError:
             return None
+        return _manifest(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
     @property
     def done(self) -> bool:
@@ -114,7 +115,7 @@ class Stage:
         if manifest is None:
             return "interrupted" if (self.part / "key").is_file() else "missing"
         if manifest["key"] != self.key:
-            return "settings changed"
+            return "settings changed" if self._changed_settings else "inputs changed"
         for name, size in manifest["bytes"].items():
             path = self.folder / name
             if not path.is_file() or path.stat().st_size != size:
@@ -123,6 +124,26 @@ class Stage:
             if not needed.done or manifest["inputs"].get(str(needed)) != needed.manifest["digest"]:
                 return "inputs changed"
         return "code changed" if REDO in os.environ and self.code_changed else "finished"
+
+    @property
+    def changes(self) -> str:
+        """Which settings or files of the user's are other ones than those that the stage was made with, in brackets."""
+        if (then := self.manifest) is None or then["key"] == self.key:
+            return ""
+        files = {one["file"]: one["sha256"] for one in then["sources"] if "file" in one and "sha256" in one}
+        now = [source for source in self.inputs.sources.values() if isinstance(source, File) and source.name in files]
+        other = [source.name.removeprefix("file/") for source in now if source.identity() != files[source.name]]
+        return f" ({', '.join(found)})" if (found := self._changed_settings or other) else ""
+
+    @property
+    def _changed_settings(self) -> list[str]:
+        """The settings that the stage hangs on and that are other ones than those it was made with."""
+        if self.run is None:
+            return []
+        blocks = [self.run.model_dump(mode="json"), self.manifest["settings"]]
+        block = "train" if self.name == "tune" else self.name
+        now, then = ({**{name: of.get(name) for name in Shared.model_fields}, **of.get(block, {})} for of in blocks)
+        return [name for name in now if now[name] != then.get(name)]
 
     def damage(self) -> list[str]:
         """What is not as it was made, a line for each file; nothing of a stage that is not made. Reads every byte."""
@@ -158,8 +179,7 @@ class Stage:
         """Whether the code of a finished stage has changed since."""
         if (manifest := self.manifest) is None:
             return False
-        now = _code(self.name)
-        return any(now.get(name) != value for name, value in manifest["code"].items())
+        return any(_hash(name) != value for name, value in manifest["code"].items())
 
     @property
     def log(self) -> Path:
@@ -322,29 +342,6 @@ class Stage:
         size = f"a checkpoint takes about {needs['weights'] + needs['optimiser']:,.0f} bytes; " if needs else ""
         return size + _room(self.folder)
 
-    def cost(self) -> float:
-        """A rough share of the work, to tell how much time is left: seconds on one core for the mini lab, and for a
-        larger model with 20 billion operations a second."""
-        if self.name == "report":
-            return 15
-        if self.name == "data":
-            return 6
-        if self.name == "judge":
-            return 5 + 0.5 * self.inputs.requested * sum(not judge.rule for judge in self.run.judge.judges.values())
-        if not self.inputs.begins.model.new and (known := self._operations()):
-            return 15 + known / 2e10
-        if self.name == "evaluate":
-            return 20
-        steps = self.run.data.steps or 1000
-        seconds = {"new": 2.5e-3, "old": 1.2e-3}  # a row
-        return 8 + steps * sum(stream.per_step * seconds[stream.role] for stream in self.run.streams)
-
-    def _operations(self) -> float:
-        from ia_lib.workflow.cost import operations
-
-        passages = self.inputs.asked_like_passages if self.name == "evaluate" else 0
-        return operations(self.run, self.inputs.origin, passages=passages)[self.name]
-
 
 class _Waiting(logging.Handler):
     """Passes on what a server is waited for: to who watches from outside, and warnings to the notebook."""
@@ -397,6 +394,23 @@ def _code(*stages: str) -> dict[str, str]:
     notebooks = [root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb" for stage in stages]
     files |= {f"notebooks/{path.name}": path for path in notebooks if path.is_file()}
     return {name: checksum(path) for name, path in files.items()}
+
+
+def _hash(name: str) -> str | None:
+    """The hash, as it is now, of a file that `_code` names."""
+    path = (root() if name.startswith("notebooks/") else _PACKAGE.parent) / name
+    return content(path) if path.is_file() else None
+
+
+@cache
+def _manifest(path: Path, *state: int) -> dict[str, Any] | None:
+    """What a manifest says while its file's `state` is the same: stages ask each other often."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+        return found if text == _dumped(found) and found["seal"] == _seal(found) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 _LOADED = _code(*NOTEBOOKS)
