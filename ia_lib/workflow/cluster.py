@@ -11,10 +11,12 @@ from math import ceil
 from typing import Any, Self
 
 from ia_lib.data.yaml_files import meant, told
-from ia_lib.workflow.cost import GPUS, memory, operations, scoring
+from ia_lib.workflow.cost import GPUS as PLANNED
+from ia_lib.workflow.cost import OTHER_GPUS, memory, operations, scoring
 from ia_lib.workflow.settings import SettingsError
 from ia_lib.workflow.stages import NOTEBOOKS, Stage
 
+GPUS = PLANNED | OTHER_GPUS
 CPU = "cpu"  # hardware without a GPU
 _SAFETY = 2  # the share of its peak that a GPU reaches is assumed
 _LEAST_MINUTES = 60  # to start, to load, to write; and what is not estimated
@@ -29,7 +31,7 @@ _CORE = 2e10  # operations a second that one core does, of a larger model
 class Cluster:
     """What a user says of a cluster, in the profile's `config`."""
 
-    # the GPU that times are reckoned for, a name of `cost.GPUS`, or `cpu`; default: the slowest
+    # the GPU that times are reckoned for, a name of `GPUS`, or `cpu`; default: the slowest
     hardware: str = min(GPUS, key=lambda name: GPUS[name][0] * GPUS[name][1])
     longest: int = 1440  # minutes that no job may ask more than
     gpu_partition: str = ""
