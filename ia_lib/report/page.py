@@ -99,7 +99,7 @@ def write(
     page = {
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
         "headline": ("kept and gained", headline.to_dict("records")),
-        "figures": ("figures", {title: _inline(figure) for title, figure in drawn.items()}),
+        "figures": ("figures", {title: _inline(_untitled(figure)) for title, figure in drawn.items()}),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "pairs": ("row against row", _pairs(told)),
         "rules": ("scoring rules", claims),
@@ -217,6 +217,11 @@ def _inline(figure: go.Figure | dict) -> str:
     """A figure as a part of a page that has plotly's code."""
     quiet = {"displayModeBar": False, "responsive": True}
     return pio.to_html(figure, full_html=False, include_plotlyjs=False, config=quiet)
+
+
+def _untitled(figure: go.Figure) -> go.Figure:
+    """Without its title, which the page has as a heading that fits every width."""
+    return go.Figure(figure).update_layout(title_text=None, margin_t=24)
 
 
 def find_chromium() -> str | None:
