@@ -262,10 +262,11 @@ def test_a_table_goes_over_slurm_and_goes_on_where_it_was_cut_off(slurm, tmp_pat
     steps = [json.loads(line) for line in (folder / "tune" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps if "loss" in line] == list(range(1, TABLE["defaults"]["steps"] + 1))
     assert third < TABLE["defaults"]["steps"]
-    files = [{n: value for n, value in one["files"].items() if n.startswith("model/")} for one in (whole, cut)]
+    # but for the card, which names its run
+    files = [{n: x for n, x in one["files"].items() if n.startswith("model/") and n != "model/README.md"}
+             for one in (whole, cut)]  # fmt: skip
     assert any(name.endswith(".safetensors") for name in files[0])
     assert files[0] == files[1]
-    assert whole["digest"] == cut["digest"]
     assert (outputs / "t" / "report" / "index.html").is_file()
     verify = [sys.executable, "-m", "ia_lib.runs", "verify", str(table), "--outputs", str(outputs)]
     assert subprocess.run(verify, capture_output=True, check=False).returncode == 0

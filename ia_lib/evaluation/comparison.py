@@ -6,7 +6,7 @@ the same texts. `Answers` are those of `measures.choices`, one run's or a list w
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 import pandas as pd
 
@@ -79,16 +79,21 @@ def headline(results: pd.DataFrame, metric: str = HEADLINE) -> pd.DataFrame:
 
 
 def rules(
-    by_rule: Iterable[tuple[str, dict[str, Answers]]], groups: dict[str, list[str]], bases: dict[str, str] | None = None
+    by_rule: Iterable[tuple[str, dict[str, Answers]]],
+    groups: dict[str, list[str]],
+    bases: dict[str, str] | None = None,
+    told: Container[str] | None = None,
 ) -> pd.DataFrame:
-    """The same answers under several scoring rules: the group averages of `measures.measures`, behind `rule` and `run`.
-    `by_rule` gives each rule with the runs' answers under it, `bases` maps a run to the one it is compared with."""
+    """The same answers under several scoring rules: weighted F1 of groups (`measures.measures`), behind `rule` and
+    `run`. `by_rule` gives each rule with the runs' answers under it, `bases` maps a run to the one it is compared with,
+    and `told` are the runs that have lines (default: all)."""
     frames = []
     for rule, runs in by_rule:
         for run, answers in runs.items():
-            base = runs.get((bases or {}).get(run))
-            found = measures.measures(answers, groups, base, single=False, metrics=[HEADLINE])
-            frames.append(found.assign(rule=rule, run=run)[["rule", "run", *found]])
+            if told is None or run in told:
+                base = runs.get((bases or {}).get(run))
+                found = measures.measures(answers, groups, base, single=False, metrics=[HEADLINE])
+                frames.append(found.assign(rule=rule, run=run)[["rule", "run", *found]])
     return pd.concat(frames, ignore_index=True)
 
 

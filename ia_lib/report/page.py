@@ -94,7 +94,7 @@ def write(
     depending = _depending(claims, single["name"].nunique() > 1)
     tell(0.8, "executed notebooks")
     notebooks = _notebooks(runs, folder / "notebooks", plotly, lambda share: tell(0.8 + 0.15 * share, "notebooks"))
-    costs = _costs(runs, {piece.row: piece.tokens for piece in made})
+    costs = _costs(runs, {piece.row: piece.tokens for piece in made.rows})
     untranslated = next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {})
     page = {
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -219,7 +219,15 @@ class Piece:
     tokens: dict[str, int]
 
 
-def pieces(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -> list[Piece]:
+@dataclass
+class Pieces:
+    """What is computed of a table: of each row, and of rows against rows, a frame for rows with the same languages."""
+
+    rows: list[Piece]
+    against: list[pd.DataFrame]
+
+
+def pieces(runs: list[Run], tell: Callable[[float], None] = lambda share: None) -> Pieces:
     """What is computed for each row of a table; of many runs side by side in several processes. `tell` is called with
     the share that is done."""
     by_name, shared = {run.name: run for run in runs}, rules_of(*(run.scored for run in runs if run.scored))
@@ -232,12 +240,14 @@ def pieces(runs: list[Run], tell: Callable[[float], None] = lambda share: None) 
             bases[kind] = [_base(run, by_name, there) for run in seeds if run.name in there]
         first = parts[row][0] if row in parts else None
         tasks.append((row, seeds, bases, first, shared, _allowed(runs, first)))
-    found = []
+    found: list[Piece] = []
     with processes(len(runs)) as pool:
+        # the longest first
+        against = [pool.submit(_rows_against_rows, rows, shared) for rows in _parts(runs)]
         for piece in pool.map(_piece, *zip(*tasks, strict=True)) if tasks else ():
             found.append(piece)
-            tell(len(found) / len(tasks))
-    return found
+            tell(len(found) / (len(tasks) + 1))
+        return Pieces(found, [part.result() for part in against])
 
 
 @contextmanager
@@ -252,10 +262,15 @@ def processes(runs: int) -> Iterator[Executor]:
 
 
 class _Here(Executor):
-    """Does its work when the results are asked for."""
+    """Does its work in this process."""
 
     def map(self, *arguments):
         return map(*arguments)
+
+    def submit(self, *work) -> Future:
+        done: Future = Future()
+        done.set_result(work[0](*work[1:]))
+        return done
 
 
 _KINDS = ("choose", "translate", "answer", "extract", "open")
@@ -294,7 +309,7 @@ def _piece(
     return Piece(row, lines, languages, by_rule, lengths, dict(tokens))
 
 
-def every(made: list[Piece]) -> pd.DataFrame:
+def every(made: Pieces) -> pd.DataFrame:
     """The lines of results.csv: `measures.COLUMNS` of every run, behind what the run is: `run, row, seed, model,
     began_with, objective, replay, retention, budget, trained_on, tuning`, with `group_name` and `language_name`.
 
@@ -305,7 +320,7 @@ def every(made: list[Piece]) -> pd.DataFrame:
     frames = []
     for kind in _KINDS:
         for part in (0, 1):
-            frames += [frame for piece in made for frame in piece.lines[kind][part]]
+            frames += [frame for piece in made.rows for frame in piece.lines[kind][part]]
     facts = ["run", "row", "seed", "model", "began_with", "objective", "replay", "retention", "budget", "trained_on"]
     facts += ["tuning"]
     columns = [*facts, *measures.COLUMNS[:4], "group_name", "language", "language_name", *measures.COLUMNS[5:]]
@@ -458,23 +473,27 @@ def headlines(results: pd.DataFrame, kind: str) -> pd.DataFrame:
     return lines
 
 
-def pairs(runs: list[Run], made: list[Piece]) -> pd.DataFrame:
+def pairs(runs: list[Run], made: Pieces) -> pd.DataFrame:
     """Every two rows of the table on the same texts, per group of languages, and within each row every language against
     the first one, where they have the same sentences (`comparison.models`, `comparison.languages`): columns of those
     behind `kind` ("rows" or "languages of <row>") and `rule`. Rows are compared that have the same languages in the
     same groups and the same seeds. p values are adjusted within each kind."""
-    frames, of_row = [], {piece.row: piece.languages for piece in made}
-    for rows in _parts(runs):
-        first = next(iter(rows.values()))[0]
-        rule = _rule(first, rules_of(*(run.scored for run in runs if run.scored)))
-        answers = {row: _answers(seeds, rule, first) for row, seeds in rows.items()}
-        numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
-        if alike := [(a, b) for a, b in combinations(answers, 2) if numbers[a] == numbers[b]]:
-            found = comparison.models(answers, alike, first.groups, single=False)
-            frames.append(found.assign(kind="rows", rule=rule))
-        frames += [of_row[row] for row in rows if len(of_row[row])]
+    frames, of_row = [], {piece.row: piece.languages for piece in made.rows}
+    for rows, against in zip(_parts(runs), made.against, strict=True):
+        frames += [found for found in (against, *(of_row[row] for row in rows)) if len(found)]
     found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return found[["kind", "rule", *(n for n in found if n not in ("kind", "rule"))]] if len(found) else found
+
+
+def _rows_against_rows(rows: dict[str, list[Run]], shared: list[str]) -> pd.DataFrame:
+    first = next(iter(rows.values()))[0]
+    rule = _rule(first, shared)
+    numbers = {row: [run.seed for run in seeds] for row, seeds in rows.items()}
+    alike = [(a, b) for a, b in combinations(rows, 2) if numbers[a] == numbers[b]]
+    if not alike:
+        return pd.DataFrame()
+    answers = {row: _answers(seeds, rule, first) for row, seeds in rows.items()}
+    return comparison.models(answers, alike, first.groups, single=False).assign(kind="rows", rule=rule)
 
 
 def _languages(row: str, seeds: list[Run], first: Run, shared: list[str]) -> pd.DataFrame:
@@ -495,14 +514,14 @@ def _rule(first: Run, shared: list[str]) -> str:
     return first.rule if first.rule in shared else "label_sum"
 
 
-def rules(runs: list[Run], made: list[Piece]) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
+def rules(runs: list[Run], made: Pieces) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, list[dict]]]:
     """The same answers under each scoring rule that all scores allow: weighted F1 of groups, one line per row and rule
     (`comparison.rules`); what each rule leads to, one line per claim (`comparison.conclusions`; which of several rows
     is the best is asked among rows with the same languages in the same groups); and per row how long the labels are and
     how often each is the answer. All empty where there are fewer than two rules."""
-    if not any(len(piece.by_rule) for piece in made):
+    if not any(len(piece.by_rule) for piece in made.rows):
         return pd.DataFrame(), pd.DataFrame(), {}
-    of_row, by_rule, claims = {piece.row: piece for piece in made}, [], []
+    of_row, by_rule, claims = {piece.row: piece for piece in made.rows}, [], []
     for rows in _parts(runs):
         found = pd.concat([of_row[row].by_rule for row in rows], ignore_index=True)
         allowed = _allowed(runs, next(iter(rows.values()))[0])
@@ -513,7 +532,7 @@ def rules(runs: list[Run], made: list[Piece]) -> tuple[pd.DataFrame, pd.DataFram
         settled = pd.MultiIndex.from_frame(said[PLACE]).isin(told.index)
         by_rule.append(found)
         claims.append(said[(said["claim"] != "highest score") | settled])
-    lengths = {piece.row: piece.lengths for piece in made if piece.lengths}
+    lengths = {piece.row: piece.lengths for piece in made.rows if piece.lengths}
     return pd.concat(by_rule, ignore_index=True), pd.concat(claims, ignore_index=True), lengths
 
 
@@ -523,9 +542,8 @@ def _by_rule(row: str, seeds: list[Run], before: list[Run], first: Run, allowed:
     if len(before) == len(seeds) and all(set(allowed) <= set(rules_of(one.scored)) for one in before):
         both[base] = before
     answers = ((rule, {name: _answers(part, rule, first) for name, part in both.items()}) for rule in allowed)
-    found = comparison.rules(answers, first.groups, {row: base} if base in both else {})
-    found = found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
-    return found[found["run"] == row]
+    found = comparison.rules(answers, first.groups, {row: base} if base in both else {}, [row])
+    return found[(found["language"] == "all") & (found["task"] != "all") & (found["dataset"] != "all")]
 
 
 def _allowed(runs: list[Run], first: Run | None) -> list[str]:
