@@ -25,7 +25,7 @@ from ia_lib.paths import root
 from ia_lib.recipes.fields import Data
 from ia_lib.report import figures, page
 from ia_lib.report.page import find_chromium
-from ia_lib.workflow import progress
+from ia_lib.workflow import duration, progress
 from ia_lib.workflow.graph import Table
 from ia_lib.workflow.settings import SettingsError
 
@@ -396,7 +396,7 @@ def test_a_hub_that_does_not_answer_is_told_without_its_password(tmp_path):
 def test_what_a_stage_waits_for_stands_in_the_progress_line(table, tmp_path, capsys):
     stage = Table(table, tmp_path / "outputs").stage("base", "data").open()
     stage.notebook("running").touch()
-    watch = progress.Watch([stage])
+    watch = progress.Watch([stage], duration.Machine(1e11, 2))
     LOG.info("reads parts of %s", "http://u:p@h/x?a=1")
     watch.look()
     assert "base: data 0% (reads parts of http://h/x?...)" in capsys.readouterr().out

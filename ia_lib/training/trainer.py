@@ -24,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_callback import ExportableState, PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 
 from ia_lib.models.adapters import plain
 from ia_lib.models.load import fuse_gelu
@@ -351,6 +352,7 @@ def tune(
         save_steps = validate_steps
         evaluation |= {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
     reading = {"train_sampling_strategy": "sequential", "remove_unused_columns": False}
+    disable_progress_bar()  # of every checkpoint that is written
     arguments = _OneDevice(
         output_dir=str(folder / "checkpoints"),
         max_steps=steps,

@@ -19,8 +19,9 @@ _ENOUGH = 0.1
 class Watch:
     """One line that says how far a table's jobs are and about how much time is left."""
 
-    def __init__(self, stages: list[Stage], machine: duration.Machine):
-        self.todo, self.machine = stages, machine
+    def __init__(self, stages: list[Stage], machine: duration.Machine, report: Stage | None = None):
+        """`report` is written once the stages are finished."""
+        self.todo, self.machine, self.report = stages, machine, report
         # seconds by the plan
         self.expected = {str(stage): duration.seconds(stage, machine) for stage in stages}
         self.begin = time.monotonic()
@@ -48,13 +49,20 @@ class Watch:
                 if state == "finished":
                     self._warn(name)
         self.told = now
-        left = self._left(shares, elapsed) if finished < len(self.todo) else "the report is being written"
+        left = self._left(shares, elapsed) if finished < len(self.todo) else self._writing()
         line = f"{self._clock()}  {finished}/{len(self.todo)} stages  {', '.join(running)}  {left}".rstrip()
         if sys.stdout.isatty():
             self._print(line, ends=False)
         elif elapsed >= self.next_line:
             self.next_line = elapsed + 20
             self._print(line, ends=True)
+
+    def _writing(self) -> str:
+        """How far the report is, and at what."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            told = json.loads((self.report.part / "progress.json").read_text(encoding="utf-8"))
+            return f"the report is being written: {told['done'] / told['total']:.0%} ({told['waiting']})"
+        return "the report is being written"
 
     def _watch(self, stage: Stage, share: float, elapsed: float) -> None:
         """Learn how fast a stage is."""

@@ -58,8 +58,10 @@ def execute(
         report.clear()
         if report.needs and not report.complete:
             command = [*COMMAND, "stage", str(table.path.resolve()), "-", "report", "--outputs", str(table.outputs)]
-            if _carry_out(command, report.log, lock=lock):
+            watch = progress.Watch([], duration.Machine(1, 1), report)
+            if _carry_out(command, report.log, watch.look, lock):
                 failed.append(_last_line(report.log) or f"{report}: not done, see {report.log}")
+            watch.close()
     return failed
 
 
@@ -106,7 +108,7 @@ def _make(
     command += ["--cores", str(cores)] if cores else []
     command += ["--configfile", str(jobs / "config.json")]
     log = jobs / "snakemake.log"
-    watch = progress.Watch(todo, duration.machine(cores))
+    watch = progress.Watch(todo, duration.machine(cores), table.report() if report and not runs else None)
     print(f"{table.path}: {len(todo)} stages to do; what Snakemake says goes to {log}", flush=True)
     try:
         # Snakemake waits for jobs, which the same signal ends, but for a cluster's, which it ends only on SIGINT
