@@ -259,8 +259,8 @@ def _said(part: pd.DataFrame, kind: str) -> str:
     shown = part[~guessed]
     clauses = [_clause(group, shown[shown["group"] == group], kind) for group in _PLACES]
     if places := [where for group, where in _PLACES.items() if group in set(part.loc[guessed, "group"])]:
-        less = "guessed" if kind == "choose" else "did no better than what costs nothing"
-        clauses.append(f"{less} in {_and(places)}, before and after")
+        free = "guessing" if kind == "choose" else "what costs nothing"
+        clauses.append(f"no better than {free}, as far as is shown, in {_and(places)}, before and after")
     return "; ".join(filter(None, clauses)) + "."
 
 
