@@ -95,7 +95,7 @@ def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> li
             ("One label", f"{text[0].upper()}{text[1:]}score says which label the scoring prefers.", "languages")
         )
     if found["depending"]:
-        text = f"{found['depending']} of {found['claims']} conclusions are others under another rule of scoring labels."
+        text = f"{found['depending']} of {found['claims']} conclusions change with the rule by which labels are scored."
         said.append(("It depends on the rule", text, "rules"))
     for name, title, what in _OF_JUDGES:
         if name in found["judges"]:
@@ -178,8 +178,8 @@ def _model(run: Run | None, name: str) -> str:
     """A model that rows began with, by the row's name and its own."""
     own = run.manifest["origin"] if run else ""
     if name == "new" or (run and not own):
-        return f"the row {name}, a model of this table," if run else "a new model"
-    return f"the row {name} ({own})" if run and own != name else name
+        return f"the model {name}, made in this table," if run else "a new model"
+    return f"the model {name} ({own})" if run and own != name else name
 
 
 def _languages(runs: list[Run], group: str) -> str:
@@ -229,7 +229,8 @@ def _whole(changed: pd.DataFrame, kind: str) -> str:
         said = [f"none of {of} is shown to have taught anything"]
     if "L1" in by:
         here = sum(row in gained for row in lost)
-        said += [f"{_count(here) if here else 'none'} of these lost in the known languages"] if gained else []
+        those = f"{_count(here)} of these lost" if here else "none of these is shown to have lost anything"
+        said += [f"{those} in the known languages"] if gained else []
         others = f"{_count(len(lost) - here)}{' of the others' if gained else ''} lost in the known languages"
         said += [others] if len(lost) > here else []
     if "L3" in by:
@@ -270,6 +271,8 @@ def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
     where, (_, _, _, decimals, margin) = _PLACES[group], _SCALES[kind]
     by, first = _by(lines, kind), lines.iloc[0]
     alone = f", from {first['base']:.{decimals}f} to {first['value']:.{decimals}f}" if len(lines) == 1 else ""
+    # its interval leaves 0 out, and its corrected p is not small
+    luck = ", too little for so many comparisons" if (lines["gained_low"] * lines["gained_high"] > 0).all() else ""
     floor = ", down to guessing" if not lines["above"].any() and kind == "choose" else ""
     match first["verdict"], group:
         case "gain", "L2":
@@ -284,10 +287,10 @@ def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
             exact = f"{by}; at most {max(0, -worst):.{decimals}f} lost"
             return f"kept {where} ({exact})"
         case _, "L1":
-            return f"no loss is shown in {where} ({by})"
+            return f"no loss is shown in {where} ({by}{luck})"
         case _, "L3":
-            return f"nothing is shown to carry over to {where} ({by})"
-    return f"no change is shown in {where} ({by})"
+            return f"nothing is shown to carry over to {where} ({by}{luck})"
+    return f"no change is shown in {where} ({by}{luck})"
 
 
 def _by(lines: pd.DataFrame, kind: str) -> str:

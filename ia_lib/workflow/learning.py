@@ -65,7 +65,7 @@ def lengths(begun: Tuning) -> Drawing:
     """How long the rows are that training reads."""
     by = {role: [len(row["input_ids"]) for row in begun.rows if row["role"] == role] for role in ("old", "new")}
     groups = {role: (values, role) for role, values in by.items() if values}
-    told = [f"{role} ones: {np.median(values):.0f} tokens in the middle, {max(values):,} at most"
+    told = [f"{role} ones: {np.median(values):.0f} tokens at the median, {max(values):,} at most"
             for role, values in by.items() if values]  # fmt: skip
     return drawings.lengths("How long the instructions are", groups, "; ".join(told).capitalize() + ".")
 
@@ -111,8 +111,8 @@ def surprise(stage: Stage, begun: Tuning, model: "PreTrainedModel | None" = None
     names = pictures.pronounced(tokenizer, ids) if share else [str(i) for i in range(1, len(ids) + 1)]
     mean, level = float(np.mean(nats)), math.log(len(tokenizer))
     said = (
-        f"{'Now: ' if model else ''}{mean:.2f} nats a token on average, as if it had to guess among "
-        f"{math.exp(mean):,.1f} tokens alike; {right} of {len(nats)} tokens are its own first guess."
+        f"{'Now: ' if model else ''}{mean:.2f} nats a token on average, as much as a guess among "
+        f"{math.exp(mean):,.1f} equally likely tokens; {right} of {len(nats)} tokens are its own first guess."
     )
     if before:
         said += f" Before training: {np.mean(before.nats):.2f} nats."

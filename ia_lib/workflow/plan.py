@@ -45,6 +45,8 @@ def print_plan(
             _print_stages(f"{name}: {kind}", [stage for stage in of if stage.name == kind], states, width)
     for stage in report:
         _print_stages(stage.name, [stage], states, width)
+    if any(stage.code_changed for stage in [*stages, *report]):
+        print("  (code changed: the kit's code has changed since that was made; `run --changed` makes it again)")
     for what, run in table.absent(runs).items():
         print(f"  to be brought here: {what} (for {run.name})")
     for what in table.to_download(runs):
@@ -64,8 +66,9 @@ def print_plan(
             print(f"  {'their price':<{width + 49}}" + "".join(f"{cell:>12}" for cell in cells))
     if len(called) < len(names):
         print("  (of several runs in one line: sums, and the most memory; --all tells each)")
-    print(f"* more memory than this GPU has; where it is not known what is scored (?), without it; {assumptions()}")
-    print(f"  {duration.assumptions()}")
+    print("* more memory than this GPU has; ? not known yet: hours are then without it")
+    print("examples: rows that training reads; scored: prompts (a text that is asked in three ways counts three times)")
+    print(f"{assumptions()}\n{duration.assumptions()}")
     for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
@@ -89,7 +92,8 @@ def _here(stages: list[Stage], states: Mapping[str, str], texts: Mapping[str, in
     if done == len(stages):
         return f"all is finished; from the beginning it takes about {takes} {where}"
     if done:
-        return f"about {rest} are left {where}: {done} of {len(stages)} stages are finished, and all take about {takes}"
+        finished = f"{done} of {len(stages)} stages are finished; all of them take about {takes}"
+        return f"about {rest} are left {where}: {finished}"
     return f"takes about {takes} {where}"
 
 
@@ -108,7 +112,7 @@ def _print_stages(name: str, stages: list[Stage], states: Mapping[str, str], wid
     counted = Counter(states[str(stage)] + stage.changes for stage in stages)
     status = ", ".join(f"{count} {state}" if len(stages) > 1 else state for state, count in counted.items())
     changed = any(stage.code_changed for stage in stages)
-    note = "   (its code has changed since; `run --changed` makes it anew)" if changed else ""
+    note = " (code changed)" if changed else ""
     what, *others = dict.fromkeys(map(_what, stages))
     print(f"  {name:<{width + 10}} {status}{note}   {what}{' ...' if others else ''}")
 
@@ -286,11 +290,12 @@ def print_results(table: "Table") -> None:
         return
     found = results.read(table.folder / "report")
     if found.empty:
-        print("no results yet")
+        print(f"no results yet: `run {table.path}` makes them")
         return
     groups, held_out, asked = results.groups(found), results.held_out(found), results.extracted(found)
     if len(groups):
-        print("weighted F1 in percent, averaged over prompts and languages, with 95% interval; * = within chance")
+        print("weighted F1 in percent, averaged over prompts and languages, with 95% interval")
+        print("* = within chance: not shown to be above guessing")
     names = groups["dataset"].fillna("").astype(str).str.cat(groups["task"], sep="/").str.lstrip("/")
     for name, part in groups.groupby(names, sort=False):
         print(f"\n{name}")
