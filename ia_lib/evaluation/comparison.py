@@ -125,14 +125,15 @@ def conclusions(found: pd.DataFrame) -> pd.DataFrame:
     One line per claim: `dataset, task, group, language, run, claim` ("against chance", "against the base", and for all
     runs together "highest score"), one column per rule with its answer, `depends` (whether the rules disagree) and
     `says`, the same in words. Against chance a run is "above" or "within", against its base it has a "gain", a "loss"
-    or "none shown" (by the 95% interval).
+    or "none shown" (as in `headline`, p adjusted for all these lines of a rule).
     """
     place = [*PLACE, "language"]
     found = measures.of_rows(found)
     chance = found.assign(claim="against chance", answer=found["within_chance"].map({True: "within", False: "above"}))
-    base = found.dropna(subset=["difference"]).assign(claim="against the base", answer="none shown")
-    base.loc[base["difference_low"] > 0, "answer"] = "gain"
-    base.loc[base["difference_high"] < 0, "answer"] = "loss"
+    base = found.dropna(subset=["difference"]).assign(claim="against the base")
+    p_holm = base.groupby("rule")["difference_p"].transform(holm)
+    pairs = zip(base["difference"], p_holm, strict=True)
+    base["answer"] = [_verdict(difference, p, "gain", "loss") for difference, p in pairs]
     best = found.loc[found.groupby(["rule", *place], sort=False)["value"].idxmax()]
     best = best.assign(claim="highest score", answer=best["run"], run="all")
     parts = [chance, base, *([best] if found["run"].nunique() > 1 else [])]

@@ -250,7 +250,7 @@ def _short(number: float, whole: int = 1000) -> str:
 
 def _hours(hours: float) -> str:
     if hours < 0.95:
-        return f"{max(1, round(60 * hours))} min"
+        return f"{round(60 * hours)} min" if hours > 1 / 60 else "< 1 min"
     return f"{hours:,.0f} h" if hours >= 1000 else f"{hours:.1f} h"
 
 
