@@ -475,6 +475,8 @@ def test_kinds_orders_and_words_choose_lines(pairs):
     ]  # fmt: skip
     for wild in (".*", "[", "%s", "\ud800"):
         assert compare.chosen(pairs, "every answer", "as in the test", wild).empty
+    # where there is none of a kind, nothing is looked for and nothing sorted
+    assert compare.chosen(pairs[:0], "both are right", "the first run's worst mistakes", "x").empty
 
 
 def test_the_summary_tests_only_texts_that_stand_there_once(pairs):

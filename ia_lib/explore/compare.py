@@ -79,7 +79,7 @@ def chosen(pairs: pd.DataFrame, kind: str, order: str, containing: str = "") -> 
     if wanted := containing.strip().casefold():
         columns = ["text", "more", "gold", "first", "second"]
         there = [any(wanted in str(cell).casefold() for cell in row) for row in found[columns].itertuples(index=False)]
-        found = found[there]
+        found = found.loc[there]  # an empty list of lines, not of columns
     if side := ORDERS[order]:
         found = found[~found[f"{side}_right"]].sort_values(f"{side}_off", ascending=False, kind="stable")
     return found
