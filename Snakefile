@@ -83,7 +83,7 @@ def resources(stage):
 
 
 workflow.localrules(
-    *(called(stage.run and stage.run.name, stage.name) for stage in stages if stage.name in cluster.here.split(","))
+    *(called(stage.run and stage.run.name, stage.name) for stage in stages if stage.name in cluster.here.replace(" ", "").split(","))
 )
 
 

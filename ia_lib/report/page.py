@@ -99,7 +99,10 @@ def write(
     page = {
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
         "headline": ("kept and gained", headline.to_dict("records")),
-        "figures": ("figures", {title: _inline(_untitled(figure)) for title, figure in drawn.items()}),
+        "figures": (
+            "figures",
+            {title: _inline(_untitled(figure), f"figure-{title}") for title, figure in drawn.items()},
+        ),
         "languages": ("every language", {t: (x, _cells(x, "language")) for t, x in _by("name", languages).items()}),
         "pairs": ("row against row", _pairs(told)),
         "rules": ("scoring rules", claims),
@@ -213,10 +216,10 @@ def _in_file_name(task: str) -> str:
     return f"{name.encode('ascii', 'replace').decode().replace('?', '-')}-{sha256(task.encode()).hexdigest()[:6]}"
 
 
-def _inline(figure: go.Figure | dict) -> str:
+def _inline(figure: go.Figure | dict, name: str | None = None) -> str:
     """A figure as a part of a page that has plotly's code."""
     quiet = {"displayModeBar": False, "responsive": True}
-    return pio.to_html(figure, full_html=False, include_plotlyjs=False, config=quiet)
+    return pio.to_html(figure, full_html=False, include_plotlyjs=False, config=quiet, div_id=name)
 
 
 def _untitled(figure: go.Figure) -> go.Figure:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import combinations
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -257,8 +258,18 @@ def processes(runs: int) -> Iterator[Executor]:
     if runs < _MANY or count < 2:
         yield _Here()
     else:
-        with ProcessPoolExecutor(count, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(count, get_context("spawn"), _end_with_parent) as pool:
             yield pool
+
+
+def _end_with_parent() -> None:
+    """A process whose parent is killed would wait for work for ever."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 class _Here(Executor):
@@ -421,31 +432,32 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
     return found.drop(columns=["metric", "asked"]).round(2)
 
 
-# Of each kind of task the measure that counts first.
-HEADLINES = {"choose": measures.HEADLINE, "extract": "exact match, corrected", "open": "score", "translate": "chrF"}
-HEADLINES |= {"answer": "answer loss"}
+# Of each kind of task the measures that count first.
+HEADLINES = {"choose": (measures.HEADLINE,), "extract": ("exact match, corrected",), "open": ("score",)}
+HEADLINES |= {"translate": ("chrF", "answer loss"), "answer": ("answer loss",)}
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:
     """Retention, gain and transfer of every row that began with another one's model (`comparison.headline`), in the
-    first measure of each kind of task, with `metric`; p values are adjusted within each kind.
+    first measures of each kind of task, with `kind` and `metric`; p values are adjusted within each of them.
 
     Where neither the model before nor the one after is above chance the verdict is "neither above chance": from a
     constant answer to guessing is no gain. What share was kept is said of known languages alone, and of what was above
     chance before and after.
     """
-    frames = [lines for kind in HEADLINES if len(lines := headlines(results, kind))]
+    every = [(kind, metric) for kind, metrics in HEADLINES.items() for metric in metrics]
+    frames = [lines for kind, metric in every if len(lines := headlines(results, kind, metric))]
     every = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"verdict": []})
     return every[every["verdict"] != ""].reset_index(drop=True)
 
 
-def headlines(results: pd.DataFrame, kind: str) -> pd.DataFrame:
+def headlines(results: pd.DataFrame, kind: str, metric: str = "") -> pd.DataFrame:
     """What the group averages of a kind of tasks say of every row, one line per row and place, in the order of the
     table: the lines of results.csv, with those of `comparison.headline` (`verdict` is empty without a base), `floor`
     (what costs nothing, of labels what 97.5% of uniform guesses stay below), `above` (whether the value is shown to be
-    better than that) and `gained, gained_low, gained_high`, the difference where more is better. Of several judges the
-    first one's."""
-    metric = HEADLINES[kind]
+    better than that) and `gained, gained_low, gained_high`, the difference where more is better. `metric` is the kind's
+    first by default. Of several judges the first one's."""
+    metric = metric or HEADLINES[kind][0]
     lines = of_rows(results, metric)
     if lines.empty:
         return pd.DataFrame()

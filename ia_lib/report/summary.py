@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 import pandas as pd
 
@@ -36,14 +37,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """`lead`: what was taught to what, and how it was tested; `whole`: what came of it, of all rows; `measure`: that of
-    the picture; `outcomes`: what happened to each row; `panels`: the picture, an SVG for each group of languages, and
-    `more_panels` for further rows."""
+    """`lead`: what was taught to what, and how it was tested; `whole`: what came of it, of all rows; `kept`: the loss
+    that must be ruled out for that word; `measure`: that of the picture; `outcomes`: what happened to each row;
+    `others`: what other measures say; `panels`: the picture, an SVG for each group of languages, and `more_panels` for
+    further rows."""
 
     lead: list[str]
     whole: str
+    kept: str
     measure: str
     outcomes: list[Outcome]
+    others: str
     panels: list[str]
     more_panels: list[str]
 
@@ -58,7 +62,9 @@ def summary(every: pd.DataFrame, runs: list[Run]) -> Summary | None:
     changed = lines[lines["verdict"] != ""]
     panels = _panels(lines, kind)
     lead, whole = _lead(lines, changed, runs, kind), _whole(changed, kind)
-    return Summary(lead, whole, _SCALES[kind][0], _outcomes(changed, kind), *panels)
+    _, unit, _, decimals, margin = _SCALES[kind]
+    kept = f"{margin:.{decimals if margin < 1 else 0}f} {unit}"
+    return Summary(lead, whole, kept, _SCALES[kind][0], _outcomes(changed, kind), _others(every, kind), *panels)
 
 
 def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> list[tuple[str, str, str]]:
@@ -138,6 +144,21 @@ _OF_JUDGES = (
 )
 
 
+def _others(every: pd.DataFrame, kind: str) -> str:
+    """What the measures say that the top does not tell of."""
+    found = results.headline(every)
+    if found.empty:
+        return ""
+    found = found[(found["kind"] != kind) | (found["metric"] != HEADLINES[kind][0])]
+    said = []
+    for (_, metric), lines in found.groupby(["kind", "metric"], sort=False):
+        gains, losses = ((lines["verdict"] == what).sum() for what in ("gain", "loss"))
+        said.append(
+            f"{metric} ({_count(gains, 'gain')} and {_count(losses, 'loss')} shown in {len(lines)} comparisons)"
+        )
+    return f"Measured, too: {_and(said)}." if said else ""
+
+
 def _widest(lines: pd.DataFrame) -> pd.DataFrame:
     """One line for each row and group: the average over the most data sets and tasks."""
     wide = (lines["dataset"] == "all").astype(int) + (lines["task"] == "all")
@@ -156,11 +177,13 @@ def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str
         ways = len(dict.fromkeys(run.row for run in tuned))
         was = "were each" if len(models) > 1 else "was"
         taught = f"{was} taught {groups['L2']}" if groups["L2"] else f"{was} tuned"
+        if differ := len({str(run.groups) for run in tuned}) > 1:
+            taught = f"{was} taught, each row its own languages"
         models = _and(models if len(models) <= 3 else [*models[:2], f"{len(models) - 2} more"])
         said.append(f"{models[0].upper()}{models[1:]} {taught}, in {_count(ways, 'way')}.")
     else:
         said.append("No row of this table was built on another that was tested, so nothing can be said of gains.")
-    if groups["L1"] or groups["L3"]:
+    if (groups["L1"] or groups["L3"]) and not (tuned and differ):
         known = f"Known before: {groups['L1']}. " if groups["L1"] else ""
         said.append(known + (f"Never seen: {groups['L3']}." if groups["L3"] else ""))
     texts = sorted(set(lines["examples"].astype(int)))
@@ -222,11 +245,13 @@ def _whole(changed: pd.DataFrame, kind: str) -> str:
     of = _count(len(rows), "way")
     if gained:
         best = by["L2"].loc[gained].sort_values("gained").tail(1).reset_index()
-        are, most = ("is", "") if len(gained) == 1 else ("are", "most of all ")
-        said = [f"{_count(len(gained))} of {of} {are} shown to have taught something, {most}{best['row'][0]} by "]
+        are, most = ("is", "") if len(gained) == 1 else ("are", "the largest gain is that of ")
+        said = [f"{_count(len(gained))} of {of} {are} shown to have taught something: {most}{best['row'][0]}, "]
         said[0] += _by(best, kind)
     else:
         said = [f"none of {of} is shown to have taught anything"]
+    if kind != "choose":
+        said[0] = f"by this measure {said[0]}"
     if "L1" in by:
         here = sum(row in gained for row in lost)
         those = f"{_count(here)} of these lost" if here else "none of these is shown to have lost anything"
@@ -259,9 +284,10 @@ def _said(part: pd.DataFrame, kind: str) -> str:
     guessed = part["verdict"] == "neither above chance"
     shown = part[~guessed]
     clauses = [_clause(group, shown[shown["group"] == group], kind) for group in _PLACES]
-    if places := [where for group, where in _PLACES.items() if group in set(part.loc[guessed, "group"])]:
-        free = "guessing" if kind == "choose" else "what costs nothing"
-        clauses.append(f"no better than {free}, as far as is shown, in {_and(places)}, before and after")
+    free = "guessing" if kind == "choose" else "what costs nothing"
+    parts = {group: part[guessed & (part["group"] == group)] for group in _PLACES}
+    if places := [f"{_PLACES[group]} ({_by(lines, kind)})" for group, lines in parts.items() if len(lines)]:
+        clauses.append(f"not shown to be better than {free}, before or after, in {_and(places)}")
     return "; ".join(filter(None, clauses)) + "."
 
 
@@ -273,7 +299,7 @@ def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
     alone = f", from {first['base']:.{decimals}f} to {first['value']:.{decimals}f}" if len(lines) == 1 else ""
     # its interval leaves 0 out, and its corrected p is not small
     luck = ", too little for so many comparisons" if (lines["gained_low"] * lines["gained_high"] > 0).all() else ""
-    floor = ", down to guessing" if not lines["above"].any() and kind == "choose" else ""
+    floor = ", no longer shown to be above guessing" if not lines["above"].any() and kind == "choose" else ""
     match first["verdict"], group:
         case "gain", "L2":
             return f"gained {by} in {where}{alone}"
@@ -320,7 +346,7 @@ def _and(parts: Iterable[str]) -> str:
 def _count(number: int, what: str = "") -> str:
     words = ["no", "one", "two", "three", "four", "five", "six"]
     said = words[number] if number < len(words) else f"{number:,}"
-    return f"{said} {what}{'s' if number != 1 else ''}" if what else said
+    return f"{said} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}" if what else said
 
 
 # The picture: places in an SVG of this width, in its own units.
@@ -348,7 +374,8 @@ def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kin
     """The values of rows in a group: a ring before, a mark after with its interval, what costs nothing shaded."""
     decimals = _SCALES[kind][3]
     own = lines[lines["group"] == group].set_index("row")
-    bottom, asks = _TOP + _ROW * len(rows), f"{_ASKS[group]} {GROUPS[group].capitalize()} ({group})"
+    bottom, asks = _TOP + _ROW * len(rows), f"{GROUPS[group].capitalize()} ({group})"
+    asks = f"{_ASKS[group]} {asks}" if (lines["verdict"] != "").any() else asks
 
     def x(value: float) -> str:
         return f"{_LEFT + (_RIGHT - _LEFT) * min(max(value, 0), highest) / highest:.1f}"
@@ -368,8 +395,11 @@ def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kin
         drawn.append(f'<text class="tick" x="{x(tick)}" y="{bottom + 18}">{said}</text>')
     for i, row in enumerate(rows):
         y = _TOP + _ROW * i + _ROW // 2
-        name = row if len(row) <= 17 else row[:16] + "…"
-        drawn.append(f'<text class="row" x="{_NAMES}" y="{y + 4}">{escape(name)}</text>')
+        lines_of = wrap(row, 18, max_lines=2, placeholder="…", break_on_hyphens=True)
+        for number, text in enumerate(lines_of):
+            at = y + 4 if len(lines_of) == 1 else y - 2 + 11 * number
+            small = ' font-size="10"' if len(lines_of) > 1 else ""
+            drawn.append(f'<text class="row" x="{_NAMES}" y="{at}"{small}>{escape(text)}</text>')
         if row not in own.index:
             continue
         line = own.loc[row]

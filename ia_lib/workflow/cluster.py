@@ -51,7 +51,7 @@ class Cluster:
         longest = str(found.get("longest", 1))
         if not longest.isdecimal() or int(longest) < 1:
             raise SettingsError(f"config, longest: found {told(longest)}; allowed: minutes, a whole number from 1")
-        for name in str(found.get("here", "")).split(",") if "here" in found else ():
+        for name in map(str.strip, str(found["here"]).split(",") if "here" in found else ()):
             if name not in NOTEBOOKS:
                 allowed = f"stages with commas between ({', '.join(NOTEBOOKS)})"
                 raise SettingsError(f"config, here: found {told(name)}; allowed: {allowed}")

@@ -107,6 +107,9 @@ def seconds(stage: Stage, here: Machine, texts: int | None = None) -> float:
 
 def words(seconds: float) -> str:
     """A time in words, rounded as much as an estimate can be."""
+    if seconds > 60 * 86400:
+        days = seconds / 86400
+        return f"{days / 30:,.0f} months" if days < 730 else f"{days / 365:,.0f} years"
     if seconds > 5700:
         return f"{seconds / 3600:,.0f} h" if seconds > 36000 else f"{seconds / 3600:.1f} h"
     return f"{max(1, round(seconds / 60))} min" if seconds > 45 else f"{max(5, round(seconds / 5) * 5)} s"

@@ -60,9 +60,11 @@ def print_plan(
     if told and (len(names) > 1 or price):
         of = f"all {len(names):,} runs" if len(told) == len(names) else f"{len(told):,} of {len(names):,} runs"
         said = f"{f'{of}, in GPU hours':<{width + 49}}"
-        print(f"  {said}" + "".join(f"{_hours(hours) + ' ':>12}" for hours in sums.values()))
+        most = max((line.memory for line in lines.values() if line.memory == line.memory), default=0)
+        stars = {name: "*" if most > gib else " " for name, (_, _, gib) in GPUS.items()}
+        print(f"  {said}" + "".join(f"{_hours(hours) + stars[name]:>12}" for name, hours in sums.items()))
         if price:
-            cells = (f"{sums[name] * price[name]:,.2f} " if name in price else "" for name in GPUS)
+            cells = (f"{sums[name] * price[name]:,.2f}{stars[name]}" if name in price else "" for name in GPUS)
             print(f"  {'their price':<{width + 49}}" + "".join(f"{cell:>12}" for cell in cells))
     if len(called) < len(names):
         print("  (of several runs in one line: sums, and the most memory; --all tells each)")
