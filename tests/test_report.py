@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import psutil
 import pytest
 
 from ia_lib.data.files import own_csv
@@ -281,6 +282,15 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
     assert lines.loc[labels & (lines["group"] == "L1"), "kept"].isna().all()
 
 
+def test_processes_end_with_the_one_that_is_killed():
+    code = "import os, time\nfrom ia_lib.report import results\nwith results.processes(99) as pool:\n"
+    code += "    print(pool.submit(os.getpid).result(), flush=True)\n    pool.submit(time.sleep, 600).result()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
+        worker = psutil.Process(int(killed.stdout.readline()))
+        killed.kill()
+    assert psutil.wait_procs([worker], timeout=60)[1] == []
+
+
 def test_rows_that_have_nothing_in_common_are_not_compared(crafted, tmp_path):
     # the last run tests one language, which the others have in no group
     table = scores(0.5).query("language == 'eng'").assign(language="bug")
@@ -415,7 +425,10 @@ def test_without_labelled_tests_there_are_held_out_sentences(tmp_path):
     assert sorted(value for _, _, value in points) == sorted(told["value"])
     assert {name for name, _, _ in points} == {"base", "tlm"}
     assert all(" to " in place for _, place, _ in points)
-    assert "Translation, similarity and true answers" in (tmp_path / "index.html").read_text()
+    text = (tmp_path / "index.html").read_text()
+    assert "Translation, similarity and true answers" in text
+    # what the picture does not show is named beside it
+    assert "Measured, too: answer loss (" in text
 
 
 def test_settings_that_differ_are_told_apart(runs):
