@@ -311,7 +311,7 @@ def test_what_a_stage_asks_for(tmp_path):
     unlimited = Cluster("H200", longest=10**6)
     minutes = unlimited.minutes(tune)
     in_16_bits = unlimited.minutes(row("tune", tmp_path, **model, precision="bfloat16"))
-    assert in_16_bits == pytest.approx(2 * 6 * 3.003e9 * 50000 * 32 * (110 + 160) / (0.35 * 989e12) / 60, rel=0.02)
+    assert in_16_bits == pytest.approx(2 * 6 * 3.003e9 * 50000 * 32 * (50 + 31) / (0.35 * 989e12) / 60, rel=0.02)
     assert minutes == pytest.approx(4 * in_16_bits, rel=0.01)
     assert unlimited.minutes(tune, 2) == 2 * minutes
     assert h200.minutes(tune) == 1440
