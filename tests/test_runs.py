@@ -181,7 +181,7 @@ def test_a_failing_row_does_not_stop_the_others_and_leaves_its_notebook(finished
     notebook = table.stage("broken", "tune").notebook("failed").read_text()
     assert "where there is no GPU" in notebook
     page = (table.folder / "report" / "index.html").read_text()
-    assert "Not finished:</strong> broken" in page
+    assert "Not finished.</strong> broken has no results" in page
     assert "mt" in set(pd.read_csv(table.folder / "report" / "results.csv")["run"])
 
 

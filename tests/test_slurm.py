@@ -314,7 +314,7 @@ def test_what_a_stage_asks_for(tmp_path):
     assert in_16_bits == pytest.approx(2 * 6 * 3.003e9 * 50000 * 32 * (50 + 31) / (0.35 * 989e12) / 60, rel=0.02)
     assert minutes == pytest.approx(4 * in_16_bits, rel=0.01)
     assert unlimited.minutes(tune, 2) == 2 * minutes
-    assert h200.minutes(tune) == 1440
+    assert Cluster("H200", longest=600).minutes(tune) == 600
     assert h200.minutes(row("data", tmp_path)) == 60
     # of a model whose size nobody knows
     unknown = row("tune", tmp_path, model={"name": "somebody/model", "revision": "1" * 40})
