@@ -148,7 +148,8 @@ def test_notebook_0_opens_its_panels(finished, tmp_path):
     parameters = {"table": str(finished.path), "outputs_dir": str(finished.outputs)}
     done = tmp_path / "done.ipynb"
     papermill.execute_notebook(root() / "notebooks/0_explore.ipynb", done, parameters, cwd=root(), progress_bar=False)
-    assert outputs(done).count("application/vnd.jupyter.widget-view+json") + outputs(done).count("VBox(") >= 5
+    assert outputs(done).count("Panel(children=") >= 4
+    assert outputs(done).count("model_id") >= 9  # one that does not apply is a sentence
 
 
 def refused(notebook, tmp_path, **parameters):
