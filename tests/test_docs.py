@@ -195,7 +195,6 @@ INSTEAD = [
     Instead(
         r"accelerate launch", launched, "needs two machines", "test_processes.py::test_two_processes_train_as_one_does"
     ),
-    Instead(r"hf download\b", elsewhere, "needs the internet"),
     Instead(r"python convert_hf_to_gguf\.py", elsewhere, "a program of llama.cpp"),
     Instead(rf"{RUNS} run .*--profile (?!profiles/default\b)", only_read, "needs a cluster", SLURM),
     Instead(r"snakemake .*--profile profiles/(?!default\b)", dry, "needs a cluster"),

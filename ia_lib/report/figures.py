@@ -382,10 +382,11 @@ def words(figure: go.Figure) -> list[str]:
         if trace.type == "heatmap":
             lines += [_line(name, list(trace.x), row) for name, row in zip(trace.y, trace.z, strict=True)]
             continue
-        across = trace.orientation == "h"
-        places, values = (trace.y, trace.x) if across else (trace.x, trace.y)
+        places, values = trace.x, trace.y
         if places is None or values is None:
             continue
+        if trace.orientation == "h" or not np.issubdtype(np.asarray(values).dtype, np.number):
+            places, values = values, places
         if len(places) == 2 and not isinstance(places[0], str) and np.ndim(places[0]):
             places = [", ".join(map(str, pair)) for pair in zip(*places, strict=True)]
         lines.append(_line(trace.name, list(places), values))
