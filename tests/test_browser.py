@@ -77,6 +77,7 @@ def run_all(browser, lab, name: str):
     """Open a notebook, run all its cells and wait until they have."""
     address, token = lab
     page = browser.new_page(viewport={"width": 1300, "height": 1000})
+    page.set_default_timeout(180_000)  # other tests may be at work beside it
     page.goto(f"{address}/lab/tree/{name}.ipynb?token={token}&reset", timeout=300_000)
     page.wait_for_selector(".jp-NotebookPanel .jp-CodeCell", timeout=300_000)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=300_000)
