@@ -106,7 +106,7 @@ def run_all(browser, lab, name: str):
 def seen(page, selector: str):
     """Scroll through the notebook until something is there, since cells are drawn when they come into sight."""
     notebook = page.locator(".jp-WindowedPanel-outer").first
-    for _ in range(600):
+    for _ in range(1500):
         found = page.locator(selector)
         if found.count():
             found.first.scroll_into_view_if_needed()
