@@ -14,8 +14,9 @@ import pytest
 
 from ia_lib.data.files import own_csv
 from ia_lib.evaluation import measures
-from ia_lib.report import figures, page, summary
+from ia_lib.report import figures, page, pool, summary
 from ia_lib.report import results as results_of
+from ia_lib.report import runs as runs_of
 
 GROUPS = {"L1": ["eng", "ind"], "L2": ["sun", "jav"], "L3": ["bbc"]}
 NAMES = ["negative", "neutral", "positive"]
@@ -233,7 +234,7 @@ def crafted(tmp_path) -> list[Path]:
 
 
 def read(folders):
-    return [results_of.Run(folder) for folder in folders]
+    return [runs_of.Run(folder) for folder in folders]
 
 
 def every_of(folders):
@@ -242,7 +243,7 @@ def every_of(folders):
 
 def test_several_processes_find_the_same(crafted, monkeypatch):
     alone = every_of(crafted)
-    monkeypatch.setattr(results_of, "_MANY", 1)
+    monkeypatch.setattr(pool, "MANY", 1)
     pd.testing.assert_frame_equal(every_of(crafted), alone, check_exact=True)
 
 
@@ -283,7 +284,7 @@ def test_the_page_keeps_data_sets_seeds_and_constants_apart(crafted, tmp_path):
 
 
 def test_processes_end_with_the_one_that_is_killed():
-    code = "import os, time\nfrom ia_lib.report import results\nwith results.processes(99) as pool:\n"
+    code = "import os, time\nfrom ia_lib.report.pool import processes\nwith processes(99) as pool:\n"
     code += "    print(pool.submit(os.getpid).result(), flush=True)\n    pool.submit(time.sleep, 600).result()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as killed:
         worker = psutil.Process(int(killed.stdout.readline()))

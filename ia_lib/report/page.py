@@ -24,7 +24,8 @@ from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.rules import RULES
 from ia_lib.report import figures, results, summary, trust
-from ia_lib.report.results import STAGES, Run
+from ia_lib.report.pool import processes
+from ia_lib.report.runs import STAGES, Run
 
 # The parts of a run's settings that belong to one stage.
 _BLOCKS = ("data", "train", "evaluate", "judge", "machine")
@@ -130,7 +131,7 @@ def write(
         name=name,
         sections=[(anchor, title) for anchor, (title, found) in page.items() if len(found) or anchor == "asked"],
         **{anchor.replace("-", "_"): found for anchor, (_, found) in page.items()},
-        summary=summary.summary(every, runs),
+        summary=summary.summary(every, runs, headline),
         cautions=summary.cautions(runs, missing, seeds, of),
         seeds=seeds,
         recipes={run.settings["recipe"] for run in runs},
@@ -398,7 +399,7 @@ def _notebooks(
     there = [(run, stage, path) for run, stage, path in there if stage in run.stages and path.is_file()]
     written = [(run.name, stage, path) for run, stage, path in there if first[run.row] == run.name]
     arguments = [(path, f"{name}: {stage}", folder / f"{name}-{stage}.html", plotly) for name, stage, path in written]
-    with results.processes(len(runs)) as pool:
+    with processes(len(runs)) as pool:
         for number, _ in enumerate(pool.map(_write_notebook, *zip(*arguments, strict=True)) if written else ()):
             tell((number + 1) / len(written))
     found: dict[str, dict[str, str]] = {}

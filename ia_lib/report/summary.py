@@ -9,7 +9,8 @@ import pandas as pd
 
 from ia_lib.data.languages import GROUPS
 from ia_lib.report import results
-from ia_lib.report.results import HEADLINES, Run
+from ia_lib.report.results import HEADLINES
+from ia_lib.report.runs import Run
 
 _PLACES = {"L2": "the taught languages", "L1": "the known ones", "L3": "languages never seen"}
 _ASKS = {"L2": "What was gained?", "L1": "What was kept?", "L3": "What carried over?"}
@@ -23,7 +24,6 @@ _SCALES = {
     "answer": ("loss of true answers, in nats a token, less is better", "nats a token", None, 2, 0.05),
 }
 _SHOWN = 12  # rows of a picture, before the others are folded away
-_WORDS = {"gain": "gain", "loss": "loss", "none shown": "none", "neither above chance": "none"}
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Summary:
     more_panels: list[str]
 
 
-def summary(every: pd.DataFrame, runs: list[Run]) -> Summary | None:
-    """The summary of a table from the lines of results.csv; None where nothing was tested. Of several kinds of tasks
-    the first one counts, in the order of `results.HEADLINES`, as an average over its tasks; of judges the first."""
+def summary(every: pd.DataFrame, runs: list[Run], headline: pd.DataFrame) -> Summary | None:
+    """The summary of a table from the lines of results.csv, and of `results.headline` of them; None where nothing was
+    tested. Of several kinds of tasks the first one counts, in the order of `results.HEADLINES`, as an average over its
+    tasks; of judges the first."""
     kind = _kind(every)
     if kind is None or (lines := results.headlines(every, kind)).empty:
         return None
@@ -64,7 +65,7 @@ def summary(every: pd.DataFrame, runs: list[Run]) -> Summary | None:
     lead, whole = _lead(lines, changed, runs, kind), _whole(changed, kind)
     _, unit, _, decimals, margin = _SCALES[kind]
     kept = f"{margin:.{decimals if margin < 1 else 0}f} {unit}"
-    return Summary(lead, whole, kept, _SCALES[kind][0], _outcomes(changed, kind), _others(every, kind), *panels)
+    return Summary(lead, whole, kept, _SCALES[kind][0], _outcomes(changed, kind), _others(headline, kind), *panels)
 
 
 def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> list[tuple[str, str, str]]:
@@ -144,9 +145,8 @@ _OF_JUDGES = (
 )
 
 
-def _others(every: pd.DataFrame, kind: str) -> str:
+def _others(found: pd.DataFrame, kind: str) -> str:
     """What the measures say that the top does not tell of."""
-    found = results.headline(every)
     if found.empty:
         return ""
     found = found[(found["kind"] != kind) | (found["metric"] != HEADLINES[kind][0])]
@@ -188,8 +188,9 @@ def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str
         said.append(known + (f"Never seen: {groups['L3']}." if groups["L3"] else ""))
     texts = sorted(set(lines["examples"].astype(int)))
     many = f"{texts[0]:,}" if len(texts) == 1 else f"{texts[0]:,} to {texts[-1]:,}"
-    tasks = {f"{line.dataset}/{line.task}" if line.dataset else line.task for line in lines.itertuples()}
-    what = f"the task {next(iter(tasks))}" if len(tasks) == 1 and "all" not in "".join(tasks) else "several tasks"
+    tasks = set(zip(lines["dataset"], lines["task"], strict=True))
+    one = len(tasks) == 1 and "all" not in next(iter(tasks))
+    what = f"the task {'/'.join(filter(None, next(iter(tasks))))}" if one else "several tasks or data sets"
     said.append(f"Tested on {what}, {many} {_EXAMPLES[kind]} in each language. Measured: {_SCALES[kind][0]}.")
     return said
 
@@ -403,7 +404,7 @@ def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kin
         if row not in own.index:
             continue
         line = own.loc[row]
-        look = _WORDS.get(line["verdict"], "none")
+        look = line["verdict"] if line["verdict"] in ("gain", "loss") else "none"
         said = f"{row}: {line['value']:.{decimals}f} [{line['low']:.{decimals}f}, {line['high']:.{decimals}f}]"
         marks = [f'<path class="ends" d="M{x(line["low"])} {y}H{x(line["high"])}"/>']
         if pd.notna(line["base"]):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ia_lib.evaluation import agreement, judge_checks, replies
 from ia_lib.evaluation.blind import KEYS
-from ia_lib.report.results import Run
+from ia_lib.report.runs import Run
 
 REPLIES = ".replies"  # in a table's folder: what endpoints answered, once for all runs
 
