@@ -5,12 +5,12 @@
 Seconds of the clock and of the processors; of the Snakefile also what it spends in the kit (`Table`, its stages and
 keys). Nothing is run. Real data are read where they are (`IA_DATA`).
 
-Measured on two cores with other work on them (load 4), seconds of the clock:
+Measured on two idle cores, seconds of the clock:
 
 | 500 rows | plan | the kit in the Snakefile | snakemake -n |
 |---|---|---|---|
-| the mini lab | 2.4 | 1.6 | 4.9 |
-| the papers | 7.4 | 3.9 | 7.7 |
+| the mini lab | 2.3 | 1.5 | 5.0 |
+| the papers | 7.6 | 3.4 | 6.1 |
 """
 
 import json
