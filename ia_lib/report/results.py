@@ -368,7 +368,7 @@ def losses(folder: Path) -> pd.DataFrame:
     for path in sorted(Path(folder).glob("*/tune/log.jsonl")):
         settings = read_json(path.with_name("manifest.json"))["settings"]
         objective = settings["data"].get("objective", settings["recipe"])
-        frames.append(pd.readread_json(path, lines=True).assign(run=path.parts[-3], objective=objective))
+        frames.append(pd.read_json(path, lines=True).assign(run=path.parts[-3], objective=objective))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
