@@ -40,7 +40,7 @@ def take(rng, n: int) -> list[float]:
 
 def uniforms(key: tuple, samples: np.ndarray, count: int) -> np.ndarray:
     """[samples, count] numbers in [0, 1): a row depends on `key` and its sample alone, whatever stands beside it. The
-    SplitMix64 generator, started anew for every sample. It is integer arithmetic, the same on every machine, and makes
+    SplitMix64 generator, started again for every sample. It is integer arithmetic, the same on every machine, and makes
     a block of samples at once, where a generator object per sample would cost more than the rest of its work."""
     with np.errstate(over="ignore"):
         start = _mixed(_seed(key) ^ _mixed(samples.astype(np.uint64) * _GOLDEN + _GOLDEN))

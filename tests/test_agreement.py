@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
 from ia_lib.evaluation import agreement, judge_checks, resampling
-from ia_lib.evaluation.agreement import by_item, by_system, correlation
+from ia_lib.evaluation.agreement import by_item, by_model, correlation
 from ia_lib.evaluation.judge_checks import checked, items_for_checks, prefers_itself
 
 pytestmark = pytest.mark.quick
@@ -127,14 +127,14 @@ def test_correlations_are_scipys(n):
     assert found["needed"] == pytest.approx(t / np.sqrt(n - 2 + t * t))
 
 
-def test_what_the_papers_three_systems_allow_to_say():
+def test_what_the_papers_three_models_allow_to_say():
     found = correlation(0.9205, 3)
     assert found["p"] == pytest.approx(0.2556, abs=5e-4)
     assert (found["low"], found["high"]) == (-1, 1)
-    assert found["says"].startswith("with 3 systems r = 0.92 has p = 0.26; p is below 5% from |r| = 0.997 on")
+    assert found["says"].startswith("with 3 models r = 0.92 has p = 0.26; p is below 5% from |r| = 0.997 on")
     # rounded as the paper has it the first of the four
-    assert correlation(0.9225, 3)["says"].startswith("with 3 systems r = 0.92 has p = 0.25;")
-    assert correlation(0.9985, 3)["says"].startswith("with 3 systems r = 0.9985 has p = 0.035;")
+    assert correlation(0.9225, 3)["says"].startswith("with 3 models r = 0.92 has p = 0.25;")
+    assert correlation(0.9985, 3)["says"].startswith("with 3 models r = 0.9985 has p = 0.035;")
     assert correlation(1.0, 5)["p"] == 0
     assert (correlation(-1.0, 5)["low"], correlation(-1.0, 5)["high"]) == (-1, -1)
     for r, n in ((1.1, 5), (0.5, 2), (np.nan, 5)):
@@ -142,7 +142,7 @@ def test_what_the_papers_three_systems_allow_to_say():
             correlation(r, n)
 
 
-def test_systems_are_compared_language_by_language():
+def test_models_are_compared_language_by_language():
     rng = np.random.default_rng(4)
     scores = pd.DataFrame(
         {
@@ -155,18 +155,18 @@ def test_systems_are_compared_language_by_language():
     scores.loc[0, "ani"] = np.nan
     scores.loc[6:9, "gpt"] = np.nan
     scores.loc[12:17, "gpt"] = 75.0
-    found = by_system(scores, ["ani", "gpt"]).set_index("language")
-    assert found["systems"].to_dict() == {"bg": 5, "no": 2, "es": 6, "ru": 6}
+    found = by_model(scores, ["ani", "gpt"]).set_index("language")
+    assert found["models"].to_dict() == {"bg": 5, "no": 2, "es": 6, "ru": 6}
     assert found["left_out"].to_dict() == {"bg": 1, "no": 4, "es": 0, "ru": 0}
     for language, rows in (("bg", slice(1, 5)), ("ru", slice(18, 23))):
         expected = stats.pearsonr(scores.loc[rows, "ani"], scores.loc[rows, "gpt"])
         assert found.loc[language, ["pearson", "p"]].tolist() == pytest.approx([expected.statistic, expected.pvalue])
-        assert f"with {found.loc[language, 'systems']} systems r = " in found.loc[language, "says"]
+        assert f"with {found.loc[language, 'models']} models r = " in found.loc[language, "says"]
     assert found.loc[["no", "es"], ["pearson", "low", "high", "p"]].isna().all(axis=None)
-    assert found.loc["no", "says"] == "2 systems scored by both: three are needed for a correlation"
-    assert found.loc["es", "says"] == "gpt gave all 6 systems the same score"
+    assert found.loc["no", "says"] == "2 models scored by both: three are needed for a correlation"
+    assert found.loc["es", "says"] == "gpt gave all 6 models the same score"
     with pytest.raises(ValueError, match="found r0 twice in bg; allowed: once"):
-        by_system(pd.concat([scores, scores[:1]]), ["ani", "gpt"])
+        by_model(pd.concat([scores, scores[:1]]), ["ani", "gpt"])
 
 
 def real(count=12, languages=("bg", "no"), runs=("lora", "full"), references=True):

@@ -408,7 +408,7 @@ def test_answers_hang_on_their_own_request_alone(made, beams):
 
 
 def test_judges_are_compared_without_the_gate(tmp_path):
-    # two judges that mark at random, and systems of which some answer in the wrong language
+    # two judges that mark at random, and models of which some answer in the wrong language
     rng, runs = random.Random(3), []
     for i in range(12):
         lines = [
@@ -429,10 +429,10 @@ def test_judges_are_compared_without_the_gate(tmp_path):
             asked = {name: value for name, value in asked.items() if name not in ("base_url", "model")}
             kept.keep(asked, replies.Reply("2", "m", 1000, 1, requests=2))
     found = trust.judges(runs)
-    (line,) = found["systems"].to_dict("records")
+    (line,) = found["models"].to_dict("records")
     assert line["p"] > 0.05
     assert abs(line["pearson"]) < 0.7
-    assert set(found) == {"items", "systems", "asked"}
+    assert set(found) == {"items", "models", "asked"}
     (line,) = found["asked"].to_dict("records")
     assert (line["requests"], line["tokens_in"], line["tokens_out"]) == (6, 3000, 3)
     assert line["cost"] == pytest.approx((3000 * 10 + 3 * 20) / 1e6)

@@ -304,11 +304,11 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
 
     assert notes(paper_figures.model_scaling(published.scores(data_dir=tmp_path))).count("not all test labels") == 2
     ours = paper_figures.model_scaling(published.ours(results))
-    assert notes(ours).count("dashed: uniform chance 33; dotted: majority label 21") == 2
+    assert notes(ours).count("dashed: chance 33; dotted: majority label 21") == 2
     full = published.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
     assert "published, n = 32: r = 0.96 [0.93, 0.98]" in notes(paper_figures.transfer(full))
     heat = paper_figures.language_scores(published.ours(results).query("dataset == 'nusax'")).data[0]
-    assert list(heat.y[:2]) == ["uniform chance", "majority label"]
+    assert list(heat.y[:2]) == ["chance", "majority label"]
     assert heat.z.shape == (22 + 2, 12)
 
 

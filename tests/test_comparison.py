@@ -92,11 +92,11 @@ def test_headline_numbers():
     )
     found = comparison.headline(table)
     assert found["row"].tolist() == ["tlm", "tlm"]
-    found = found.set_index("quantity")
-    assert found["verdict"].to_dict() == {"retention": "none shown", "gain": "gain"}
-    assert found.loc["retention", "kept_low"] < 100 < found.loc["retention", "kept_high"]
-    assert found.loc["gain", "difference_low"] > 0
-    assert found.loc["gain", "p_holm"] == pytest.approx(2 * found.loc["gain", "difference_p"])
+    found = found.set_index("group")
+    assert found["verdict"].to_dict() == {"L1": "none shown", "L2": "gain"}
+    assert found.loc["L1", "kept_low"] < 100 < found.loc["L1", "kept_high"]
+    assert found.loc["L2", "difference_low"] > 0
+    assert found.loc["L2", "p_holm"] == pytest.approx(2 * found.loc["L2", "difference_p"])
 
 
 def by_rule(runs):
@@ -129,6 +129,29 @@ def test_rules_side_by_side_say_what_depends_on_them():
 
 
 TABLES = (("base", BASE), ("tlm", TUNED))
+
+
+def test_which_row_is_best_depends_on_the_rule_only_where_the_rules_contradict_each_other():
+    found = comparison.rules(by_rule(dict(TABLES)), GROUPS)
+    found = found[found["rule"].isin(["label_sum", "label_mean"]) & (found["group"] == "L2")]
+    found = found[found["language"] == "all"]
+
+    def best(**values: tuple[float, float]):
+        for rule, (base, tlm) in values.items():
+            for run, value in (("base", base), ("tlm", tlm)):
+                here = (found["rule"] == rule) & (found["run"] == run)
+                found.loc[here, ["value", "low", "high"]] = value, value - 3, value + 3
+        claims = comparison.conclusions(found).set_index("claim")
+        return claims.loc["highest score"]
+
+    line = best(label_sum=(60, 58), label_mean=(50, 70))
+    assert (line["label_sum"], line["label_mean"]) == ("base", "tlm")
+    assert not line["depends"]
+    assert line["says"].endswith("among the best under every rule: tlm")
+    line = best(label_sum=(60, 50), label_mean=(50, 70))
+    assert line["depends"]
+    assert line["says"] == "base under label_sum; tlm under label_mean"
+    assert best(label_sum=(60, 50), label_mean=(70, 50))["says"] == "base under every rule"
 
 
 def test_without_the_prompts_log_probability_fewer_rules():

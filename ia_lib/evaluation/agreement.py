@@ -1,7 +1,8 @@
-"""How far judges agree: answer by answer, and in what they say of systems (Chen et al., section 2.3).
+"""How far judges agree: answer by answer, and in what they say of models (Chen et al., section 2.3).
 
-A judge is a model or a person; nothing here knows which. What is drawn anew for intervals are prompts with all answers
-to them, in all languages: the answers to one prompt are not independent of each other, and some are the same text.
+A judge is a model or a person; nothing here knows which. What is drawn again and again for intervals are
+prompts with all answers to them, in all languages: the answers to one prompt are not independent of each other, and
+some are the same text.
 """
 
 from collections.abc import Sequence
@@ -63,13 +64,13 @@ def by_item(marks: pd.DataFrame, judges: Sequence[str], seed: int = 1) -> pd.Dat
     return pd.DataFrame(lines)
 
 
-def by_system(scores: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
-    """Pearson's correlation of every two judges' scores of systems, for each language (the paper's table 3).
+def by_model(scores: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
+    """Pearson's correlation of every two judges' scores of models, for each language (the paper's table 3).
 
-    `scores` has a line for each system and language: `run, language`, and for each of `judges` a column with its score
-    of the system, on any scale. Columns: `first, second, language, systems` (scored by both), `left_out`, and those of
-    `correlation`. What both judges say of fewer than three systems, or one of them says of all alike, has no
-    correlation: it is not a number, and `says` says so. Raises ValueError for a missing column and a system that is
+    `scores` has a line for each model and language: `run, language`, and for each of `judges` a column with its score
+    of the model, on any scale. Columns: `first, second, language, models` (scored by both), `left_out`, and those of
+    `correlation`. What both judges say of fewer than three models, or one of them says of all alike, has no
+    correlation: it is not a number, and `says` says so. Raises ValueError for a missing column and a model that is
     there twice.
     """
     _has(scores, ["run", "language", *judges])
@@ -80,37 +81,37 @@ def by_system(scores: pd.DataFrame, judges: Sequence[str]) -> pd.DataFrame:
     for first, second in combinations(judges, 2):
         for language, part in scores.groupby("language", sort=False):
             both = part.dropna(subset=[first, second])
-            line = {"first": first, "second": second, "language": language, "systems": len(both)}
+            line = {"first": first, "second": second, "language": language, "models": len(both)}
             line["left_out"] = len(part) - len(both)
             alike = [judge for judge in (first, second) if both[judge].nunique() == 1]
             if len(both) < 3:
-                count = f"{len(both)} system{'s' if len(both) != 1 else ''}"
+                count = f"{len(both)} model{'s' if len(both) != 1 else ''}"
                 found = _unknown(f"{count} scored by both: three are needed for a correlation")
             elif alike:
-                found = _unknown(f"{' and '.join(alike)} gave all {len(both)} systems the same score")
+                found = _unknown(f"{' and '.join(alike)} gave all {len(both)} models the same score")
             else:
                 found = correlation(float(stats.pearsonr(both[first], both[second]).statistic), len(both))
             lines.append({**line, **found})
     return pd.DataFrame(lines)
 
 
-def correlation(r: float, systems: int) -> dict[str, float | str]:
-    """What a correlation over so many systems (three or more) says: `pearson, low, high` (95%, Fisher's z; -1 to 1 with
-    three systems, of which it knows nothing), `p` (two-sided, exact for normal scores), `needed` (the smallest |r| with
+def correlation(r: float, models: int) -> dict[str, float | str]:
+    """What a correlation over so many models (three or more) says: `pearson, low, high` (95%, Fisher's z; -1 to 1 with
+    three models, of which it knows nothing), `p` (two-sided, exact for normal scores), `needed` (the smallest |r| with
     p below 5%), and `says`, all of it in words. For published correlations, too."""
-    if not (-1 <= r <= 1 and systems >= 3):
-        raise ValueError(f"correlation: found r = {r} over {systems} systems; allowed: -1 to 1, over three or more")
+    if not (-1 <= r <= 1 and models >= 3):
+        raise ValueError(f"correlation: found r = {r} over {models} models; allowed: -1 to 1, over three or more")
     low, high = -1.0, 1.0
-    if systems > 3:
-        z, half = (atanh(r) if abs(r) < 1 else np.copysign(np.inf, r)), stats.norm.ppf(0.975) / sqrt(systems - 3)
+    if models > 3:
+        z, half = (atanh(r) if abs(r) < 1 else np.copysign(np.inf, r)), stats.norm.ppf(0.975) / sqrt(models - 3)
         low, high = tanh(z - half), tanh(z + half)
     # of two independent normal samples r has this distribution (Student, 1908)
-    chance = stats.beta(systems / 2 - 1, systems / 2 - 1, loc=-1, scale=2)
+    chance = stats.beta(models / 2 - 1, models / 2 - 1, loc=-1, scale=2)
     p, needed = min(1.0, 2 * float(chance.sf(abs(r)))), float(chance.ppf(0.975))
     said = f"p = {p:.2g}" if p >= 0.001 else "p below 0.001"
     shown = f"{r:.2f}" if abs(r) < 0.995 or abs(r) == 1 else f"{r:.4f}"
-    says = f"with {systems} systems r = {shown} has {said}; p is below 5% from |r| = {needed:.3f} on, "
-    says += f"and the 95% interval is {low:.2f} to {high:.2f}" if systems > 3 else "and there is no interval"
+    says = f"with {models} models r = {shown} has {said}; p is below 5% from |r| = {needed:.3f} on, "
+    says += f"and the 95% interval is {low:.2f} to {high:.2f}" if models > 3 else "and there is no interval"
     return {"pearson": r, "low": low, "high": high, "p": p, "needed": needed, "says": says}
 
 

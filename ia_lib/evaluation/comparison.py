@@ -1,5 +1,5 @@
 """What may be concluded: model against model and language against language in pairs, the headline numbers, and
-whether a conclusion hangs on the rule that scores labels.
+whether a conclusion depends on the rule that scores labels.
 
 All of it rests on the weighted F1 of `measures.measures`: the same draws on both sides, so that a difference is that of
 the same texts. `Answers` are those of `measures.choices`, one run's or a list with one per seed.
@@ -15,8 +15,6 @@ from ia_lib.evaluation.measures import HEADLINE, Answered
 from ia_lib.evaluation.resampling import METRICS, Choices, holm
 from ia_lib.evaluation.rules import rules as rules_of
 
-# What a group's difference to the base says about the method.
-HEADLINES = {"L1": "retention", "L2": "gain", "L3": "transfer"}
 PLACE = ["dataset", "task", "group"]
 _RENAMED = {"value": "first_f1", "base": "second_f1", "difference": "difference", "difference_low": "low"}
 _RENAMED |= {"difference_high": "high", "difference_p": "p", "detectable": "detectable", "only_here": "only_first"}
@@ -60,20 +58,19 @@ def languages(answers: Answers, pairs: list[tuple[str, str]]) -> pd.DataFrame:
 
 
 def headline(results: pd.DataFrame, metric: str = HEADLINE) -> pd.DataFrame:
-    """Retention on L1, gain on L2 and transfer to L3 against the base, from lines of `measures.measures`, in a metric.
+    """What was kept in L1, gained in L2 and carried over to L3 against the base, in a metric, from lines of
+    `measures.measures`.
 
-    Columns: `row` or `run` where the results have them, `quantity`, those of `measures.measures` that say where and by
+    Columns: `row` or `run` where the results have them, those of `measures.measures` that say where and by
     how much, `p_holm` (adjusted for all these lines), `verdict` ("gain" or "loss" where `p_holm` is below 5%, else
     "none shown", which is no proof that there is none) and `flags`. Lines without a base are left out.
     """
     lines = results[(results["metric"] == metric) & (results["language"] == "all") & results["difference"].notna()]
-    lines = lines.assign(
-        quantity=lines["group"].map(HEADLINES).fillna("difference"), p_holm=holm(lines["difference_p"])
-    )
+    lines = lines.assign(p_holm=holm(lines["difference_p"]))
     pairs = zip(lines["difference"], lines["p_holm"], strict=True)
     up, down = ("loss", "gain") if METRICS[metric].less_is_better else ("gain", "loss")
     lines["verdict"] = [_verdict(d, p, up, down) for d, p in pairs]
-    shown = [*(name for name in ("row", "run") if name in results), *PLACE, "quantity", "examples", "seeds", "value"]
+    shown = [*(name for name in ("row", "run") if name in results), *PLACE, "examples", "seeds", "value"]
     shown += ["base", "difference", "difference_low", "difference_high", "kept", "kept_low", "kept_high"]
     return lines[[*shown, "difference_p", "p_holm", "detectable", "verdict", "flags"]].reset_index(drop=True)
 
@@ -125,7 +122,8 @@ def conclusions(found: pd.DataFrame) -> pd.DataFrame:
     One line per claim: `dataset, task, group, language, run, claim` ("against chance", "against the base", and for all
     runs together "highest score"), one column per rule with its answer, `depends` (whether the rules disagree) and
     `says`, the same in words. Against chance a run is "above" or "within", against its base it has a "gain", a "loss"
-    or "none shown" (as in `headline`, p adjusted for all these lines of a rule).
+    or "none shown" (as in `headline`, p adjusted for all these lines of a rule). Rules disagree about the highest score
+    where no run is among the best of each rule: those whose score lies in the 95% interval of the highest one.
     """
     place = [*PLACE, "language"]
     found = measures.of_rows(found)
@@ -134,18 +132,39 @@ def conclusions(found: pd.DataFrame) -> pd.DataFrame:
     p_holm = base.groupby("rule")["difference_p"].transform(holm)
     pairs = zip(base["difference"], p_holm, strict=True)
     base["answer"] = [_verdict(difference, p, "gain", "loss") for difference, p in pairs]
-    best = found.loc[found.groupby(["rule", *place], sort=False)["value"].idxmax()]
-    best = best.assign(claim="highest score", answer=best["run"], run="all")
-    parts = [chance, base, *([best] if found["run"].nunique() > 1 else [])]
-    claims = pd.concat(parts)[[*place, "run", "claim", "rule", "answer"]]
     lines = []
-    for key, part in claims.groupby([*place, "run", "claim"], sort=False):
+    for key, part in pd.concat([chance, base]).groupby([*place, "run", "claim"], sort=False):
         answers = dict(zip(part["rule"], part["answer"], strict=True))
-        by_answer = part.groupby("answer", sort=False)["rule"].agg(", ".join)
-        line = {**dict(zip([*place, "run", "claim"], key, strict=True)), **answers, "depends": len(by_answer) > 1}
-        line["says"] = "; ".join(f"{answer} under {rules}" for answer, rules in by_answer.items())
-        lines.append(line if line["depends"] else {**line, "says": f"{by_answer.index[0]} under every rule"})
+        lines.append(dict(zip([*place, "run", "claim"], key, strict=True)) | _by_rule(answers))
+    if found["run"].nunique() > 1:
+        lines += [
+            dict(zip(place, key, strict=True)) | {"run": "all", "claim": "highest score"} | _highest(part)
+            for key, part in found.groupby(place, sort=False)
+        ]
     return pd.DataFrame(lines)
+
+
+def _by_rule(answers: dict[str, str]) -> dict:
+    """Each rule's answer, whether they are the same, and both in words."""
+    rules_of_answer: dict[str, list[str]] = {}
+    for rule, answer in answers.items():
+        rules_of_answer.setdefault(answer, []).append(rule)
+    depends = len(rules_of_answer) > 1
+    says = "; ".join(f"{answer} under {', '.join(rules)}" for answer, rules in rules_of_answer.items())
+    says = says if depends else f"{next(iter(rules_of_answer))} under every rule"
+    return {**answers, "depends": depends, "says": says}
+
+
+def _highest(part: pd.DataFrame) -> dict:
+    """`_by_rule` of the run with the highest score, in one place."""
+    leads, best = {}, {}
+    for rule, lines in part.groupby("rule", sort=False):
+        leader = lines.loc[lines["value"].idxmax()]
+        leads[rule], best[rule] = leader["run"], set(lines.loc[lines["value"] >= leader["low"], "run"])
+    found = _by_rule(leads)
+    if found["depends"] and (always := sorted(set.intersection(*best.values()))):
+        found |= {"depends": False, "says": f"{found['says']}; among the best under every rule: {', '.join(always)}"}
+    return found
 
 
 def parallel(answers: Answered, first: str, second: str) -> bool:

@@ -111,7 +111,7 @@ def extract(
 
     Returns predictions (`PREDICTION_COLUMNS`; of several true answers the first is `gold`) and counts (`COUNTS`): how
     right an answer is (0 to 1), of 1 question, for exact match and F1 under each rule. Beside each stands the best of
-    what costs nothing: no answer, the context's first number, the sentence nearest to the question.
+    the baselines: no answer, the context's first number, the sentence nearest to the question.
     """
     contexts, asked = questions["context"][:], questions["question"][:]
     true, ids = questions["answers"][:], questions["id"][:]
@@ -132,7 +132,7 @@ def extract(
 
 
 def for_nothing(questions: Dataset, language: str) -> dict[str, tuple[float, str]]:
-    """Metric -> the best score (percent) of what costs nothing, and what that is."""
+    """Metric -> the baseline (percent), the best of what needs no model, and what that is."""
     contexts, asked, true = (questions[name][:] for name in ("context", "question", "answers"))
     free = {
         "no answer": [""] * len(true),

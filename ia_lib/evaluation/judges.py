@@ -36,7 +36,7 @@ _NAMED = f"(?:{_NAMES}|points|result|answer)\\b\\W*[:=>]|(?:score|mark|rating|gr
 _BEFORE = re.compile(rf"\b(?:{_NAMED}|(?:{_GIVEN})\b(?:\s+(?:{_FILLED}))*\s)\W*$", re.IGNORECASE)
 # A sentence that denies what it names.
 _DENIED = re.compile(r"(?:\b(?:not|never|cannot|no|neither|without)\b|n['’]t\b)[^.!?\n]*$", re.IGNORECASE)
-# And behind it: nothing, or something that begins anew.
+# And behind it: nothing, or something that begins again.
 _AFTER = re.compile(
     r"[*_\"'’”`)\]}]*(?:\s*$|\s*[.,;:!()\[\]}<–—|-]|\s*\n|\s+(?:points|because|since|as|for)\b)", re.IGNORECASE
 )

@@ -1,7 +1,7 @@
 """What answers are worth: every score with its 95% interval, beside what it must be compared with, in long form.
 
-A label's score stands beside a uniformly random guess, constant answers and the model's own answers dealt out blindly;
-any other beside what costs nothing for it. All are read off sums of counts (`resampling`), which the tests hold against
+A label's score stands beside chance, constant answers and the model's own answers dealt out blindly;
+any other beside a baseline of its own. All are read off sums of counts (`resampling`), which the tests hold against
 scikit-learn and sacrebleu.
 """
 
@@ -193,7 +193,7 @@ def counted(counts: pd.DataFrame, seed: int = 1) -> Answered:
     """What translations and other answers count, in every direction: the lines of counts.parquet, `dataset, task, kind,
     source, language, metric, example, counts, baseline, baseline_is`. `counts` is a list of numbers that
     `resampling.METRICS[metric]` scores the sum of; lines of one example are added up. `baseline` and `baseline_is`,
-    what costs nothing and its score, are the same in all lines of a direction and metric. Lines without a kind are a
+    the baseline and its score, are the same in all lines of a direction and metric. Lines without a kind are a
     translation's. Raises ValueError for an unknown metric.
     """
     counts = counts if "kind" in counts else counts.assign(kind="translate")
@@ -252,7 +252,7 @@ def measures(
     (default: all).
 
     Of every metric: `value` with `low, high` (95% interval: bootstrap over examples, the same ones in all prompts and
-    languages, because NusaX is parallel), `baseline, baseline_is` (the best score that costs nothing), `cells,
+    languages, because NusaX is parallel), `baseline, baseline_is` (the best score that needs no model), `cells,
     examples, seeds`. Of metrics of labels, in percent, also
 
     - `chance, chance_high`: of a uniformly random guess, the mean and the 97.5th percentile of as many draws
@@ -399,7 +399,7 @@ def _without_model(texts: tuple, shares: tuple[float, ...], metric: str) -> dict
     majority, majority_name = _always(found, metric, lambda cell: cell[1])
     constant, constant_name = _always(found, metric, lambda cell: best[cell[0].names])
     always = ("best constant answer", constant) if np.isnan(majority) else ("majority label", majority)
-    baseline_is, baseline = max(("uniform chance", guess), always, key=lambda pair: pair[1])
+    baseline_is, baseline = max(("chance", guess), always, key=lambda pair: pair[1])
     beside = {"baseline": baseline, "baseline_is": baseline_is, "chance": guess}
     beside |= {"chance_high": float(np.percentile(chance, 97.5)), "majority": majority, "constant": constant}
     return beside | {"majority_label": majority_name, "constant_label": constant_name}

@@ -2,7 +2,7 @@
 
 Every example brings a vector of counts, and a score is a function of their sum: a text with one label its place in the
 confusion matrix, a translation how many n-grams it shares with the true text, an answer its loss and its tokens. So one
-bootstrap does for all: examples are drawn anew, and what they count is added up.
+bootstrap does for all: examples are drawn again, and what they count is added up.
 
 Every example has random numbers of its own, which depend on the seed and its id alone. So the same text is drawn
 equally often in every prompt, language and model, and whatever is compared is compared in pairs, also where two
@@ -226,14 +226,14 @@ class Labelled(Examples):
 
     @cached_property
     def dealt(self) -> np.ndarray:
-        """[N, RESAMPLES]: the true labels dealt out to the texts anew."""
+        """[N, RESAMPLES]: the true labels dealt out to the texts again."""
         return self.gold.astype(np.int16)[np.argsort(self._uniforms("shuffle"), axis=0)]
 
 
 @dataclass(eq=False)
 class Answers:
-    """One model's answers to N examples, which count `counts` [N, C], and their scores by `metrics`. `baseline` is a
-    score that costs nothing, and `baseline_is` says what has it."""
+    """One model's answers to N examples, which count `counts` [N, C], and their scores by `metrics`. `baseline` is the
+    best score that needs no model, and `baseline_is` says what has it."""
 
     examples: Examples
     counts: np.ndarray
@@ -271,8 +271,8 @@ class Choices(Answers):
 
     @cached_property
     def blind(self) -> np.ndarray:
-        """[RESAMPLES]: weighted F1 when the true labels are dealt out anew: what a model gets that gives each answer as
-        often, but does not read the text."""
+        """[RESAMPLES]: weighted F1 when the true labels are dealt out again: what a model gets that gives each answer
+        as often, but does not read the text."""
         gold, said = (np.bincount(x, minlength=len(self.examples.names)) for x in (self.examples.gold, self.predicted))
         value = 200 * gold / np.maximum(gold + said, 1) / len(self.predicted)
         dealt = self.examples.dealt

@@ -1,8 +1,8 @@
 """Tasks of the kind `translate`: parallel text becomes translations, and counts from which scores are worked out.
 
-Every count stands beside what costs nothing: copying the source for chrF, a coin for similarity, a uniform guess over
+Every count stands beside its baseline: copying the source for chrF, a coin for similarity, a uniform guess over
 the vocabulary for the loss. A score is a function of the counts' (weighted) sum over examples, so that `measures` can
-draw examples anew.
+draw examples again.
 """
 
 import math

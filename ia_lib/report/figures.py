@@ -17,7 +17,7 @@ from ia_lib.report import published
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#7A7A7A"]
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star"]  # seven, so that pairs differ
 GREY = "#7A7A7A"  # seen on a light page and on a dark one
-BASELINES = {"chance": ("uniform chance", "dash"), "majority": ("majority label", "dot")}  # name and dash of each
+BASELINES = {"chance": ("chance", "dash"), "majority": ("majority label", "dot")}  # name and dash of each
 
 LINE = {"color": GREY, "width": 1.5}
 
@@ -28,17 +28,17 @@ if "jupyterlab" in pio.renderers and pio.renderers.default in ("", "browser", "p
 
 
 def group_bars(results: pd.DataFrame) -> go.Figure:
-    """Weighted F1 per group (L1, L2, L3) and run, with 95% intervals and lines for chance and majority.
+    """Weighted F1 per group (L1, L2, L3) and row, with 95% intervals and lines for chance and majority label.
 
     `results` has the lines of results.csv, here and below; of a row with several seeds those over all of them are
-    drawn. A bar within chance is marked with a ring (o).
+    drawn. A bar within chance is marked with °.
     """
     frame = plain(_groups(results))
     figure = go.Figure()
     groups = [group for group in GROUPS if group in set(frame["group"])]
     for i, (row, part) in enumerate(frame.groupby("row", sort=False)):
         part = part.set_index("group").reindex(groups)
-        text = ["o" if mark is True or mark == 1 else "" for mark in part["within_chance"]]
+        text = ["°" if mark is True or mark == 1 else "" for mark in part["within_chance"]]
         hover = "%{x}<br>" + row + ": %{y:.1f}<extra></extra>"
         look = {"text": text, "textposition": "inside", "insidetextanchor": "start", "hovertemplate": hover}
         ends = error_bars(part, "value") | {"color": GREY}
@@ -53,15 +53,15 @@ def group_bars(results: pd.DataFrame) -> go.Figure:
         anchor = "middle" if not close else "bottom" if level == max(levels.values()) else "top"
         note = {"text": f"{title} {level:.0f}", "font_size": 11, "showarrow": False, "yanchor": anchor}
         figure.add_annotation(**note, xref="paper", x=1.0, xanchor="left", y=level)
-    figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="run")
+    figure.update_layout(barmode="group", yaxis={"title": "weighted F1 (%)", "range": [0, 105]}, legend_title="row")
     counts = sorted(set(frame["seeds"]))
     seeds = f" over {' or '.join(map(str, counts))} seeds" if counts[-1] > 1 else ""
-    return style(figure, f"Weighted F1 by group of languages, with 95% intervals{seeds} (o = within chance)")
+    return style(figure, f"Weighted F1 by group of languages, with 95% intervals{seeds} (° = within chance)")
 
 
 def difference_to_base(results: pd.DataFrame) -> go.Figure:
-    """Difference in weighted F1 (points) to the base model against the number of replayed samples r, per objective and
-    base, which is named where there are several.
+    """Difference in weighted F1 (points) to the base against the number of replayed instructions r, per objective
+    and base, which is named where there are several.
 
     One line per group: solid for taught, dashed for known, dotted for never seen languages.
     """
@@ -82,7 +82,7 @@ def difference_to_base(results: pd.DataFrame) -> go.Figure:
             curve(figure, name, x, part, "difference", (COLOURS[i % len(COLOURS)], symbol, dash), hover)
     figure.add_hline(y=0, line=LINE | {"width": 1})
     figure.update_xaxes(
-        title="replayed samples r (points of one r stand side by side)",
+        title="replayed instructions r (points of one r stand side by side)",
         type="category",
         categoryorder="array",
         categoryarray=ticks,
@@ -113,7 +113,7 @@ def kept_against_gained(results: pd.DataFrame, costs: dict[str, str] | None = No
         figure.add_scatter(name=name, hovertemplate=said, **place, **ends)
     figure.add_hline(y=0, line=LINE | {"width": 1})
     figure.add_vline(x=0, line=LINE | {"width": 1})
-    figure.update_layout(legend_title="run (what its training took)" if costs else "run")
+    figure.update_layout(legend_title="row (what its training took)" if costs else "row")
     figure.update_xaxes(title=f"{group_title('L2')}: weighted F1 minus base (points)")
     figure.update_yaxes(title=f"{group_title('L1')}: weighted F1 minus base (points)")
     return style(figure, "Kept against gained: up is less forgotten, right is more learnt (hollow = within chance)")
@@ -137,7 +137,7 @@ def answer_losses(results: pd.DataFrame) -> go.Figure:
         hover = f"{row}<br>%{{y}}: %{{x:.2f}} nats a token<extra></extra>"
         place = {"x": part["value"], "y": part["place"], "orientation": "h", "mode": "markers", "marker": look}
         figure.add_scatter(name=row, error_x=ends, hovertemplate=hover, **place)
-    figure.update_layout(scattermode="group", legend_title="run")
+    figure.update_layout(scattermode="group", legend_title="row")
     figure.update_xaxes(title="nats a token (left is better known)")
     figure.update_yaxes(autorange="reversed", automargin=True)
     height = 180 + 24 * frame["place"].nunique() * max(2, frame["row"].nunique())
@@ -145,8 +145,8 @@ def answer_losses(results: pd.DataFrame) -> go.Figure:
 
 
 def passages(results: pd.DataFrame) -> go.Figure:
-    """Exact match and F1 of answers from passages by language and row, with 95% intervals; a bar stands where the best
-    of what costs nothing does. Both are those of the corrected rule."""
+    """Exact match and F1 of answers from passages by language and row, with 95% intervals; a bar stands where the
+    baseline is. Both are those of the corrected rule."""
     wanted = {"exact match, corrected": "exact match (%)", "F1, corrected": "F1 (%)"}
     frame = _asked_on_passages(results)
     order = {group: i for i, group in enumerate(GROUPS)}
@@ -180,10 +180,10 @@ def passages(results: pd.DataFrame) -> go.Figure:
         legend = {"name": "for nothing", "legendgroup": "for nothing", "showlegend": column == 1}
         figure.add_scatter(hovertemplate=hover, **place, **legend, row=1, col=column)
         figure.update_xaxes(title=title, range=[-3, 103], row=1, col=column)
-    figure.update_layout(scattermode="group", legend_title="run")
+    figure.update_layout(scattermode="group", legend_title="row")
     figure.update_yaxes(autorange="reversed", automargin=True)
     height = 200 + 22 * frame["place"].nunique() * max(2, len(rows))
-    return style(figure, "Answers from passages, beside the best that costs nothing (|)", height)
+    return style(figure, "Answers from passages, beside the baseline (|)", height)
 
 
 def gained_by_words(results: pd.DataFrame, reached: dict[str, dict[str, float]]) -> go.Figure:
@@ -201,7 +201,7 @@ def gained_by_words(results: pd.DataFrame, reached: dict[str, dict[str, float]])
         how = {"mode": "markers", "error_y": error_bars(part, "difference"), "hovertemplate": hover}
         figure.add_scatter(name=row, **place, **how)
     figure.add_hline(y=0, line=LINE | {"width": 1})
-    figure.update_layout(legend_title="run")
+    figure.update_layout(legend_title="row")
     figure.update_xaxes(title="words of the mixed text that the dictionary has (%)")
     figure.update_yaxes(title="exact match minus base (points)")
     return style(figure, "What code-mixing changed, against the reach of the dictionary")
@@ -239,7 +239,7 @@ _OF_ANSWERS = {
 def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure:
     """The score of free answers (0 to 3), or what of it is lost at the language gate, in every language: by model size
     and budget where a table has several sizes (the study's Figures 1 to 4 and 8), else by budget; adapters and whole
-    tuning by the line. The first judge's; what costs nothing is grey."""
+    tuning by the line. The first judge's; the baseline is grey."""
     frame = _marked(results, metric)
     by_size = frame["size"].nunique() > 1 and np.isfinite(frame["size"]).all()
     languages = list(dict.fromkeys(frame["place"]))
@@ -277,8 +277,8 @@ def answers_by_budget(results: pd.DataFrame, metric: str = "score") -> go.Figure
     figure.update_yaxes(range=[-0.1, 3.1])
     figure.update_yaxes(title=axis, col=1)
     figure.update_layout(legend_title="tuned on, how")
-    free = " (dashes: for nothing)" if metric == "score" else ""
-    return style(figure, f"{title}, judged by {frame['source'].iloc[0]}{free}", 160 + 260 * rows)
+    level = " (dashes: baseline)" if metric == "score" else ""
+    return style(figure, f"{title}, judged by {frame['source'].iloc[0]}{level}", 160 + 260 * rows)
 
 
 def families(results: pd.DataFrame) -> go.Figure:
@@ -292,7 +292,7 @@ def families(results: pd.DataFrame) -> go.Figure:
         colour, symbol = BUDGET_LOOK.get(budget, (GREY, "diamond"))
         look = {"mode": "markers", "marker": {"color": colour, "symbol": symbol, "size": 10}}
         place = {"x": [part["place"], part["family"]], "y": part["value"], "error_y": error_bars(part, "value")}
-        figure.add_scatter(name=budget or "before", hovertemplate="%{x}: %{y:.2f}<extra></extra>", **look, **place)
+        figure.add_scatter(name=budget or "base", hovertemplate="%{x}: %{y:.2f}<extra></extra>", **look, **place)
     figure.update_layout(scattermode="group", legend_title="tuned on")
     figure.update_yaxes(title="score (0 to 3)", range=[-0.1, 3.1])
     return style(figure, "Score of free answers by family of models")
@@ -313,9 +313,9 @@ def _marked(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def heat_map(results: pd.DataFrame) -> go.Figure:
-    """Weighted F1 of every run in every language; columns in the order known, taught, never seen.
+    """Weighted F1 of every row in every language; columns in the order known, taught, never seen.
 
-    A cell within chance is marked with a ring (o).
+    A cell within chance is marked with °.
     """
     results = of_rows(results)
     frame = plain(results[(results["prompt"] == "all") & (results["language"] != "all")])
@@ -327,13 +327,13 @@ def heat_map(results: pd.DataFrame) -> go.Figure:
         wide.unstack().loc[frame["row"].unique(), list(heads["language"])]
         for wide in (by["value"].mean(), by["within_chance"].any())
     )
-    text = values.map("{:.0f}".format) + marks.map({True: " o", False: ""}.get)
+    text = values.map("{:.0f}".format) + marks.map({True: "°", False: ""}.get)
     names = [f"{name}<br>{group}" for _, name, group in heads.itertuples(index=False)]
     scale = {"colorscale": "Viridis", "zmin": 0, "zmax": 100, "colorbar": {"title": "weighted<br>F1 (%)"}}
     figure = go.Figure(go.Heatmap(**grid(values, names), text=text.to_numpy(), **scale))
-    figure.update_yaxes(autorange="reversed", title="run")
-    figure.update_xaxes(title="language and group (o = within chance)", tickangle=-45)
-    return style(figure, "Weighted F1 by language and run", height=320 + 36 * len(values))
+    figure.update_yaxes(autorange="reversed", title="row")
+    figure.update_xaxes(title="language and group (° = within chance)", tickangle=-45)
+    return style(figure, "Weighted F1 by language and row", height=320 + 36 * len(values))
 
 
 def loss_curve(log: pd.DataFrame, title: str = "Loss") -> go.Figure:
@@ -349,7 +349,7 @@ def loss_curve(log: pd.DataFrame, title: str = "Loss") -> go.Figure:
 
 
 class LiveLoss:
-    """Draws the loss curve anew in a notebook's cell with every record of `trainer.tune(on_log=...)`."""
+    """Draws the loss curve again in a notebook's cell with every record of `trainer.tune(on_log=...)`."""
 
     def __init__(self):
         self.records: list[dict] = []

@@ -215,15 +215,16 @@ def opened(results: pd.DataFrame) -> pd.DataFrame:
 # Of each kind of task the measures that count first.
 HEADLINES = {"choose": (measures.HEADLINE,), "extract": ("exact match, corrected",), "open": ("score",)}
 HEADLINES |= {"translate": ("chrF", "answer loss"), "answer": ("answer loss",)}
+NEITHER = "neither above"  # how a verdict on two guesses begins
 
 
 def headline(results: pd.DataFrame) -> pd.DataFrame:
-    """Retention, gain and transfer of every row that began with another one's model (`comparison.headline`), in the
-    first measures of each kind of task, with `kind` and `metric`; p values are adjusted within each of them.
+    """What every row with a base kept, gained and carried over (`comparison.headline`), in the first measures of each
+    kind of task, with `kind` and `metric`; p values are adjusted within each of them.
 
-    Where neither the model before nor the one after is above chance the verdict is "neither above chance": from a
-    constant answer to guessing is no gain. What share was kept is said of known languages alone, and of what was above
-    chance before and after.
+    Where neither the base nor the row's model is above the baseline the verdict is "neither above chance" (labels) or
+    "neither above the baseline": from a constant answer to guessing is no gain. What share was kept is said of known
+    languages alone, and of what was above chance before and after.
     """
     every = [(kind, metric) for kind, metrics in HEADLINES.items() for metric in metrics]
     frames = [lines for kind, metric in every if len(lines := headlines(results, kind, metric))]
@@ -234,7 +235,7 @@ def headline(results: pd.DataFrame) -> pd.DataFrame:
 def headlines(results: pd.DataFrame, kind: str, metric: str = "") -> pd.DataFrame:
     """What the group averages of a kind of tasks say of every row, one line per row and place, in the order of the
     table: the lines of results.csv, with those of `comparison.headline` (`verdict` is empty without a base), `floor`
-    (what costs nothing, of labels what 97.5% of uniform guesses stay below), `above` (whether the value is shown to be
+    (the baseline, of labels what 97.5% of guesses stay below), `above` (whether the value is shown to be
     better than that) and `gained, gained_low, gained_high`, the difference where more is better. `metric` is the kind's
     first by default. Of several judges the first one's."""
     metric = metric or HEADLINES[kind][0]
@@ -258,9 +259,10 @@ def headlines(results: pd.DataFrame, kind: str, metric: str = "") -> pd.DataFram
     if less:
         gained = -gained.rename(columns={"gained_low": "gained_high", "gained_high": "gained_low"})
     lines = lines.assign(floor=floor, above=above, **gained)
-    lines = lines.merge(comparison.headline(lines, metric)[[*key, "quantity", "p_holm", "verdict"]], "left", key)
+    lines = lines.merge(comparison.headline(lines, metric)[[*key, "p_holm", "verdict"]], "left", key)
     judged = lines["verdict"].notna()
-    lines["verdict"] = lines["verdict"].where(above | before | ~judged, "neither above chance").fillna("")
+    neither = f"{NEITHER} {'chance' if kind == 'choose' else 'the baseline'}"
+    lines["verdict"] = lines["verdict"].where(above | before | ~judged, neither).fillna("")
     lines["kept"] = lines["kept"].where(before & above & (lines["group"] == "L1"))
     return lines
 

@@ -43,7 +43,7 @@ class Run:
         self.objective = settings["data"].get("objective", settings["recipe"])
         self.replay = settings["data"].get("replay", settings["data"].get("rows", ""))
         if self.retention in ("ewc", "ssu"):
-            self.replay = 0  # the old rows are looked at, and none is trained on
+            self.replay = 0  # the old instructions are looked at, and none is trained on
         self._answers: dict[tuple, Answered] = {}
         self._opened = str(folder), json.dumps(said or {}), judged and str(judged)
 
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def began_with(self) -> str:
-        """What model it began with: a row of the table, a model's name, or "new"."""
+        """What model it begins with: a row of the table, a model's name, or "new"."""
         model = self._begins
         if self.base and self.name != self.row:
             return self.base.removesuffix(f"-s{self.seed}")

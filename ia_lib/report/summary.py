@@ -71,7 +71,7 @@ def summary(every: pd.DataFrame, runs: list[Run], headline: pd.DataFrame) -> Sum
 def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> list[tuple[str, str, str]]:
     """What must not be concluded from a table: a title, a sentence, and the section that tells more ("" if none does).
     `missing` names runs without results; `found` has what the page's sections were made of: `near, averages` (how many
-    group averages guess, of how many), `no_better` (rows that are no better than what costs nothing), `one_label`,
+    group averages are within chance, of how many), `no_better` (rows that are never above the baseline), `one_label`,
     `depending, claims`, `missing_groups`, `judges`, `made_with`."""
     said = []
     if any(run.settings["corpus"] == "minilab" for run in runs):
@@ -91,10 +91,10 @@ def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> li
         )
         said.append(("One seed", f"{text}: take several before you believe a small difference.", ""))
     if found["near"]:
-        text = f"{found['near']} of {found['averages']} group averages are not shown to be above guessing at random. "
+        text = f"{found['near']} of {found['averages']} group averages are not shown to be above chance. "
         said.append(("Near chance", f"{text}Differences between such averages mean nothing.", "groups"))
     if found["no_better"]:
-        text = f"not shown to be better than what costs nothing anywhere: {_and(found['no_better'])}."
+        text = f"nowhere shown to be above the baseline: {_and(found['no_better'])}."
         said.append(("Nothing shown", text[0].upper() + text[1:], found["no_better_at"]))
     if found["one_label"]:
         text = f"{_count(len(found['one_label']), 'row')} gave nearly always the same answer in some languages: such a "
@@ -120,7 +120,7 @@ def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> li
 
 
 def no_better(every: pd.DataFrame) -> dict:
-    """For `cautions`: `no_better`, rows that are shown to be better than what costs nothing in no group, in the first
+    """For `cautions`: `no_better`, rows that are shown to be above the baseline in no group, in the first
     measure of a table that has no labels, and `no_better_at`, the section about it."""
     kind = _kind(every)
     if kind in (None, "choose"):
@@ -140,7 +140,7 @@ _UNKNOWN = {
     "L3": "whether it carries over was not measured",
 }
 _OF_JUDGES = (
-    ("alike", "One mark for everything", "{} gave the same mark to every answer: its scores tell the gate alone."),
+    ("alike", "One mark for everything", "{} gave the same mark to every answer: its scores tell the language alone."),
     ("unmarked", "Without a mark", "{} gave none to some answers, which are left out of its scores."),
 )
 
@@ -174,13 +174,13 @@ def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str
     groups = {group: _languages(tuned or runs, group) for group in GROUPS}
     said = []
     if tuned:
-        ways = len(dict.fromkeys(run.row for run in tuned))
+        rows = len(dict.fromkeys(run.row for run in tuned))
         was = "were each" if len(models) > 1 else "was"
         taught = f"{was} taught {groups['L2']}" if groups["L2"] else f"{was} tuned"
         if differ := len({str(run.groups) for run in tuned}) > 1:
             taught = f"{was} taught, each row its own languages"
         models = _and(models if len(models) <= 3 else [*models[:2], f"{len(models) - 2} more"])
-        said.append(f"{models[0].upper()}{models[1:]} {taught}, in {_count(ways, 'way')}.")
+        said.append(f"{models[0].upper()}{models[1:]} {taught}, by {_count(rows, 'row')} of the table.")
     else:
         said.append("No row of this table was built on another that was tested, so nothing can be said of gains.")
     if (groups["L1"] or groups["L3"]) and not (tuned and differ):
@@ -191,11 +191,13 @@ def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str
     tasks = set(zip(lines["dataset"], lines["task"], strict=True))
     one = len(tasks) == 1 and "all" not in next(iter(tasks))
     what = f"the task {'/'.join(filter(None, next(iter(tasks))))}" if one else "several tasks or data sets"
-    said.append(f"Tested on {what}, {many} {_EXAMPLES[kind]} in each language. Measured: {_SCALES[kind][0]}.")
+    said.append(
+        f"Tested on {what}, {many} {_EXAMPLES.get(kind, 'examples')} in each language. Measured: {_SCALES[kind][0]}."
+    )
     return said
 
 
-_EXAMPLES = {"choose": "texts", "extract": "questions", "open": "requests", "translate": "sentences", "answer": "rows"}
+_EXAMPLES = {"choose": "texts", "extract": "questions", "open": "requests", "translate": "sentences"}
 
 
 def _model(run: Run | None, name: str) -> str:
@@ -243,7 +245,7 @@ def _whole(changed: pd.DataFrame, kind: str) -> str:
         [row for row, verdict in by[group]["verdict"].items() if verdict == what] if group in by else []
         for group, what in (("L2", "gain"), ("L1", "loss"), ("L3", "gain"))
     )
-    of = _count(len(rows), "way")
+    of = _count(len(rows), "row")
     if gained:
         best = by["L2"].loc[gained].sort_values("gained").tail(1).reset_index()
         are, most = ("is", "") if len(gained) == 1 else ("are", "the largest gain is that of ")
@@ -282,13 +284,13 @@ def _how(line: pd.Series) -> str:
 
 def _said(part: pd.DataFrame, kind: str) -> str:
     """What happened to rows of the same verdicts: a clause for each group of languages, and one for guesses."""
-    guessed = part["verdict"] == "neither above chance"
+    guessed = part["verdict"].str.startswith(results.NEITHER)
     shown = part[~guessed]
     clauses = [_clause(group, shown[shown["group"] == group], kind) for group in _PLACES]
-    free = "guessing" if kind == "choose" else "what costs nothing"
+    floor = "chance" if kind == "choose" else "the baseline"
     parts = {group: part[guessed & (part["group"] == group)] for group in _PLACES}
     if places := [f"{_PLACES[group]} ({_by(lines, kind)})" for group, lines in parts.items() if len(lines)]:
-        clauses.append(f"not shown to be better than {free}, before or after, in {_and(places)}")
+        clauses.append(f"not shown to be above {floor}, before or after, in {_and(places)}")
     return "; ".join(filter(None, clauses)) + "."
 
 
@@ -300,7 +302,7 @@ def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
     alone = f", from {first['base']:.{decimals}f} to {first['value']:.{decimals}f}" if len(lines) == 1 else ""
     # its interval leaves 0 out, and its corrected p is not small
     luck = ", too little for so many comparisons" if (lines["gained_low"] * lines["gained_high"] > 0).all() else ""
-    floor = ", no longer shown to be above guessing" if not lines["above"].any() and kind == "choose" else ""
+    floor = ", no longer shown to be above chance" if not lines["above"].any() and kind == "choose" else ""
     match first["verdict"], group:
         case "gain", "L2":
             return f"gained {by} in {where}{alone}"
@@ -352,6 +354,9 @@ def _count(number: int, what: str = "") -> str:
 
 # The picture: places in an SVG of this width, in its own units.
 _WIDE, _NAMES, _LEFT, _RIGHT, _ROW, _TOP = 380, 116, 126, 306, 24, 30
+# The corners of marks; the others are circles.
+_FORMS = {"gain": [(0, -7), (7, 6), (-7, 6)], "loss": [(0, 7), (7, -6), (-7, -6)]}
+_FORMS |= {"tested": [(-5, -5), (5, -5), (5, 5), (-5, 5)]}
 
 
 def _panels(lines: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
@@ -372,7 +377,8 @@ def _panels(lines: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
 
 
 def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kind: str) -> str:
-    """The values of rows in a group: a ring before, a mark after with its interval, what costs nothing shaded."""
+    """The values of rows in a group: a thin stroke for the base, a mark with its interval, hollow where it is not above
+    the baseline, which is shaded."""
     decimals = _SCALES[kind][3]
     own = lines[lines["group"] == group].set_index("row")
     bottom, asks = _TOP + _ROW * len(rows), f"{GROUPS[group].capitalize()} ({group})"
@@ -409,16 +415,18 @@ def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kin
         marks = [f'<path class="ends" d="M{x(line["low"])} {y}H{x(line["high"])}"/>']
         if pd.notna(line["base"]):
             marks.append(f'<path class="way" d="M{x(line["base"])} {y}H{x(line["value"])}"/>')
-            marks.append(f'<circle class="before" cx="{x(line["base"])}" cy="{y}" r="5"/>')
+            marks.append(f'<path class="before" d="M{x(line["base"])} {y - 8}V{y + 8}"/>')
             said = f"{row}: from {line['base']:.{decimals}f} to {said[len(row) + 2 :]}, {line['verdict']}"
             change = f"{line['gained']:+.{decimals}f}"
             marks.append(f'<text class="change" x="{_WIDE - 4}" y="{y + 4}">{change}</text>')
         at = float(x(line["value"]))
-        shape = {"gain": [(0, -7), (7, 6), (-7, 6)], "loss": [(0, 7), (7, -6), (-7, -6)]}.get(look)
-        if shape:
-            marks.append(f'<path d="M{" ".join(f"{at + dx:.1f},{y + dy}" for dx, dy in shape)}Z"/>')
+        form = look if pd.notna(line["base"]) else "tested"
+        hollow = "" if line["above"] else ' class="hollow"'
+        if form in _FORMS:
+            corners = " ".join(f"{at + dx:.1f},{y + dy}" for dx, dy in _FORMS[form])
+            marks.append(f'<path{hollow} d="M{corners}Z"/>')
         else:
-            marks.append(f'<circle cx="{at:.1f}" cy="{y}" r="5"/>')
+            marks.append(f'<circle{hollow} cx="{at:.1f}" cy="{y}" r="5"/>')
         drawn.append(f'<g class="{look}"><title>{escape(said)}</title>{"".join(marks)}</g>')
         words.append(said)
     words = f"{asks} {'; '.join(words)}."

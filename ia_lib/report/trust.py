@@ -12,8 +12,8 @@ REPLIES = ".replies"  # in a table's folder: what endpoints answered, once for a
 
 
 def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
-    """Of what there is: `items`, how often judges agree answer by answer (`agreement.by_item`); `systems`, how their
-    scores of systems go together (`agreement.by_system`); `checks` and `checks by language`, what each made of answers
+    """Of what there is: `items`, how often judges agree answer by answer (`agreement.by_item`); `models`, how their
+    scores of models go together (`agreement.by_model`); `checks` and `checks by language`, what each made of answers
     whose mark is known beforehand; `own`, what a model gave to answers of its own kind and to others'; `asked`, what
     endpoints were sent for the whole table; `alike`, judges that gave the same mark to all answers; and `unmarked`,
     answers without a mark."""
@@ -27,7 +27,7 @@ def judges(runs: list[Run]) -> dict[str, pd.DataFrame]:
             found[name] = frame.assign(language=[runs[0].language(code) for code in frame["language"]])
     found["asked"] = _asked(runs)
     by = every.groupby("judge", sort=False)["mark"]
-    # a judge that finds all alike says nothing of systems
+    # a judge that finds all alike says nothing of models
     found["alike"] = by.min()[by.nunique() == 1].reset_index()
     without = every["mark"].isna().groupby(every["judge"], sort=False).sum()
     found["unmarked"] = without[without > 0].rename("answers").reset_index()
@@ -43,11 +43,11 @@ def _agreement(every: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
     for pair in map(list, combinations(names, 2)):
         # of what both have marked, and without the gate, which is the same for both
         means = wide.dropna(subset=pair).groupby(["run", "language"], sort=False)[pair].mean().reset_index()
-        frames.append(agreement.by_system(means, pair))
-    systems = pd.concat(frames, ignore_index=True).round(3)
+        frames.append(agreement.by_model(means, pair))
+    models = pd.concat(frames, ignore_index=True).round(3)
     # with fewer than three there is nothing to correlate
-    systems = systems[systems["systems"] > 2] if len(systems) else systems
-    return {"items": agreement.by_item(wide, names, seed).round(3), "systems": systems}
+    models = models[models["models"] > 2] if len(models) else models
+    return {"items": agreement.by_item(wide, names, seed).round(3), "models": models}
 
 
 def _checks(runs: list[Run]) -> dict[str, pd.DataFrame]:
