@@ -319,8 +319,8 @@ def tune(
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts, for an optimiser
-    or a precision that needs a GPU where there is none, for `packing` with a model that cannot keep rows apart, and for
-    `keep="best"` without validation rows.
+    or a precision that needs a GPU where there is none, or a newer one, for `packing` with a model that cannot keep
+    examples apart, and for `keep="best"` without validation examples.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
@@ -331,6 +331,10 @@ def tune(
     gpu = torch.cuda.is_available()
     if precision == "float16" and not gpu:
         raise ValueError(f"precision: found {precision!r}; allowed: float32 or bfloat16, where there is no GPU")
+    # an older GPU takes bfloat16 as well, and computes it by other means, many times as slowly
+    if precision == "bfloat16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        here = f"this machine's {torch.cuda.get_device_name()} has no bfloat16"
+        raise ValueError(f"precision: found {precision!r}; allowed: float32 or float16, since {here}")
     if optimiser == "paged_adamw_8bit" and not gpu:
         raise ValueError(f"optimiser: found {optimiser!r}; allowed: adamw or adafactor, where there is no GPU")
     if packing and (model.config.is_encoder_decoder or not keeps_apart(plain(model))):

@@ -14,7 +14,7 @@ from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import Open
 from ia_lib.instructions import code_mixing, replay, templates
 from ia_lib.instructions import judging as wordings
-from ia_lib.workflow import fit
+from ia_lib.workflow import devices, fit
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.tables import drawn
 
@@ -43,6 +43,7 @@ def check(inputs, seen: set, without: bool = False) -> None:
     if inputs.stage in ("tune", "judge"):
         return
     if inputs.stage == "evaluate":
+        _check_bfloat16(run, seen)
         fit.check(inputs, seen)
     # reads the files, and so finds what is wrong in them
     templates.templates("mt", run.templates)
@@ -121,6 +122,17 @@ def check(inputs, seen: set, without: bool = False) -> None:
             seen.add((run.data.past.file, "past"))
             for field in ("prompt", "answer"):
                 _look(inputs, seen, corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
+
+
+def _check_bfloat16(run, seen: set) -> None:
+    """Warn of bfloat16 on a GPU that has none of its own: PyTorch computes it there all the same, and very slowly."""
+    fields = {"precision": run.train.precision if run.trains else "", "score_precision": run.evaluate.score_precision}
+    for field in (field for field, found in fields.items() if found == "bfloat16" and field not in seen):
+        if name := devices.without_bfloat16():
+            seen.add(field)
+            what = "training will be refused here" if field == "precision" else "evaluation will be very slow here"
+            said = f"{field}: bfloat16, which this machine's {name} does not have: {what}, in other such runs too; "
+            _say(seen, f"the run {run.name}: {said}float16 and float32 are allowed")
 
 
 def _check_judges(inputs, seen: set) -> None:
