@@ -98,11 +98,17 @@ class Estimate:
 
 
 def estimate(
-    run: Settings, source: str | New, report: dict | None = None, texts: int | None = None, passages: float = 0
+    run: Settings,
+    source: str | New,
+    report: dict | None = None,
+    texts: int | None = None,
+    passages: float = 0,
+    gpus: Mapping[str, tuple[float, float, int]] = GPUS,
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
-    cannot be told, `passages` how many questions on passages are asked, or what takes as long."""
+    cannot be told, `passages` how many questions on passages are asked, or what takes as long; `gpus` are those whose
+    hours are told."""
     number = steps(run, report)
     tokens = round(number * _per_step(run, report))
     texts, size = prompts(run, texts), parameters(source)
@@ -117,7 +123,7 @@ def estimate(
         tokens,
         texts,
         max(0.1, round(max(training, scoring(run, source)) / 2**30, 1)),
-        {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
+        {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in gpus.items()},
     )
 
 
@@ -274,16 +280,16 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
 
-def assumptions() -> str:
-    """The formula and the assumed numbers, to be printed under the estimates."""
-    gpus = "; ".join(
-        f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in GPUS.items()
+def assumptions(gpus: Mapping[str, tuple[float, float, int]] = GPUS) -> str:
+    """The formula and the assumed numbers of `gpus`, to be printed under the estimates."""
+    told = "; ".join(
+        f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in gpus.items()
     )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
         f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}, a request as {REQUEST}) / "
         "(peak x assumed share): "
-        f"{gpus}. In float32 a GPU takes several times as long.\n"
+        f"{told}. In float32 a GPU takes several times as long.\n"
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score.\n"
         "Where no data stage has counted them: "
