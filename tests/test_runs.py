@@ -430,8 +430,11 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
         ("sentences: 61", "'sentences': found 61; allowed: 60 at most"),
         ("validation_sentences: 60", "'validation_sentences': found 60; allowed: below 60"),
         ("sentences: 5", "'validation_sentences': found 5; allowed: below 5"),
-        ("replay: 195", "'replay': found 195; allowed: what the past data has: 194 rows"),
-        ("replay_stratify: topic", "'replay_stratify': found 'topic'; allowed: a column of the past data (objective"),
+        ("replay: 195", "'replay': found 195; allowed: what the past has: 194 instructions"),
+        (
+            "replay_stratify: topic",
+            "'replay_stratify': found 'topic'; allowed: a column of the old instructions (objective",
+        ),
         ("templates: nosuch", "'templates': found 'nosuch'; allowed: instructalign, ia1, or a YAML file"),
         ("templates: indonesian", "'templates': found 'indonesian'; allowed: instructalign, ia1, or a YAML file"),
         ("wordings: [klingon]", "'wordings': found 'klingon'; allowed: english, indonesian, or a YAML file"),
@@ -456,9 +459,9 @@ def test_a_past_that_a_run_cannot_have_is_refused(table, tmp_path):
         (
             "recipe: instructions",
             "recipe: instructions\n    rows: 195",
-            "'rows': found 195; allowed: what the past data has: 200 rows, 6 of them for",
+            "'rows': found 195; allowed: what the past has: 200 instructions, 6 of them for",
         ),
-        ("rows: 200", "rows: 6", "'rows': found 'all'; allowed: what the past data has: 6 rows, 6 of them for"),
+        ("rows: 200", "rows: 6", "'rows': found 'all'; allowed: what the past has: 6 instructions, 6 of them for"),
         ("rows: 200", "rows: 200, split: nosuch", "'past.mixture.split': found 'nosuch'; allowed: a split of"),
     ):
         table.write_text(text.replace(old, new))

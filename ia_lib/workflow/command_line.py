@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("plan", "what each run would do, and what is finished"),
-        ("fetch", "download what the runs read, for machines without internet; past data are read by data stages"),
+        ("fetch", "download what the runs read, for machines without internet, but for old instructions from afar"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),

@@ -219,7 +219,7 @@ def _estimated(table: "Table", run, gpus: Mapping[str, tuple[float, float, int]]
     asked = [task for task in (*inputs.extracted, *inputs.opened) if task.data.source != "minilab"]
     unread = found.texts is None or not all(inputs.here(inputs.places(task)) for task in asked)
     texts = nan if unread else found.texts + inputs.asked_on_passages + inputs.requested
-    # how many steps some epochs are is known when the rows are
+    # how many steps some epochs are is known when the instructions are
     known = found.steps or not run.trains
     counts = (found.examples, found.steps, found.tokens) if known else (nan, nan, nan)
     why = "" if known else "  hours: when the data stage has counted its examples"

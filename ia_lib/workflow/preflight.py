@@ -1,4 +1,4 @@
-"""What a stage will read, looked at before any work: files, settings that hang on them, texts, the model."""
+"""What a stage will read, looked at before any work: files, settings that depend on them, texts, the model."""
 
 import json
 import os
@@ -209,7 +209,7 @@ def _check_texts(inputs, seen: set, paired: bool) -> None:
 
 def check_earlier(inputs) -> None:
     """Refuse a model that was trained on sentences which this run holds out, or on those that it is tested on: a run
-    keeps its own ones apart, and so must those whose model it begins with. What is not here yet is passed over.
+    keeps its own ones apart, and so must its base. What is not here yet is passed over.
 
     Raises Refusal.
     """
@@ -236,7 +236,7 @@ def check_earlier(inputs) -> None:
 
 
 def _check_earlier_past(inputs) -> None:
-    """Refuse a model that was trained on rows of its past which this run holds out of the same one."""
+    """Refuse a base that was trained on old instructions which this run holds out of the same file."""
     run = inputs.run
     if not (run.data.past and run.data.past.held_out and inputs.here(past := [("file", run.data.past.file)])):
         return
@@ -247,7 +247,9 @@ def _check_earlier_past(inputs) -> None:
             continue
         theirs = Inputs(inputs.chain[i:], "data", inputs.outputs)
         if theirs.here(past) and (shared := held_out & set(map(corpora.normalised, theirs.pool()[0]["prompt"]))):
-            said = f"while {earlier.name!r} may draw {len(shared):,} of the {len(held_out):,} old rows that are "
+            said = (
+                f"while {earlier.name!r} may draw {len(shared):,} of the {len(held_out):,} old instructions that are "
+            )
             allowed = "a run with the same seed and past, held_out in it"
             raise Refusal("model.run", run.model.run, allowed, said=f"{said}held out here")
 
