@@ -37,7 +37,7 @@ def test_a_recipe_dropped_in_is_trained_on_and_measured(copying, finished, tmp_p
     data = table.stage("copy", "data").open()
     assert "copies 6" in show.run(data)
     made = work.make_data(data)
-    assert list(show.counts(made.examples)["examples"]) == [120]
+    assert list(show.counts(made.examples)["rows"]) == [120]
     assert "Repeat: " in show.instructions(data, made.examples)
     assert show.noise(made.examples)["observed"].isna().all()
     assert made.report["steps"] == 6

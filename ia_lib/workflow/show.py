@@ -43,7 +43,7 @@ def run(stage: Stage) -> str:
 
 def counts(examples: pd.DataFrame) -> pd.DataFrame:
     """How many examples of each kind there are in each stream."""
-    return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("examples")
+    return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("rows")
 
 
 def instructions(stage: Stage, frame: pd.DataFrame, role: str = "new", rows: int = 4) -> str:
