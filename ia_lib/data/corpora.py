@@ -1,4 +1,4 @@
-"""Parallel text and past instruction data, from the published corpora or a user's own files.
+"""Parallel text and old instructions, from the published corpora or a user's own files.
 
 Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in a file with `CorpusError`: file, line,
 remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
@@ -311,7 +311,7 @@ def past(
     column: str | None = None,
     more: str | None = None,
 ) -> "Dataset":
-    """Past instruction data from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
+    """Old instructions from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
     `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. What stands in the
     field `more`, if anything does, belongs to the prompt, behind a blank line. No path means no past: an empty data
     set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.

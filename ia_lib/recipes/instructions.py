@@ -1,4 +1,4 @@
-"""Plain instruction tuning: a model is trained on instruction data as it is, with nothing beside it."""
+"""Plain instruction tuning: a model is trained on instructions as they are, with nothing beside them."""
 
 from typing import Annotated, Literal
 

@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ia_lib.runs", description="Carry out a table of settings.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("plan", "what each run would do, and what is finished"),
+        ("plan", "how long it takes, what each run would do, and what is finished"),
         ("fetch", "download what the runs read, for machines without internet, but for old instructions from afar"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
         ("export", "write a tuned model to a folder, for other tools"),
-        ("sheet", "write free answers into a sheet that people mark, and into a key whose they are"),
+        ("sheet", "write free answers into a sheet that people mark, and into a key that tells whose they are"),
         ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
     ):
         command = commands.add_parser(name, help=text)

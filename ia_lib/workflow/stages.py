@@ -165,7 +165,7 @@ class Stage:
 
     @property
     def origin(self) -> str:
-        """The model that the run's chain of models began with, empty for a new one."""
+        """The model that the first run of the chain has as base, empty for a new one."""
         return self.inputs.called
 
     @property
