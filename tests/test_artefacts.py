@@ -84,7 +84,7 @@ def test_a_damaged_report_is_not_printed_and_made_again(finished, tmp_path, caps
     arguments = [str(finished.path), "--outputs", str(outputs)]
     assert main(["show", *arguments]) == 0
     said = capsys.readouterr().out
-    assert "results.csv is not what was made\n`run --verify` makes it anew" in said
+    assert "results.csv is not what was made\n`run --verify` makes it again" in said
     assert "%" not in said
     assert main(["run", *arguments]) == 0
     assert path.read_bytes() == content

@@ -47,12 +47,12 @@ def test_the_number_of_steps_is_told_or_comes_from_what_is_read_once(tokenizer):
     alone = [Stream("replay", "old", 2, passes=True)]
     rows, *_ = lay_out(EXAMPLES[:2], alone, tokenizer, {"max_length": 50}, 1, steps=3)
     assert [row["example"] for row in rows] == [0] * 6
-    with pytest.raises(ValueError, match="instructions: 2 rows do not make 1 batches of 1"):
+    with pytest.raises(ValueError, match="instructions: 2 examples do not make 1 batches of 1"):
         lay_out(EXAMPLES, STREAMS, tokenizer, {"max_length": 50}, 1, steps=1)
 
 
 def test_training_rows_that_nothing_reads_are_refused(tokenizer):
-    with pytest.raises(ValueError, match="stream: found training rows of 'replay'; allowed: instructions"):
+    with pytest.raises(ValueError, match="stream: found examples of 'replay'; allowed: instructions"):
         lay_out(EXAMPLES, STREAMS[:1], tokenizer, {"max_length": 50}, 1)
 
 

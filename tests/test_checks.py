@@ -232,7 +232,7 @@ def test_old_rows_that_hold_a_test_text_are_counted(tokenizer, settings):
     old = ["Is this good? panggonane  RESIK, lan apik banget Answer:", "Is this good? apik Answer:", "Panggonane resik"]
     found = look(pairs(IND, JAV), tokenizer, settings, tests, old)
     assert found["old_rows_with_test_texts"] == 1
-    assert "1 of 3 old rows hold a test text: scores will flatter" in found["warnings"]
+    assert "1 of 3 old instructions hold a test text: scores will flatter" in found["warnings"]
 
 
 def test_one_look_in_parts_finds_what_a_look_at_everything_does(tokenizer, settings, monkeypatch):

@@ -26,7 +26,7 @@ def test_pairs_are_separated_by_a_tab_or_one_blank(tmp_path):
         tmp_path / "en-id.txt",
         "\ufefffood\tmakanan\ngood bagus\ngood\tbaik\r\na b c\nlone\n\n of \t dari \ngood bagus\n",
     )
-    with pytest.warns(CorpusWarning, match=r"2 of 7 rows are left out \(line 4, line 5\)"):
+    with pytest.warns(CorpusWarning, match=r"2 of 7 rows of the file are left out \(line 4, line 5\)"):
         book = dictionaries.read(path)
     assert book.translations == {"food": ["makanan"], "good": ["bagus", "baik"], "of": ["dari"]}
     assert book.counts() == {
@@ -55,7 +55,9 @@ def test_two_columns_of_any_table_are_a_dictionary(tmp_path):
         dictionaries.read(written(tmp_path / "t.csv", "a,b c\n"))
     with pytest.raises(CorpusError, match="all 1 pairs are of a word and itself"):
         dictionaries.read(written(tmp_path / "same.txt", "a a\n"), identical=False)
-    with pytest.warns(CorpusWarning, match=r"1 of 2 rows are left out \(line 3\): each is a pair with an empty cell"):
+    with pytest.warns(
+        CorpusWarning, match=r"1 of 2 rows of the file are left out \(line 3\): each is a pair with an empty cell"
+    ):
         found = dictionaries.read(written(tmp_path / "gap.csv", "x,y\na,b\nc,\n"), "x", "y")
     assert found.translations == {"a": ["b"]}
 
@@ -167,8 +169,8 @@ def test_instructions_in_json_and_jsonl(tmp_path):
         ([{"instruction": "a"}], "row 1: there is no field 'output'; found: instruction"),
         ([{"instruction": " ", "output": "b"}], "row 1: the field 'instruction' is empty"),
         ([{"instruction": 3, "output": "b"}], "a number"),
-        ({"a": 1}, "found no list of rows"),
-        ([], "there are no rows in it"),
+        ({"a": 1}, "found no list; a JSON file"),
+        ([], "there are no instructions in it"),
         (["a"], "row 1: this is no JSON object"),
     ):
         (tmp_path / "a.json").write_text(json.dumps(spoilt))

@@ -51,6 +51,23 @@ def test_a_job_has_its_own_devices(tool, monkeypatch):
         assert has == {"CUDA_VISIBLE_DEVICES": "GPU-b"}
 
 
+@pytest.mark.parametrize(("number", "found"), [("7.5", "Tesla T4"), ("8.6", ""), ("[N/A]", "")])
+def test_an_old_gpu_without_bfloat16_is_known(tool, tmp_path, number, found):
+    asked = "--query-gpu=name,compute_cap --format=csv,noheader --id=0,1"
+    lines = "GPU 0: x\\nGPU 1: x\\n"
+    said = f'if [ "$*" = "{asked}" ]; then printf "NVIDIA L4, 8.9\\nTesla T4, {number}\\n"; else printf "{lines}"; fi\n'
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{said}")
+    devices.without_bfloat16.cache_clear()
+    assert devices.without_bfloat16() == found
+    devices.without_bfloat16.cache_clear()
+
+
+def test_a_user_without_a_name_has_locks_too(tool, monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: 1 / 0)
+    with devices.held(1) as has:
+        assert has == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
 def test_without_a_device_nothing_is_waited_for(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -249,6 +249,17 @@ def test_what_needs_a_gpu_is_warned_of_where_there_is_none(folder, tmp_path, mon
     fit._gpus.cache_clear()
 
 
+def test_bfloat16_is_warned_of_where_the_gpu_has_none(folder, tmp_path, monkeypatch):
+    for name in ("Tesla T4", ""):
+        monkeypatch.setattr("ia_lib.workflow.devices.without_bfloat16", lambda name=name: name)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            checked(tmp_path, ", precision: bfloat16, score_precision: bfloat16")
+        said = [str(w.message) for w in found if "bfloat16" in str(w.message)]
+        assert len(said) == (2 if name else 0)
+        assert all("which this machine's Tesla T4 does not have" in line for line in said)
+
+
 def test_plan_tells_what_languages_cost_by_the_texts_that_a_row_reads(folder, tmp_path, capsys):
     """Also of a row that only is tested, beside one that is trained on parallel text."""
     (tmp_path / "pairs.tsv").write_text("id\teng\tjav\n" + "".join(f"{i}\tText {i}\tTeks {i}\n" for i in range(40)))

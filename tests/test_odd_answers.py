@@ -158,7 +158,7 @@ def test_values_without_a_meaning(tmp_path):
     for field, said in {
         "score_max_length: 1": "at least 32",
         "validation_rows: 1000000000": "at most 1000000|less than or equal to 1000000",
-        "steps: 1000000000": "3,125,000 at most, with 32 rows a step|6,250,000 at most",
+        "steps: 1000000000": "3,125,000 at most, with 32 examples a step|6,250,000 at most",
         "drop_test_overlap: 'no'": "found 'no'; allowed: true or false",
         "share_text: 0": "found 0; allowed: true or false",
         "data_dir: " + "x" * 300: "which cannot be looked for",

@@ -172,7 +172,7 @@ def test_a_file_smaller_than_the_blocks_asked_for_is_read_whole(path, server):
     }
     with pytest.raises(CorpusError, match="allowed: what the file has"):
         file.sample(1, rows=1501)
-    with pytest.raises(CorpusError, match=r"found \d+ rows in 3 of [\d,]+ blocks .* or about \d+ blocks"):
+    with pytest.raises(CorpusError, match=r"found \d+ lines in 3 of [\d,]+ blocks .* or about \d+ blocks"):
         pools.Jsonl(path, FIELDS, block_bytes=1024).sample(1, blocks=3, rows=100)
 
 

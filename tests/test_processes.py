@@ -186,8 +186,8 @@ def test_a_table_trains_rows_in_two_processes(tmp_path):
     narrow = done(command("stage", "narrow", "tune"), PYTHONPATH=f"{tmp_path / 'narrow'}:{Path.cwd()}")
     assert narrow.returncode == 0, narrow.stderr[-3000:]
     shown = (outputs / "t" / "narrow" / "tune.ipynb").read_text()
-    assert "4 rows at once: from now on 2" in shown
-    assert "2 rows at once: from now on 1" in shown
+    assert "4 examples at once: from now on 2" in shown
+    assert "2 examples at once: from now on 1" in shown
     losses = [logged(outputs / "t" / name / "tune", "loss") for name in ("narrow", "launched")]
     assert len(losses[0]) == 6
     np.testing.assert_allclose(*losses, atol=1e-4)

@@ -23,7 +23,7 @@ def test_the_sample_is_uniform_over_the_whole_pool():
 def test_more_than_there_is_is_refused():
     pool = Dataset.from_dict({"prompt": ["p"] * 5, "answer": ["a"] * 5})
     for r, validation in ((6, 0), (4, 2), ("all", 5), ("all", 6)):
-        with pytest.raises(ValueError, match="pool of past data has 5 rows"):
+        with pytest.raises(ValueError, match="there are 5 old instructions"):
             replay.draw(pool, r, 1, validation)
 
 
@@ -48,7 +48,7 @@ def test_no_prompt_that_is_validated_on_is_trained_on(r):
         assert [len(part) for part in parts.values()] == [34 if r == "all" else 15, 6]
         assert not set(parts["train"]) & set(parts["validation"])
     same = Dataset.from_dict({"prompt": ["p"] * 40, "answer": ["a"] * 40})
-    with pytest.raises(ValueError, match="validation_rows: found 6, but every row of the pool shares its prompt"):
+    with pytest.raises(ValueError, match="validation_rows: found 6, but every old instruction shares its prompt"):
         replay.draw(same, r, 1, validation_rows=6)
 
 

@@ -204,7 +204,7 @@ def test_what_a_method_cannot_honour_is_refused(tmp_path):
     for text, said in {
         "retention: {method: ewc, share: 0.3}": "found 0.3; allowed: nothing, where the method is ewc",
         "retention: {method: agem, strength: 2}": "found 2.0; allowed: nothing, where the method is agem",
-        "replay: 0, retention: {method: agem}": "found 0; allowed: a number of old rows, by which agem",
+        "replay: 0, retention: {method: agem}": "found 0; allowed: a number of old instructions, by which agem",
         "retention: {method: ssu}, adapter: {}": "allowed: nothing, where retention is ssu",
         "retention: {method: ssu}, weight_decay: 0.1": "allowed: 0, where retention is ssu",
         "retention: {method: gem}": "found 'gem'",
@@ -277,5 +277,7 @@ def test_rows_that_were_only_looked_at_are_nobodys_past(tmp_path):
         if method == "agem":
             assert len(tables.load(table)) == 4
             continue
-        with pytest.raises(SettingsError, match=r"'past.run': found 'e'; allowed: a run that is trained on past data"):
+        with pytest.raises(
+            SettingsError, match=r"'past.run': found 'e'; allowed: a run that is trained on old instructions"
+        ):
             tables.load(table)

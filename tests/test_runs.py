@@ -300,7 +300,7 @@ def test_plan_does_no_work(table, tmp_path):
     answer = command("plan", table, "--outputs", tmp_path / "outputs")
     assert answer.returncode == 0
     assert "tlm: tune" in answer.stdout
-    assert "6 steps of 4 rows" in answer.stdout
+    assert "6 steps of 4 examples" in answer.stdout
     assert not (tmp_path / "outputs").exists()
 
 
@@ -322,8 +322,12 @@ def test_show(finished):
     assert "known before" in answer.stdout
     assert "chance" in answer.stdout
     answer = command("show", finished.path, "tlm", "--outputs", finished.outputs)
-    assert '"objective": "tlm"' in answer.stdout
-    assert "tune: finished" in answer.stdout
+    assert "  objective: tlm\n" in answer.stdout
+    assert "  past.run: base\n" in answer.stdout
+    assert "max_length" not in answer.stdout  # it has its default
+    assert "  tune: finished, " in answer.stdout
+    answer = command("show", finished.path, "tlm", "--all", "--outputs", finished.outputs)
+    assert '"max_length": 256' in answer.stdout
 
 
 @pytest.mark.quick
@@ -426,8 +430,11 @@ def test_what_a_run_reads_is_looked_at_before_any_work(table, tmp_path, capsys):
         ("sentences: 61", "'sentences': found 61; allowed: 60 at most"),
         ("validation_sentences: 60", "'validation_sentences': found 60; allowed: below 60"),
         ("sentences: 5", "'validation_sentences': found 5; allowed: below 5"),
-        ("replay: 195", "'replay': found 195; allowed: what the past data has: 194 rows"),
-        ("replay_stratify: topic", "'replay_stratify': found 'topic'; allowed: a column of the past data (objective"),
+        ("replay: 195", "'replay': found 195; allowed: what the past has: 194 instructions"),
+        (
+            "replay_stratify: topic",
+            "'replay_stratify': found 'topic'; allowed: a column of the old instructions (objective",
+        ),
         ("templates: nosuch", "'templates': found 'nosuch'; allowed: instructalign, ia1, or a YAML file"),
         ("templates: indonesian", "'templates': found 'indonesian'; allowed: instructalign, ia1, or a YAML file"),
         ("wordings: [klingon]", "'wordings': found 'klingon'; allowed: english, indonesian, or a YAML file"),
@@ -452,9 +459,9 @@ def test_a_past_that_a_run_cannot_have_is_refused(table, tmp_path):
         (
             "recipe: instructions",
             "recipe: instructions\n    rows: 195",
-            "'rows': found 195; allowed: what the past data has: 200 rows, 6 of them for",
+            "'rows': found 195; allowed: what the past has: 200 instructions, 6 of them for",
         ),
-        ("rows: 200", "rows: 6", "'rows': found 'all'; allowed: what the past data has: 6 rows, 6 of them for"),
+        ("rows: 200", "rows: 6", "'rows': found 'all'; allowed: what the past has: 6 instructions, 6 of them for"),
         ("rows: 200", "rows: 200, split: nosuch", "'past.mixture.split': found 'nosuch'; allowed: a split of"),
     ):
         table.write_text(text.replace(old, new))
@@ -571,13 +578,16 @@ def test_a_plan_tells_time_here_gpu_hours_and_money(tmp_path, capsys):
     assert main(["plan", str(path), "r3", *folder, "--price", "t4=1"]) == 0
     some = capsys.readouterr().out
     assert f"{path}: 1 run, outputs in" in some
+    assert "A100" not in some
+    assert main(["plan", str(path), "r3", *folder, "--price", "A100=1.5"]) == 0
+    assert "H200        A100" in capsys.readouterr().out
     assert "r4" not in some
     assert main(["plan", str(path), "--all", *folder]) == 0
     assert "  r24: tune" in capsys.readouterr().out
     for wrong in ("two", "T5=3", "2,3", "-1", "nan"):
         with pytest.raises(SystemExit):
             main(["plan", str(path), "--price", wrong])
-        assert "allowed: a price of one GPU hour" in capsys.readouterr().err
+        assert "allowed: the price of a GPU's hour" in capsys.readouterr().err
 
 
 def test_a_plan_names_what_changed_and_what_is_left(finished, tmp_path, capsys):
@@ -590,5 +600,6 @@ def test_a_plan_names_what_changed_and_what_is_left(finished, tmp_path, capsys):
     assert "inputs changed" in lines["tlm: evaluate"]  # its own settings are the same
     assert "  finished" in lines["base: tune"]
     assert "are left on this machine" in said.splitlines()[1]
+    assert "all 2 runs, finished stages too, in GPU hours" in said
     assert main(["plan", str(finished.path), "--outputs", str(finished.outputs)]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("all is finished; from the beginning it takes about ")

@@ -17,7 +17,7 @@ def test_steps_hold_the_exposure_to_new_data_for_every_amount_of_replay():
     steps = steps_for(2.5, 1000, 32)
     assert exposure(steps, 1000, 0, 32, 0)["epochs_of_new_data"] == pytest.approx(2.5, abs=32 / 1000)
     assert steps_for(0.1, 30, 1) == 3
-    with pytest.raises(ValueError, match="new_epochs: found 0 of 10 new rows"):
+    with pytest.raises(ValueError, match="new_epochs: found 0 of 10 new examples"):
         steps_for(0, 10, 4)
 
 
@@ -129,9 +129,9 @@ def test_any_number_of_streams_take_turns():
 
 
 def test_wrong_counts_are_refused():
-    with pytest.raises(ValueError, match="replay: 4 rows a step are asked for, but there are none to read"):
+    with pytest.raises(ValueError, match="replay: 4 examples a step are asked for, but there are none to read"):
         laid_out(8, 0, 2, 4, 4)
-    with pytest.raises(ValueError, match="instructions: 9 rows do not make 2 batches of 4"):
+    with pytest.raises(ValueError, match="instructions: 9 examples do not make 2 batches of 4"):
         laid_out(9, 5, 2, 4, 4)
     assert interleave([], {}, 0, 1) == []
 

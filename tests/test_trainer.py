@@ -346,7 +346,7 @@ def test_other_ways_to_save_memory(model, tokenizer, rows, tmp_path, options):
 
 @pytest.mark.quick
 def test_what_cannot_be_done_is_refused(model, tokenizer, rows, tmp_path):
-    with pytest.raises(ValueError, match="keep: found 'best'; allowed: last, since there are no validation rows"):
+    with pytest.raises(ValueError, match="keep: found 'best'; allowed: last, since there are no validation examples"):
         trainer.tune(copy(model), tokenizer, rows, [], tmp_path, **OPTIONS, keep="best")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="allowed: adamw or adafactor, where there is no GPU"):

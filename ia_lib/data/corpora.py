@@ -1,4 +1,4 @@
-"""Parallel text and past instruction data, from the published corpora or a user's own files.
+"""Parallel text and old instructions, from the published corpora or a user's own files.
 
 Every reader returns a `datasets.Dataset` of texts and refuses what is wrong in a file with `CorpusError`: file, line,
 remedy. A published file comes from `find(source, file)`, which `downloads.finder` makes, and `places` says beforehand
@@ -311,7 +311,7 @@ def past(
     column: str | None = None,
     more: str | None = None,
 ) -> "Dataset":
-    """Past instruction data from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
+    """Old instructions from a JSONL or parquet file: columns `prompt, answer` and, where the file has them,
     `objective` (what kind of instruction it is) and `language`, and another `column` if it is named. What stands in the
     field `more`, if anything does, belongs to the prompt, behind a blank line. No path means no past: an empty data
     set. Of a file that the kit itself wrote for a run, only what the run was trained on counts.
@@ -320,7 +320,7 @@ def past(
 
     if path is None:
         return Dataset.from_dict({"prompt": [], "answer": []})
-    files.must_exist(path := Path(path), "file of past instruction data")
+    files.must_exist(path := Path(path), "file of old instructions")
     if path.suffix == ".parquet":
         import pandas as pd
         import pyarrow as pa
@@ -329,7 +329,7 @@ def past(
             rows = pd.read_parquet(path).to_dict("records")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise CorpusError(f"{path}: this is no parquet file ({' '.join(str(error).split())[:80]})") from None
-        # only a file of the kit's own has rows that were not trained on
+        # only a file of the kit's own has examples that were not trained on
         own = bool(rows) and {"split", "pool_row"} <= set(rows[0])
         records = [(f"row {i}", row) for i, row in enumerate(rows, 1) if not own or row["split"] == "train"]
     else:
@@ -343,7 +343,7 @@ def past(
             record[prompt] += "\n\n" + files.text(record[more], f"{path}, {place}", more)
     if more and records and not any(more in record for _, record in records):
         found = ", ".join(map(str, records[0][1]))[:200]
-        raise CorpusError(f"{path}: no row has the field {more!r}; found: {found}")
+        raise CorpusError(f"{path}: no row of the file has the field {more!r}; found: {found}")
     rows = [row for _, row in records]
     further = {name: name for name in ("objective", "language", column) if rows and all(name in row for row in rows)}
     if column and rows and column not in further:
@@ -363,7 +363,7 @@ def _flores(archive: Path, codes: list[str], split: str) -> dict[str, list[str]]
     asked = {languages.FLORES.get(code, code) for code in codes}
     have: dict[str, dict[str, bytes]] = {part: {} for part in splits}
     try:
-        # one pass: to go back in a compressed archive is to begin anew
+        # one pass: to go back in a compressed archive is to begin again
         with tarfile.open(archive) as tar:
             for member in tar:
                 folder, _, file = member.name.removeprefix("./").removeprefix("flores200_dataset/").partition("/")

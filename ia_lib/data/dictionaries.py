@@ -72,7 +72,7 @@ def read(
         raise CorpusError(f"{path}: all {pairs:,} pairs are of a word and itself; allowed: others, or identical: true")
     if bad:
         more = f" and {len(bad) - 3:,} more" if len(bad) > 3 else ""
-        said = f"{len(bad):,} of {pairs + len(bad):,} rows are left out ({', '.join(bad[:3])}{more})"
+        said = f"{len(bad):,} of {pairs + len(bad):,} rows of the file are left out ({', '.join(bad[:3])}{more})"
         warnings.warn(f"{path}: {said}: each is {bad_is}", CorpusWarning, stacklevel=2)
     return Dictionary({word: list(several) for word, several in found.items()}, pairs, same, bad)
 

@@ -1,4 +1,4 @@
-"""Pools of past instruction data too large to load: a sample of a JSONL file, local or behind HTTP, by byte ranges.
+"""Pools of old instructions too large to load: random lines of a JSONL file, local or behind HTTP, by byte ranges.
 
 The file is cut into blocks of equal size. A drawn block stands for the lines that START in it, each read to its end.
 Every line starts in exactly one block and every block is as likely to be drawn as any other, so every line is as
@@ -76,14 +76,14 @@ class Jsonl:
             self.facts["block_bytes"] = block_bytes
             if known and (known["size"], known["etag"]) != (found.size, found.etag):
                 then = f"then {known['size']:,} bytes, ETag {known['etag']}; now {found.size:,}, {found.etag}"
-                remedy = f"name its old revision in the address, or remove {self._folder} to begin anew"
+                remedy = f"name its old revision in the address, or remove {self._folder} to begin again"
                 said = f"the file has changed since its blocks were cached ({then})"
                 raise CorpusError(f"{self.location}: {said}; {remedy}")
             if self._folder and not known:
                 write_sealed(record, json.dumps(self.facts).encode())
         self.size = self.facts["size"]
         if not self.size:
-            raise CorpusError(f"{self.location}: the file is empty; past instruction data needs lines")
+            raise CorpusError(f"{self.location}: the file is empty; old instructions need lines")
         self.count = -(-self.size // block_bytes)  # blocks in the grid
 
     def sample(self, seed: int, blocks: int = 2000, rows: int = 0) -> "Dataset":
@@ -94,10 +94,10 @@ class Jsonl:
         drawn = sorted(shuffled(generator(seed, "replay blocks"), self.count)[:blocks])
         pool = self._dataset(self._rows(drawn))
         if len(pool) < rows:
-            more = f"fewer rows, or about {11 * blocks * rows // (10 * len(pool) + 1):,} blocks"
+            more = f"fewer, or about {11 * blocks * rows // (10 * len(pool) + 1):,} blocks"
             allowed = more if len(drawn) < self.count else "what the file has"
             where = f"{len(drawn):,} of {self.count:,} blocks of {self.block_bytes:,} bytes"
-            said = f"found {len(pool):,} rows in {where}, but {rows:,} are asked for"
+            said = f"found {len(pool):,} lines in {where}, but {rows:,} are asked for"
             raise CorpusError(f"{self.location}: {said}; allowed: {allowed}")
         return pool
 
@@ -216,14 +216,14 @@ class _Local:
     etag = revision = None
 
     def __init__(self, path: Path):
-        must_exist(path, "file of past instruction data")
+        must_exist(path, "file of old instructions")
         self._path, self._state = path, self._look(path.stat())
         self.size = self._state[0]
 
     def read(self, begin: int, end: int) -> bytes:
         with open(self._path, "rb") as file:
             if self._look(os.fstat(file.fileno())) != self._state:
-                raise CorpusError(f"{self._path}: the file has changed while it was read; begin anew")
+                raise CorpusError(f"{self._path}: the file has changed while it was read; begin again")
             file.seek(begin)
             return file.read(end - begin)
 
@@ -306,7 +306,7 @@ class _Remote:
                 return
         if changed:
             said = f"the file has changed while it was read (at first it had {self.size:,} bytes, ETag {self.etag})"
-            said = f"{said}; begin anew, and name a fixed revision in the address"
+            said = f"{said}; begin again, and name a fixed revision in the address"
         elif status not in (200, 206):
             said = f"the server answers {status} {response.reason}"
         else:

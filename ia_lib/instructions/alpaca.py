@@ -10,7 +10,7 @@ from ia_lib.data import files
 from ia_lib.data.files import CorpusError
 from ia_lib.instructions.code_mixing import Mixed, mix
 
-# What a row has, whatever a file calls it.
+# What an instruction has, whatever a file calls it.
 PARTS = ("instruction", "input", "output")
 _BEGINS = "Below is an instruction that describes a task"
 _WITH_INPUT = ", paired with an input that provides further context"
@@ -26,8 +26,9 @@ _CUTS = {
 
 
 def read(path: Path, fields: Mapping[str, str]) -> list[dict[str, str]]:
-    """The rows of a JSON list or of JSONL, with `PARTS`; `fields` says what the file calls them. An input may be empty
-    or missing. Raises CorpusError for what is not text, an instruction or output that is empty, and no row at all."""
+    """The instructions of a JSON list or of JSONL, with `PARTS`; `fields` says what the file calls them. An input may
+    be empty or missing. Raises CorpusError for what is not text, an instruction or output that is empty, and a file
+    without any."""
     files.must_exist(path := Path(path))
     return _read(path, path.stat().st_mtime_ns, tuple(fields[part] for part in PARTS))
 
@@ -38,7 +39,7 @@ def _read(path: Path, time: int, names: tuple[str, ...]) -> list[dict[str, str]]
     if path.suffix.lower() == ".json":
         found = files.document(path)
         if not isinstance(found, list):
-            raise CorpusError(f"{path}: found no list of rows; a JSON file is a list of objects, one a row")
+            raise CorpusError(f"{path}: found no list; a JSON file is a list of objects, one for each instruction")
         records = ((f"row {number}", record) for number, record in enumerate(found, 1))
     else:
         records = ((f"line {number}", record) for number, record in files.records(path))
@@ -55,7 +56,7 @@ def _read(path: Path, time: int, names: tuple[str, ...]) -> list[dict[str, str]]
                 raise CorpusError(f"{path}, {place}: the field {fields[part]!r} is empty")
         rows.append(row)
     if not rows:
-        raise CorpusError(f"{path}: there are no rows in it; it needs at least one")
+        raise CorpusError(f"{path}: there are no instructions in it; it needs at least one")
     return rows
 
 
@@ -84,9 +85,9 @@ def mixed(
     key: tuple,
     **how: str,
 ) -> tuple[str, str, list[Mixed]]:
-    """A row's prompt and answer with the words of these `parts` mixed, and how: each of `PARTS` by itself before it
-    goes into the template, or with "prompt" the filled prompt as one text, the template too (naive mixing). `key` and
-    `how` are those of `code_mixing.mix`."""
+    """An instruction's prompt and answer with the words of these `parts` mixed, and how: each of `PARTS` by itself
+    before it goes into the template, or with "prompt" the filled prompt as one text, the template too (naive mixing).
+    `key` and `how` are those of `code_mixing.mix`."""
     found: dict[str, Mixed] = {}
 
     def through(part: str, text: str) -> str:

@@ -1,7 +1,7 @@
 """Code-mixing (COMMIT, section 3): some of a text's words are replaced by their translations, out of a dictionary.
 
-What is drawn for a text depends on a key of its own (seed, epoch, row, part), two numbers for each of its words: the
-same after a resume, in any number of processes, and whatever the dictionary says of other words.
+What is drawn for a text depends on a key of its own (seed, epoch, instruction, part), two numbers for each of its
+words: the same after a resume, in any number of processes, and whatever the dictionary says of other words.
 """
 
 import unicodedata

@@ -1,7 +1,7 @@
 """Cross-lingual instructions from parallel text: TLM, MT, XSS, and MLM as the baseline (InstructAlign, section 3.1).
 
-Every row is derived from (seed, epoch, sample): noise, template, objective and negative sentence are the same on
-every machine, in any number of processes and after a resume, and fresh in every epoch."""
+Every instruction is derived from (seed, epoch, sample): noise, template, objective and negative sentence are the same
+on every machine, in any number of processes and after a resume, and fresh in every epoch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SMALL = 20_000
 class Plan:
     """How instructions are made; `docs/fidelity.md` says which values are the paper's and which its code's."""
 
-    objective: str  # tlm, mt, xss, mlm, word, span, or several joined by +: each sample draws one of them uniformly
+    objective: str  # tlm, mt, xss, mlm, word, span, or several joined by +: each instruction draws one uniformly
     pivots: Sequence[str]
     taught: Sequence[str]
     seed: int | str
@@ -80,18 +80,18 @@ def directions(pivots: Sequence[str], taught: Sequence[str]) -> list[tuple[str, 
 def instructions(parallel: Dataset, plan: Plan, epoch: int = 0, workers: int = 1) -> Iterator[dict]:
     """One epoch of instructions in training order: every sentence in every direction once.
 
-    `parallel` has `sentence_id` and a column per language. The rows do not depend on the number of `workers`
+    `parallel` has `sentence_id` and a column per language. What is made does not depend on the number of `workers`
     (processes), and memory does not grow with the corpus if that is a file.
 
     Yields `prompt, answer, kind` (the objective), `language` (of the answer; of XSS' second text), `source_language,
     source_id` (the sentence's), `template` (from 0), `noise` (the kinds drawn, joined by +, or None), `negative` (of an
-    XSS row with another sentence's text its kind and id, `hard 123`; else None), `epoch, position, sample`.
+    XSS instruction with another sentence's text its kind and id, `hard 123`; else None), `epoch, position, sample`.
     """
     yield from _rows(parallel, plan, _blocks(parallel, plan, epoch), workers)
 
 
 def stream(parallel: Dataset, rows: int | None, plan: Plan, workers: int = 1) -> Iterator[dict]:
-    """The first `rows` rows of epoch 0, 1, 2, ... of `instructions`; with None they never end. Raises ValueError if
+    """The first `rows` of epoch 0, 1, 2, ... of `instructions`; with None they never end. Raises ValueError if
     there is nothing to make them from."""
     if rows == 0:
         return
@@ -121,7 +121,7 @@ def _rows(parallel: Dataset, plan: Plan, blocks: Iterator[tuple[int, int, int]],
 
 
 class _Maker:
-    """Makes the rows of a block of positions."""
+    """Makes the instructions of a block of positions."""
 
     def __init__(self, parallel: Dataset, plan: Plan):
         self.parallel, self.plan = parallel.with_format("arrow"), plan
@@ -145,7 +145,7 @@ class _Maker:
             table = self.parallel[sentences]
             columns = {name: table[name].to_pylist() for name in (*plan.codes, "sentence_id")}
             sentences = range(len(sentences))
-        numbers = uniforms((plan.seed, epoch), samples, 48).tolist()  # most rows need fewer
+        numbers = uniforms((plan.seed, epoch), samples, 48).tolist()  # most instructions need fewer
         rows = []
         for position, sample, i, drawn in zip(positions.tolist(), samples.tolist(), sentences, numbers, strict=True):
             rng = _Row(drawn, plan.seed, epoch, sample)
@@ -241,7 +241,7 @@ def _folded(text: str) -> str:
 
 
 class _Row:
-    """The random numbers of one row: from its block, and behind those from a generator of its own."""
+    """The random numbers of one instruction: from its block, and behind those from a generator of its own."""
 
     def __init__(self, drawn: list[float], *key: object):
         self._key, self._drawn, self._at, self._more = key, drawn, 0, None
@@ -358,19 +358,19 @@ def make(
             "validation": (row for row in instructions(parallel, plan) if row["sample"] in held),
         }
     own = ("source_language", "template", "noise", "negative", "sample")
-    # columns, since a dictionary for every row would take several times the memory
+    # columns, since a dictionary for every instruction would take several times the memory
     columns: dict[str, list] = {name: [] for name in (*COLUMNS, *own)}
     for part, made in parts.items():
         for row in made:
             row |= {"stream": "instructions", "role": "new", "split": part}
             for name, column in columns.items():
                 column.append(row[name])
-    # numbers that other streams' rows do not have stay whole numbers beside them
+    # numbers that other streams' examples do not have stay whole numbers beside them
     return pd.DataFrame(columns).astype({"template": "Int64", "sample": "Int64"})
 
 
 def rows_of_epoch(parallel: Dataset, plan: Plan, validation_sentences: int, validation_rows: int, hold_out: str) -> int:
-    """How many training rows one epoch of `make` has."""
+    """How many instructions to train on one epoch of `make` has."""
     if hold_out == "row":
         return len(parallel) * len(plan.pairs) - validation_rows
     return len(split_off(parallel, validation_sentences, plan.seed)[0]) * len(plan.pairs)

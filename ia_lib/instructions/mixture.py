@@ -1,4 +1,4 @@
-"""Past instruction data for a model trained from scratch: a mixture of labelled texts, cross-lingual objectives, and
+"""Old instructions of a model trained from scratch: a mixture of labelled texts, cross-lingual objectives, and
 questions on passages."""
 
 from collections.abc import Mapping, Sequence

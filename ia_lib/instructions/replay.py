@@ -1,4 +1,4 @@
-"""Which old instruction data is replayed: r rows of a pool (InstructAlign, section 3.2)."""
+"""Which old instructions are replayed: r of a pool (InstructAlign, section 3.2)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from datasets import Dataset
 
-# Rows that the released code's streaming shuffle holds at a time.
+# Instructions that the released code's streaming shuffle holds at a time.
 BUFFER = 1000
 
 
 def reservoir(rows: Iterable, r: int, seed: int) -> list:
-    """r rows drawn uniformly without replacement from the whole of a stream whose length is not known (all of them, if
-    there are fewer), in an order drawn uniformly too. Holds r rows at a time."""
+    """r instructions drawn uniformly without replacement from the whole of a stream whose length is not known (all of
+    them, if there are fewer), in an order drawn uniformly too. Holds r at a time."""
     rng, kept = generator(seed, "reservoir"), []
-    # Algorithm R: the (i + 1)-th row takes a place with probability r / (i + 1)
+    # Algorithm R: the (i + 1)-th takes a place with probability r / (i + 1)
     for i, row in enumerate(rows):
         if i < r:
             kept.append(row)
@@ -33,8 +33,8 @@ def reservoir(rows: Iterable, r: int, seed: int) -> list:
 
 
 def buffered(rows: Iterable, seed: int, buffer: int = BUFFER) -> Iterator:
-    """The released code's streaming shuffle: a full buffer gives up one of its rows, drawn uniformly, for the next. The
-    first r that come out are from the first r + buffer rows, and no more need be read for them."""
+    """The released code's streaming shuffle: a full buffer gives up one of its instructions, drawn uniformly, for the
+    next. The first r that come out are from the first r + buffer, and no more need be read for them."""
     rng, held = generator(seed, "buffered"), []
     for row in rows:
         if len(held) < buffer:
@@ -54,20 +54,20 @@ def draw(
     stratify: str | None = None,
     sampling: str = "uniform",
 ) -> Dataset:
-    """The rows to replay: r rows ("all" for every one) of `pool`, in the order they were drawn.
+    """The instructions to replay: r ("all" for every one) of `pool`, in the order they were drawn.
 
     With `sampling="uniform"` they are drawn uniformly without replacement from the whole pool. `stratify` names a
-    column of it: every value of that column then gets an equal share of the r rows; one with too few rows gives all it
-    has, and the others share the rest. With `sampling="released"` they are the first r rows of `buffered`, and each
-    prompt gets the one blank that the released code puts between it and its answer.
+    column of it: every value of that column then gets an equal share of the r; one with too few gives all it has, and
+    the others share the rest. With `sampling="released"` they are the first r of `buffered`, and each prompt gets the
+    one blank that the released code puts between it and its answer.
 
-    Adds the columns `pool_row` (its index in the pool) and `split`. `validation_rows` further rows get the split
+    Adds the columns `pool_row` (its index in the pool) and `split`. `validation_rows` further ones get the split
     "validation"; r = "all" then means all others. Unless the sampling is the released one, no prompt of theirs is one
-    that is trained on (as `corpora.normalised` reads it): rows that share theirs stay together, and there are fewer of
+    that is trained on (as `corpora.normalised` reads it): those that share theirs stay together, and there are fewer of
     them where all that is left are groups too large.
 
-    Raises ValueError if the pool has too few rows, no such column, or no row whose prompt can be held out, or for a
-    sampling that there is not.
+    Raises ValueError if the pool has too few instructions, no such column, or none whose prompt can be held out, or for
+    a sampling that there is not.
     """
     from datasets import Dataset
 
@@ -76,16 +76,16 @@ def draw(
         raise ValueError(f"replay: found sampling {sampling!r}{beside}; allowed: uniform, or released unstratified")
     if stratify and (stratify not in pool.column_names or stratify in ("prompt", "answer")):
         columns = ", ".join(name for name in pool.column_names if name not in ("prompt", "answer")) or "it has none"
-        allowed = f"a column that the pool of past data has besides prompt and answer ({columns})"
+        allowed = f"a column that the old instructions have besides prompt and answer ({columns})"
         raise ValueError(f"replay: found stratify {stratify!r}; allowed: {allowed}")
     count = len(pool) - validation_rows if r == "all" else r
     if count + validation_rows > len(pool) or (r == "all" and count < 1):
         beside = f" beside {validation_rows:,} for validation" if validation_rows else ""
-        said = f"found {r}{beside}, but the pool of past data has {len(pool):,} rows"
+        said = f"found {r}{beside}, but there are {len(pool):,} old instructions"
         most = len(pool) - validation_rows
         raise ValueError(
             f"replay: {said}; allowed: "
-            + (f"{most:,} at most" if most > 0 else "a larger pool, or fewer validation_rows")
+            + (f"{most:,} at most" if most > 0 else "more old instructions, or fewer validation_rows")
         )
     if sampling == "released":
         rows = list(islice(buffered(range(len(pool)), seed), count + validation_rows))
@@ -95,7 +95,7 @@ def draw(
         rows = _in_turn(order, pool[stratify][:], seed) if stratify else order
         rows, held = _held_out(pool, rows, count, validation_rows)
     splits, rows = ["train"] * len(rows) + ["validation"] * len(held), rows + held
-    # not `select`, whose rows would have to be copied, with a progress bar, when a column is added
+    # not `select`, whose result would have to be copied, with a progress bar, when a column is added
     columns = pool[rows]
     if sampling == "released":
         columns["prompt"] = [prompt.rstrip(" ") + " " for prompt in columns["prompt"]]
@@ -112,20 +112,20 @@ def _held_out(pool: Dataset, order: list[int], count: int, validation_rows: int)
     # without equal prompts those behind the ones that are trained on
     held = corpora.hold_out(group, order[count:] + order[:count][::-1], validation_rows)
     if not held.any():
-        said = f"found {validation_rows:,}, but every row of the pool shares its prompt with more others"
-        raise ValueError(f"validation_rows: {said}; allowed: a pool of rows with prompts of their own")
+        said = f"found {validation_rows:,}, but every old instruction shares its prompt with more others"
+        raise ValueError(f"validation_rows: {said}; allowed: old instructions with prompts of their own")
     rest = len(pool) - validation_rows == count
     trained = [row for row in order if not held[row]]
     return trained if rest else trained[:count], [row for row in order if held[row]]
 
 
 def examples(drawn: Dataset, stream: str = "replay", role: str = "old") -> pd.DataFrame:
-    """What `draw` gives as the rows of a stream: columns `COLUMNS` and `pool_row`. `kind` is the pool's `objective` or
-    `kind`, `language` its own, empty where it has none."""
+    """What `draw` gives as the examples of a stream: columns `COLUMNS` and `pool_row`. `kind` is the pool's `objective`
+    or `kind`, `language` its own, empty where it has none."""
     frame = drawn.to_pandas()
     frame["kind"] = frame.get("objective", frame.get("kind", ""))
     frame = frame.assign(stream=stream, role=role, source_id="", epoch=0, position=range(len(frame)))
-    # whole numbers also beside rows of other streams, which have none
+    # whole numbers also beside examples of other streams, which have none
     return frame.reindex(columns=[*COLUMNS, "pool_row"], fill_value="").astype({"pool_row": "Int64"})
 
 
@@ -141,8 +141,8 @@ def spaced(pool: Dataset) -> Dataset:
 
 
 def _in_turn(order: list[int], strata: list, seed: int) -> list[int]:
-    """`order` (of rows) rearranged so that the strata take turns for as long as they have rows; who comes first in
-    each round is drawn."""
+    """`order` (of the pool's numbers) rearranged so that the strata take turns for as long as they last; who comes
+    first in each round is drawn."""
     rng, turns, keyed = generator(seed, "strata"), Counter(), []
     for row in order:
         turns[str(strata[row])] += 1

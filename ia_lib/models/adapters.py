@@ -31,8 +31,8 @@ def attach(
     seed: int = 1,
 ):
     """`model` frozen, with an adapter of that `rank` to train at every linear layer but the last, or at those whose
-    names end with one of `targets`: a peft.PeftModel. What an adapter adds is scaled by alpha / rank (rsLoRA: by
-    alpha / sqrt(rank)). `embeddings` trains the whole embedding and output layer too. Its random weights hang on `seed`
+    names end with one of `targets`: a peft.PeftModel. What an adapter adds is scaled by alpha / rank (rsLoRA: by alpha
+    / sqrt(rank)). `embeddings` trains the whole embedding and output layer too. Its random weights depend on `seed`
     alone. Raises ValueError for targets that the model has not, and for `embeddings` of an encoder-decoder model, which
     has them in several places, and for a target that is the output layer where that shares its weights with the
     embeddings, which merging would change, too."""

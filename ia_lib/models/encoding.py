@@ -27,15 +27,15 @@ def encode(
 ) -> tuple[list[dict], int]:
     """Tokenise prompts with their answers and the token that ends an answer.
 
-    A row becomes `input_ids`, prompt and answer in one list, and `answer_start`, the index of its first answer token.
-    Prompt + answer is tokenised as one string, with the end-of-sequence token behind it: a token belongs to the answer
-    if it holds at least one of the answer's characters. With `chat` the string is the conversation as `in_chat` gives
-    it. With `encoder_decoder` prompt and answer are two texts, each with its own end-of-sequence token.
+    An example becomes `input_ids`, prompt and answer in one list, and `answer_start`, the index of its first answer
+    token. Prompt + answer is tokenised as one string, with the end-of-sequence token behind it: a token belongs to the
+    answer if it holds at least one of the answer's characters. With `chat` the string is the conversation as `in_chat`
+    gives it. With `encoder_decoder` prompt and answer are two texts, each with its own end-of-sequence token.
 
-    A row longer than `max_length` tokens loses the beginning of its prompt's own text, never its beginning-of-sequence
+    One longer than `max_length` tokens loses the beginning of its prompt's own text, never its beginning-of-sequence
     token or what the chat template adds; if the answer finds no room even so, its end is cut, and the second value
-    returned counts such rows. The released code's ways: with `cut` "end" a row loses its end instead, and of its answer
-    nothing may be left; without `end_of_sequence` nothing ends an answer.
+    returned counts such examples. As the released code does it: with `cut` "end" an example loses its end instead, and
+    of its answer nothing may be left; without `end_of_sequence` nothing ends an answer.
 
     Raises ValueError for a tokenizer without end-of-sequence token, an answer without a token, a `max_length` that
     leaves an answer no room, and what `in_chat` refuses.

@@ -22,9 +22,9 @@ def train_tokenizer(texts: list[str], vocabulary: int):
 
 
 def tokenizer_texts(pool, parallel, passages: Iterable[str] = ()) -> list[str]:
-    """What the tokenizer is trained on: the past data (a dataset), the words of all templates, and the parallel text
-    and `passages` in all their languages, because a multilingual model's tokenizer has seen those that the model does
-    not know."""
+    """What the tokenizer is trained on: the old instructions (a dataset), the words of all templates, and the parallel
+    text and `passages` in all their languages, because a multilingual model's tokenizer has seen those that the model
+    does not know."""
     prompts = [template for kind in templates.ANSWER_SLOTS for template in templates.templates(kind)]
     words = " ".join([*prompts, *languages.NAMES.values()])
     codes = [column for column in parallel.column_names if column != "sentence_id"]

@@ -1,6 +1,6 @@
 """The Alpaca study (Chen et al., Findings of EACL 2024): one set of instructions, translated into several languages,
-and four budgets to tune on it: a model for each language, one for all, one on English alone, and one on the merged
-rows sampled down to as many as one language has."""
+and four budgets to tune on it: a model for each language, one for all, one on English alone, and one on as many
+of the merged instructions as one language has."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
@@ -38,7 +38,7 @@ READINGS = {
 
 
 class Instructions(fields.Part):
-    """Files of instructions, one for each language; row i is the same instruction in all of them."""
+    """Files of instructions, one for each language; the i-th is the same instruction in all of them."""
 
     file: Text  # JSON or JSONL, with {tag} for what the files call a language
     languages: dict[Text, Text] = Field(min_length=1)  # language -> its tag
@@ -62,7 +62,7 @@ class Data(fields.Data):
 
 
 def streams(run) -> list[Stream]:
-    """One stream, whose rows are shuffled anew in every epoch."""
+    """One stream, whose instructions are shuffled again in every epoch."""
     return [Stream("instructions", "new", run.data.per_step)]
 
 
@@ -115,14 +115,15 @@ def trained(run) -> list[str]:
 
 
 def rows_of_epoch(run, counts: Mapping[str, int]) -> int:
-    """How many rows the row's budget trains on in an epoch, where the files of its languages (`codes`) have so many."""
+    """How many instructions the row's budget trains on in an epoch, where the files of its languages (`codes`) have so
+    many."""
     of = [max(counts.values())] if run.data.budget == "downsampled" else [counts[code] for code in trained(run)]
     held_out = run.data.validation_rows * (len(of) if run.data.hold_out == "instruction" else 1)
     return max(1, sum(of) - held_out)
 
 
 def counts(run, inputs) -> dict[str, int]:
-    """How many rows the files of the row's languages have, of those that are here."""
+    """How many instructions the files of the row's languages have, of those that are here."""
     here = [code for code in codes(run) if inputs.here([_place(run, code)])]
     return {code: len(_read(run, inputs, code)) for code in here} if run.corpus != "minilab" else {}
 
@@ -149,7 +150,8 @@ def look(run, inputs) -> None:
 
 
 def examples(run, inputs):
-    """The rows of the stream (see the package), and in the report rows, tokens and updates of every budget."""
+    """The instructions of the stream (see the package), and in the report how many instructions, tokens and updates
+    every budget has."""
     import pandas as pd
 
     from ia_lib.instructions import COLUMNS
@@ -181,8 +183,8 @@ class _Budgets:
             told = ", ".join(f"{count:,} in {code}" for code, count in self.count.items())
             field = "hold_out" if self.data.hold_out == "instruction" else "sampling"
             raise CorpusError(
-                f"instructions: found {told}; {field}: instruction wants the same rows in every language, in the same "
-                "order; make them so, or set it to row"
+                f"instructions: found {told}; {field}: instruction wants the same instructions in every language, "
+                "in the same order; make them so, or set it to row"
             )
         held_out = self.data.hold_out == "instruction"
         self.held_out = _drawn(run, "validation", min(self.count.values()), self.data.validation_rows * held_out)
@@ -200,7 +202,7 @@ class _Budgets:
             every = self._downsampled(every, size)
         if self.data.hold_out == "instruction":
             return every, [(of[n % len(of)], i) for n, i in enumerate(sorted(self.held_out))]
-        # as released: of the budget's own rows, so that other languages may train on the same instruction
+        # as released: of the budget's own instructions, so that other languages may train on the same instruction
         out = _drawn(self.run, "rows", len(every), self.data.validation_rows)
         return [row for i, row in enumerate(every) if i not in out], [every[i] for i in sorted(out)]
 
@@ -213,7 +215,8 @@ class _Budgets:
         return [every[i] for i in sorted(shuffled(rng, len(every))[:size])]
 
     def order(self, rows: list[tuple[str, int]], count: int) -> list[tuple[int, str, int]]:
-        """The first `count` rows of training, each with its epoch, every one of which has an order of its own."""
+        """The first `count` instructions of training, each with its epoch, every one of which has an order of its
+        own."""
         from ia_lib.randomness import generator, shuffled
 
         found: list[tuple[int, str, int]] = []
@@ -258,5 +261,5 @@ def _drawn(run, name: str, of: int, count: int) -> set[int]:
     from ia_lib.randomness import generator, shuffled
 
     if count >= of:
-        raise Refusal("validation_rows", count, f"below {of:,}, the rows that there are")
+        raise Refusal("validation_rows", count, f"below {of:,}, the instructions that there are")
     return {*shuffled(generator(run.seed, "alpaca", name), of)[:count]}

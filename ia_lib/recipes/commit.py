@@ -39,7 +39,7 @@ class Dictionary(fields.Part):
 
 
 class Instructions(fields.Part):
-    """A JSON or JSONL file, and what it calls the parts of a row."""
+    """A JSON or JSONL file, and what it calls the parts of an instruction."""
 
     file: Text
     instruction: Text = "instruction"
@@ -64,7 +64,7 @@ class Data(fields.Data):
 
 
 def streams(run) -> list[Stream]:
-    """One stream, whose rows are mixed anew in every epoch."""
+    """One stream, whose examples are mixed again in every epoch."""
     return [Stream("text" if run.data.texts else "instructions", "new", run.data.per_step)]
 
 
@@ -140,8 +140,8 @@ def _instructions(run, inputs) -> list[dict[str, str]]:
 
 
 def examples(run, inputs):
-    """The rows of the stream (see the package), with `before`: prompt and answer as they were unmixed. A text of more
-    than `max_length` tokens makes several rows."""
+    """The examples of the stream (see the package), with `before`: prompt and answer as they were unmixed. A text of
+    more than `max_length` tokens makes several examples."""
     import pandas as pd
 
     from ia_lib.instructions import COLUMNS
@@ -180,10 +180,10 @@ def dictionaries(run, inputs) -> dict[str, Any]:
 
 
 class _Mixing:
-    """The rows of every epoch, mixed, and what was mixed so far."""
+    """The examples of every epoch, mixed, and what was mixed so far."""
 
     def __init__(self, run, inputs, rows: list, texts: list[str]):
-        """`texts` are what of the rows must not be both trained on and held out."""
+        """`texts` are what of the examples must not be both trained on and held out."""
         from ia_lib.instructions.code_mixing import Reached
 
         self.run, self.rows, self.how = run, rows, {"words": run.data.words, "case": run.data.case}
@@ -192,7 +192,8 @@ class _Mixing:
         self.held_out = _held_out(texts, run.data.validation_rows, run.seed)
 
     def order(self, epoch: int, held_out: bool) -> Iterator[tuple[int, Any]]:
-        """The rows that are held out, or all others, with their numbers, in an order of their own in every epoch."""
+        """The examples that are held out, or all others, with their numbers, in an order of their own in every
+        epoch."""
         from ia_lib.randomness import generator, shuffled
 
         numbers = shuffled(generator(self.run.seed, "code-mixing", epoch), len(self.rows))
@@ -200,7 +201,7 @@ class _Mixing:
 
     @property
     def count(self) -> int:
-        """How many rows of the file are trained on."""
+        """How many instructions or texts of the file are trained on."""
         return len(self.rows) - len(self.held_out)
 
     def words(self, code: str) -> dict[str, list[str]]:
@@ -276,7 +277,7 @@ def _held_out(texts: list[str], count: int, seed: int) -> set[int]:
     from ia_lib.randomness import generator, shuffled
 
     if count >= len(texts):
-        raise Refusal("validation_rows", count, f"below {len(texts):,}, the rows that there are")
+        raise Refusal("validation_rows", count, f"below {len(texts):,}, the examples that there are")
     if not count:
         return set()
     group = corpora.groups(corpora.fingerprints(Dataset.from_dict({"text": texts})))

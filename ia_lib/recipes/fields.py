@@ -62,7 +62,7 @@ _Percent = Annotated[Number, Field(ge=0, le=10**6)]
 
 
 class Mixture(Part):
-    """Past data for a model trained from scratch: shares in percent (see `instructions.mixture`)."""
+    """Old instructions of a model trained from scratch: shares in percent (see `instructions.mixture`)."""
 
     sentiment: _Percent = 0
     mt: _Percent = 0
@@ -87,20 +87,20 @@ class Mixture(Part):
 
 
 class Past(Part):
-    """Where the model's old instruction data comes from: exactly one of run, file, url, xp3 and mixture."""
+    """Where the model's old instructions come from: exactly one of run, file, url, xp3 and mixture."""
 
     run: str | None = None  # what that run of the table was trained on
     file: str | None = None  # a JSONL or parquet file with the two fields below
-    url: str | None = None  # a JSONL file too large to download: rows are drawn from random parts of it
+    url: str | None = None  # a JSONL file too large to download: lines are drawn from random parts of it
     xp3: list[str] | None = Field(None, min_length=1)  # languages of xP3, by its two-letter codes; drawn from as a url
     prompt: str | None = None
     answer: str | None = None
     input: str | None = (
         None  # of a file: a further field; where it is not empty it follows the prompt, behind a blank line
     )
-    held_out: Count | None = None  # of a file: so many of its rows are never drawn, and how well each model knows their
-    # answers is measured
-    stream: StrictBool = False  # read a large local file line by line, holding only the rows that are drawn
+    held_out: Count | None = None  # of a file: so many instructions are never drawn, and how well each model knows
+    # their answers is measured
+    stream: StrictBool = False  # read a large local file line by line, holding only those that are drawn
     blocks: Count = 2000
     mixture: Mixture | None = None
 
@@ -158,7 +158,7 @@ class Test(Part):
 
 
 class New(Part):
-    """An untrained BLOOM and its tokenizer, trained on the past data."""
+    """An untrained BLOOM and its tokenizer, trained on the old instructions."""
 
     hidden: _Size = 64
     layers: _Size = 2
@@ -173,7 +173,7 @@ class New(Part):
 
 
 class Model(Part):
-    """The model to begin with: exactly one of the three."""
+    """The row's base, the model that it begins with: exactly one of new, run and name."""
 
     new: New | None = None
     run: str | None = None  # the model that this run of the table ended with
@@ -256,7 +256,7 @@ class Adapter(Part):
 
 
 class Retention(Part):
-    """A method against forgetting that old rows are used for, other than being trained on."""
+    """A method against forgetting that uses old instructions other than by training on them."""
 
     method: Literal["ewc", "agem", "ssu"]
     strength: Annotated[Number, Field(gt=0, le=10**9)] = 1.0  # ewc: how strongly weights are drawn back
@@ -282,7 +282,7 @@ class Train(Part):
     loss: Literal["answer", "all"] = "answer"
     loss_average: Literal["example", "token"] = "token"
     length_window: Count = 1
-    packing: StrictBool = False  # several rows in one sequence, each seeing only itself
+    packing: StrictBool = False  # several examples in one sequence, each seeing only itself
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     validate_steps: Count = 500
     optimiser: Literal["adamw", "paged_adamw_8bit", "adafactor"] = "adamw"
@@ -320,7 +320,7 @@ class Gate(Part):
 class Evaluate(Part):
     """What evaluation reads beside the model."""
 
-    tasks: list[str] | None = None  # none at all for a row that is only on the way to others
+    tasks: list[str] | None = None  # none at all for a row that others only begin with
     tests: list[Test] = []
     held_out: StrictBool | None = None
     test_split: Literal["valid", "test"] = "test"

@@ -51,14 +51,14 @@ class Data(fields.Data):
     replay: Annotated[int, Field(ge=0, le=10**9, strict=True)] | Literal["all"] = 0
     replay_sampling: Literal["uniform", "released"] = "uniform"
     replay_stratify: str | None = None
-    retention: fields.Retention | None = None  # what the replayed rows are for, if they are not to be trained on
+    retention: fields.Retention | None = None  # what old instructions are for, if they are not to be trained on
     new_epochs: Annotated[Number, Field(gt=0, le=10**4)] | None = None
     new_per_step: Count = 16
     old_per_step: Count = 16
 
 
 def streams(run) -> list[Stream]:
-    """Old rows and new ones; without an objective none, since replay alone teaches nothing."""
+    """Old instructions and new ones; without an objective none, since replay alone teaches nothing."""
     if run.data.objective == "none":
         return []
     new = Stream("instructions", "new", run.data.new_per_step)
@@ -86,10 +86,10 @@ def check(run) -> None:
     if not run.taught:
         raise Refusal("taught", run.taught, f"at least one language, since the objective is {data.objective}")
     if data.replay and past is None:
-        allowed = f"a source of past data (run, file, url, xp3 or mixture), since replay is {data.replay}"
+        allowed = f"a source of old instructions (run, file, url, xp3 or mixture), since replay is {data.replay}"
         raise Refusal("past", None, allowed)
     if data.replay == "all" and (past.url or past.xp3):
-        raise Refusal("replay", "all", "a number: a pool that is not downloaded cannot be replayed whole")
+        raise Refusal("replay", "all", "a number: a file that is not downloaded cannot be replayed whole")
     if data.replay_sampling == "released" and past and len(past.xp3 or []) > 1:
         raise Refusal("past.xp3", past.xp3, "one language, where replay_sampling is released")
     if data.replay_sampling == "released" and data.replay_stratify:
@@ -98,7 +98,9 @@ def check(run) -> None:
         found = None if data.steps is None else "steps and new_epochs"
         raise Refusal("steps", found, "exactly one of steps and new_epochs for a run that trains")
     if data.retention and not data.replay:
-        raise Refusal("replay", 0, f"a number of old rows, by which {data.retention.method} tells what is to be kept")
+        raise Refusal(
+            "replay", 0, f"a number of old instructions, by which {data.retention.method} tells what is to be kept"
+        )
     if data.retention and data.retention.method == "agem" and run.train.alternation != "strict":
         raise Refusal("alternation", run.train.alternation, "strict, where retention is agem: every step needs both")
     if data.retention and data.retention.method == "ssu":
@@ -131,7 +133,7 @@ def plan(run):
 
 
 def examples(run, inputs):
-    """The rows of both streams (see the package)."""
+    """The examples of both streams (see the package)."""
     import pandas as pd
 
     from ia_lib.instructions import cross_lingual, replay
@@ -150,7 +152,7 @@ def examples(run, inputs):
 
 
 def _kept(run) -> bool:
-    """Whether old rows are looked at before training, and stand in no batch."""
+    """Whether old instructions are looked at before training, and stand in no batch."""
     return run.data.retention is not None and run.data.retention.method != "agem"
 
 

@@ -1,4 +1,4 @@
-"""Plain instruction tuning: a model is trained on instruction data as it is, with nothing beside it."""
+"""Plain instruction tuning: a model is trained on instructions as they are, with nothing beside them."""
 
 from typing import Annotated, Literal
 
@@ -18,7 +18,7 @@ READINGS = {
 
 
 class Data(fields.Data):
-    """The fields of plain instruction tuning; its rows are drawn from `past`."""
+    """The fields of plain instruction tuning; its examples are drawn from `past`."""
 
     rows: Count | Literal["all"] = "all"
     stratify: str | None = None
@@ -32,15 +32,15 @@ def streams(run) -> list[Stream]:
 
 
 def check(run) -> None:
-    """Refuse what has no rows to train on, or no length."""
+    """Refuse what has nothing to train on, or no length."""
     data = run.data
     if data.past is None:
-        raise Refusal("past", None, "a source of instruction data (run, file, url, xp3 or mixture)")
+        raise Refusal("past", None, "a source of instructions (run, file, url, xp3 or mixture)")
     if (data.steps is None) == (data.epochs is None):
         found = None if data.steps is None else "steps and epochs"
         raise Refusal("steps", found, "exactly one of steps and epochs")
     if data.rows == "all" and (data.past.url or data.past.xp3):
-        raise Refusal("rows", "all", "a number: a pool that is not downloaded cannot be read whole")
+        raise Refusal("rows", "all", "a number: a file that is not downloaded cannot be read whole")
 
 
 def drawn(run) -> dict:
@@ -49,7 +49,7 @@ def drawn(run) -> dict:
 
 
 def examples(run, inputs):
-    """The rows of the stream (see the package)."""
+    """The examples of the stream (see the package)."""
     from ia_lib.instructions import replay
 
     pool, provenance = inputs.pool()

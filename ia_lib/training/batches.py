@@ -22,14 +22,14 @@ def lay_out(
     alternation: str = "strict",
     steps: int | None = None,
 ) -> tuple[list[dict], list[dict], list[dict]]:
-    """The training rows in the order of their batches (see `interleave`), the validation rows, new before old, and the
-    rows of the split "kept", which a method against forgetting looks at.
+    """The examples to train on in the order of their batches (see `interleave`), those held out for validation, new
+    before old, and those of the split "kept", which a method against forgetting looks at.
 
     `examples` has the columns `stream, role, prompt, answer, split`, `encoding` the keyword arguments of `encode`.
-    Without `steps` there are as many as the streams that are read once have rows for. A row is what `encode` gives, and
-    its `stream`, `role` and `example`, its place in `examples` from 0.
+    Without `steps` there are as many as the streams that are read once have examples for. An example is what `encode`
+    gives, and its `stream`, `role` and `example`, its place in `examples` from 0.
 
-    Raises ValueError for training rows of no stream that is read, and what `encode` and `interleave` raise.
+    Raises ValueError for examples to train on of no stream that is read, and what `encode` and `interleave` raise.
     """
     rows, _ = encode(tokenizer, list(examples["prompt"]), list(examples["answer"]), **encoding)
     parts: dict[str, list[dict]] = {stream.name: [] for stream in streams}
@@ -39,7 +39,7 @@ def lay_out(
     for number, (row, (stream, role, split)) in enumerate(zip(rows, columns, strict=True)):
         row |= {"stream": stream, "role": role, "example": number}
         if split == "train" and stream not in parts:
-            raise ValueError(f"stream: found training rows of {stream!r}; allowed: {', '.join(parts) or 'none'}")
+            raise ValueError(f"stream: found examples of {stream!r}; allowed: {', '.join(parts) or 'none'}")
         (parts[stream] if split == "train" else kept if split == "kept" else validation[role]).append(row)
     if steps is None:
         steps = min(len(parts[stream.name]) // stream.per_step for stream in streams if not stream.passes)
@@ -52,13 +52,13 @@ def lay_out(
 def weigh(
     rows: Sequence[dict], batch_size: int, loss: str = "answer", average: str = "example", apart: bool = False
 ) -> list[dict]:
-    """Each row with `first`, the index of the first token that counts, and `weight`, that of each of its tokens in the
-    loss of its batch of `batch_size` consecutive rows: they sum to one, however it is cut into micro-batches. `loss`:
-    "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every row the same
-    weight, "token" every counted token. With `apart` the weights of a batch's old rows and those of its new ones sum to
-    one each."""
+    """Each example with `first`, the index of the first token that counts, and `weight`, that of each of its tokens in
+    the loss of its batch of `batch_size` consecutive ones: they sum to one, however it is cut into micro-batches.
+    `loss`: "answer" counts the answer's tokens, "all" every token but the first. `average`: "example" gives every
+    example the same weight, "token" every counted token. With `apart` the weights of a batch's old examples and those
+    of its new ones sum to one each."""
     first = [1 if loss == "all" else max(1, row["answer_start"]) for row in rows]
-    # a row that was cut at its end may have nothing left that counts
+    # one that was cut at its end may have nothing left that counts
     counts = [max(0, len(row["input_ids"]) - f) for row, f in zip(rows, first, strict=True)]
     weights = [0.0] * len(rows)
     for begin in range(0, len(rows), batch_size):
@@ -72,14 +72,15 @@ def weigh(
 
 
 class Collator:
-    """Padded batches of weighed rows: `input_ids, attention_mask, targets, weights`, all [sequences, tokens].
+    """Padded batches of weighed examples: `input_ids, attention_mask, targets, weights`, all [sequences, tokens].
 
     `targets` are the tokens that the logits at the same place predict, `weights` their shares in the loss. For a causal
     model (`position_ids` too) padding stands on the left, so that the vocabulary's logits can be computed for the last
-    positions alone. A sequence is one row; with `packing`, as many as fit beside each other into the length of the
-    longest one, told apart by positions that begin anew, for models that read them (`keeps_apart`); then there is no
+    positions alone. A sequence is one example; with `packing`, as many as fit beside each other into the length of the
+    longest one, told apart by positions that begin again, for models that read them (`keeps_apart`); then there is no
     `attention_mask`. For an encoder-decoder model, whose answers begin with the token `decoder_start`, the encoder
-    reads what stands before a row's first counted token, and `decoder_input_ids, targets, weights` are the answer's.
+    reads what stands before an example's first counted token, and `decoder_input_ids, targets, weights` are the
+    answer's.
     """
 
     def __init__(self, pad_token_id: int, decoder_start: int | None = None, packing: bool = False):
@@ -117,7 +118,7 @@ class Collator:
 
 
 def _packed(rows: list[dict]) -> list[list[dict]]:
-    """The rows in sequences no longer than the longest row: the longest first, each where it fits first."""
+    """The examples in sequences no longer than the longest one: the longest first, each where it fits first."""
     sequences: list[list[dict]] = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: -len(row["input_ids"])):
@@ -134,7 +135,7 @@ def _packed(rows: list[dict]) -> list[list[dict]]:
 
 @torch.no_grad()
 def keeps_apart(model: PreTrainedModel) -> bool:
-    """Whether a causal model reads rows that stand beside each other in one sequence as if each stood alone."""
+    """Whether a causal model reads examples that stand beside each other in one sequence as if each stood alone."""
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     training, ids = model.training, torch.arange(1, 9, device=model.device)[None]
@@ -142,6 +143,6 @@ def keeps_apart(model: PreTrainedModel) -> bool:
     alone = torch.cat([model(input_ids=part, use_cache=False).logits for part in ids.split(4, 1)], 1)
     together = model(input_ids=ids, position_ids=(ids - 1) % 4, use_cache=False).logits
     model.train(training)
-    # what leaks from one row into the next changes logits far more than rounding does
+    # what leaks from one example into the next changes logits far more than rounding does
     rounding = 1e-3 if alone.dtype == torch.float32 else 2e-2
     return bool((alone - together).abs().max() <= rounding * alone.float().std())

@@ -1,6 +1,7 @@
-"""Methods against forgetting, beside replay: each looks at old rows before training, and has a hand in every step.
+"""Methods against forgetting, beside replay: each looks at old instructions before training, and has a hand in every
+step.
 
-In: the model as training begins, old rows, and a function that computes a loss. Out: changed gradients.
+In: the model as training begins, old instructions, and a function that computes a loss. Out: changed gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,18 +9,19 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers.pytorch_utils import Conv1D
 
-# What a step hands on: it adds the gradients of the rows' loss to the parameters', and returns the loss.
+# What a step hands on: it adds the gradients of the examples' loss to the parameters', and returns the loss.
 Accumulate = Callable[[list[dict]], torch.Tensor]
 
 
 class Retention:
     """Plain training, and what a method against forgetting may do otherwise."""
 
-    # whether the loss of the old rows of a step and that of the new ones are two, each with weights that sum to one
+    # whether the loss of the old examples of a step and that of the new ones are two, each with weights that sum to one
     apart = False
 
     def prepare(self, model: torch.nn.Module, rows: Sequence[dict], loss_of: Callable[[list[dict]], torch.Tensor]):
-        """Look at `model` as training begins, and at old `rows`, whose every token has the weight 1 in `loss_of`."""
+        """Look at `model` as training begins, and at the old instructions `rows`, whose every token has the weight 1 in
+        `loss_of`."""
 
     def step(self, rows: list[dict], accumulate: Accumulate, scale: float = 1.0) -> torch.Tensor:
         """Leave a step's gradients in the parameters, which have none yet; returns the loss, without gradients. All
@@ -29,12 +31,12 @@ class Retention:
 
 class Elastic(Retention):
     """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796, equation 3): every weight is drawn back
-    to where it began, the stronger the more the old rows hang on it. To the loss is added
+    to where it began, the stronger the more the old instructions depend on it. To the loss is added
 
         strength / 2 x sum over weights of F x (weight - beginning)^2
 
-    where F is the mean over old rows of the squared gradient of the log-probability (nats) of the row's own answer
-    (with all tokens in the loss also of its prompt): the diagonal of the empirical Fisher information. Holds two
+    where F is the mean over old instructions of the squared gradient of the log-probability (nats) of their own answer
+    (with all tokens in the loss also of their prompt): the diagonal of the empirical Fisher information. Holds two
     numbers more for every trained weight."""
 
     def __init__(self, strength: float = 1.0):
@@ -62,9 +64,10 @@ class Elastic(Retention):
 
 
 class AveragedGem(Retention):
-    """A-GEM (Chaudhry et al. 2019, arXiv 1812.00420, equation 11): a step's old rows are not trained on, but its new
-    rows' gradient, taken as one vector, loses what would make the old rows' loss grow. The loss is the new rows'. Holds
-    one number more for every trained weight, and reads old and new rows in passes of their own."""
+    """A-GEM (Chaudhry et al. 2019, arXiv 1812.00420, equation 11): a step's old instructions are not trained on,
+    but the gradient of its new ones, taken as one vector, loses what would make the old ones' loss grow. The loss is
+    that of the new ones. Holds one number more for every trained weight, and reads old and new ones in passes of their
+    own."""
 
     apart = True
 
@@ -75,7 +78,7 @@ class AveragedGem(Retention):
         old, new = ([row for row in rows if row["role"] == role] for role in ("old", "new"))
         if not old or not new:
             raise ValueError(
-                f"retention: found {len(old)} old and {len(new)} new rows in a step; allowed: some of both"
+                f"retention: found {len(old)} old and {len(new)} new examples in a step; allowed: some of both"
             )
         accumulate(old)
         references = [weight.grad for weight in self.weights]
@@ -101,8 +104,9 @@ class AveragedGem(Retention):
 
 class Shield(Retention):
     """Source-Shielded Updates (Yamaguchi et al. 2025, arXiv 2512.04844): of each linear layer but the output layer the
-    columns (what it makes of one input) that matter most to the old rows stay as they are; `share` of them. A column
-    matters by the sum of its weights' sizes, times the norm of its input over the old rows' tokens (Wanda's score)."""
+    columns (what it makes of one input) that matter most to the old instructions stay as they are; `share` of them. A
+    column matters by the sum of its weights' sizes, times the norm of its input over the old instructions' tokens
+    (Wanda's score)."""
 
     def __init__(self, share: float = 0.5):
         self.share = share

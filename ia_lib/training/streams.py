@@ -1,4 +1,4 @@
-"""Which rows training reads, and in which order: named streams in strict turn (InstructAlign, section 3.2)."""
+"""Which examples training reads, and in which order: named streams in strict turn (InstructAlign, section 3.2)."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from ia_lib.randomness import generator, shuffled
 
 @dataclass(frozen=True)
 class Stream:
-    """Rows to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet. With
-    `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such rows
+    """Examples to train on, `per_step` of them in every batch; `name` and `role` are theirs in examples.parquet. With
+    `passes` they are read over and over, every pass in a fresh order; else once, in the order they have (such examples
     carry their own epochs and shuffling)."""
 
     name: str
@@ -32,11 +32,11 @@ def exposure(steps: int, new_rows: int, old_rows: int, new_per_step: int, old_pe
 
 def steps_for(new_epochs: float, new_rows: int, new_per_step: int) -> int:
     """The least number of steps in which the `new_rows` of one epoch are read `new_epochs` times, whatever the amount
-    of replay, which comes on top of a batch's new rows. Raises ValueError if there is nothing to read."""
+    of replay, which comes on top of a batch's new examples. Raises ValueError if there is nothing to read."""
     if new_epochs <= 0 or new_rows < 1 or new_per_step < 1:
-        said = f"found {new_epochs} of {new_rows:,} new rows, {new_per_step} a step"
+        said = f"found {new_epochs} of {new_rows:,} new examples, {new_per_step} a step"
         raise ValueError(f"new_epochs: {said}; allowed: all above 0")
-    # as a decimal: 0.1 x 30 rows are 3, and not the next number above it
+    # as a decimal: 0.1 x 30 are 3, and not the next number above it
     return math.ceil(Fraction(str(new_epochs)) * new_rows / new_per_step)
 
 
@@ -55,26 +55,27 @@ def interleave(
     window: int = 1,
     alternation: str = "strict",
 ) -> list[tuple[str, int]]:
-    """The rows of all training batches in order, as (stream's name, index among the stream's `rows_of` rows).
+    """The examples of all training batches in order, as (stream's name, index among the stream's `rows_of`).
 
-    Every batch has each stream's `per_step` rows, in the same turn: the k-th of a stream's n rows stands in the middle
-    of the batch's k-th n-th, and of rows with the same place old ones come first, then those of the stream that is
+    Every batch has each stream's `per_step` examples, in the same turn: the k-th of a stream's n stands in the middle
+    of the batch's k-th n-th, and of those with the same place old ones come first, then those of the stream that is
     listed first: old, new, old, new; or new, old, new, new.
 
-    With `window` above 1, the rows of that many consecutive batches are sorted by length (`lengths`, in tokens, by
-    stream) before they are cut into batches, and the batches are shuffled: less padding, the same rows. `alternation`
-    "shuffled" then shuffles all rows, so that batches are balanced only on average, as in the released code.
+    With `window` above 1, the examples of that many consecutive batches are sorted by length (`lengths`, in tokens, by
+    stream) before they are cut into batches, and the batches are shuffled: less padding, the same examples.
+    `alternation` "shuffled" then shuffles all, so that batches are balanced only on average, as in the released code.
 
-    Raises ValueError if a stream that is read once has not exactly steps x per_step rows, or one in passes has none.
+    Raises ValueError if a stream that is read once has not exactly steps x per_step examples, or one in passes has
+    none.
     """
     first = next((stream for stream in streams if stream.passes), None)
     orders: dict[str, Iterator[int]] = {}
     for stream in streams:
         name, rows = stream.name, rows_of[stream.name]
         if not stream.passes and rows != steps * stream.per_step:
-            raise ValueError(f"{name}: {rows:,} rows do not make {steps:,} batches of {stream.per_step}")
+            raise ValueError(f"{name}: {rows:,} examples do not make {steps:,} batches of {stream.per_step}")
         if stream.passes and not rows and steps * stream.per_step:
-            raise ValueError(f"{name}: {stream.per_step} rows a step are asked for, but there are none to read")
+            raise ValueError(f"{name}: {stream.per_step} examples a step are asked for, but there are none to read")
         # one key for the first such stream, whatever it is called; further ones must not have the same order
         key = "replay order" if stream is first else f"order of {name}"
         orders[name] = endless(rows, seed, key) if stream.passes else iter(range(rows))

@@ -56,14 +56,14 @@ class _OneDevice(TrainingArguments):
 
 class AnswerTrainer(Trainer):
     """A Trainer whose loss is the weighted sum over the batch's tokens, read in the order they are given. It computes a
-    step's rows in `parts`, whose gradients add up to the batch's, and in more of them where memory runs out."""
+    step's examples in `parts`, whose gradients add up to the batch's, and in more of them where memory runs out."""
 
     loss_is_scaled_for_ga = True
 
     def __init__(
         self, model, *given, collate: Collator, parts: int, log: "_Log", retention: Retention = _PLAIN, **named
     ):
-        # rows stay rows until it is known how many of them go together
+        # examples stay apart until it is known how many of them go together
         super().__init__(model, *given, data_collator=list, callbacks=[log], **named)
         self.log_file, self.collate, self.parts, self.retention = log, collate, parts, retention
         some = {"input_ids": torch.arange(4, device=model.device)[None]}
@@ -78,7 +78,7 @@ class AnswerTrainer(Trainer):
 
     def _accumulate(self, model, rows: list[dict]) -> torch.Tensor:
         """The loss of a pass over `rows`; leaves its gradients in the parameters, which have none yet. Several
-        processes have parts of the rows each, and the loss and the gradients of all."""
+        processes have parts of them each, and the loss and the gradients of all."""
         step, processes = super().training_step, self.accelerator.num_processes
 
         def part(begin):
@@ -103,11 +103,12 @@ class AnswerTrainer(Trainer):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.parts = -(-rows // (size // 2))
-        print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
+        print(f"memory is too small for {size} examples at once: from now on {size // 2}, the batch stays the same")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         counted = inputs["weights"] > 0
-        # the vocabulary's logits are needed from the first position that counts (of rows cut at their ends maybe none)
+        # the vocabulary's logits are needed from the first position that counts (of examples cut at their ends maybe
+        # none)
         keep = counted.shape[1] - int(counted.any(0).int().argmax())
         accepted = inspect.signature(plain(self.model).forward).parameters
         given = {**inputs, "logits_to_keep": keep, "use_cache": False}
@@ -124,17 +125,17 @@ class AnswerTrainer(Trainer):
             with self.accelerator.autocast():
                 loss = pieces.weighted_cross_entropy(chosen, head, targets, weights)
         if self.model.training:
-            # gradients are the mean over processes, each of which has its own rows' share of the weights
+            # gradients are the mean over processes, each of which has its own examples' share of the weights
             loss = loss * self.accelerator.num_processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def loss_of(self, rows: list[dict]) -> torch.Tensor:
-        """The loss of weighed rows that are no step's, by the model as it is now."""
+        """The loss of weighed examples that are no step's, by the model as it is now."""
         return self.compute_loss(self.model, self._prepare_inputs(self.collate(rows)))
 
     @torch.inference_mode()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        # each of several processes reads all held-out rows, whose weights sum to one
+        # each of several processes reads all held-out examples, whose weights sum to one
         rows, most = self.eval_dataset, self.args.train_batch_size
         self.model.eval()
         while True:
@@ -309,7 +310,7 @@ def tune(
     to 0 (`schedule`: "linear"), along a cosine to `floor` times itself, or stays ("constant"). With `keep="best"` the
     model of the lowest validation loss is returned, and training ends after `patience` validations without a lower one.
     `model` may be a peft.PeftModel, of which the adapter alone is trained and saved. `retention` is a method against
-    forgetting, which looks at the old rows `kept` before the first step.
+    forgetting, which looks at the old instructions `kept` before the first step.
 
     Writes `folder/log.jsonl` (step; loss and validation loss in nats; learning rate; tokens per second) and
     `folder/checkpoints/`; calls `on_log(record)` and `on_progress(step, steps)`. Batches are never shuffled, so a
@@ -319,8 +320,8 @@ def tune(
     On SIGINT or SIGTERM the step at work is finished and saved as a checkpoint; then KeyboardInterrupt is raised.
 
     Raises ValueError for `loss="all"` with an encoder-decoder model, whose prompt no token predicts, for an optimiser
-    or a precision that needs a GPU where there is none, for `packing` with a model that cannot keep rows apart, and for
-    `keep="best"` without validation rows.
+    or a precision that needs a GPU where there is none, or a newer one, for `packing` with a model that cannot keep
+    examples apart, and for `keep="best"` without validation examples.
     """
     decoder_start = None
     if model.config.is_encoder_decoder:
@@ -331,12 +332,18 @@ def tune(
     gpu = torch.cuda.is_available()
     if precision == "float16" and not gpu:
         raise ValueError(f"precision: found {precision!r}; allowed: float32 or bfloat16, where there is no GPU")
+    # an older GPU takes bfloat16 as well, and computes it by other means, many times as slowly
+    if precision == "bfloat16" and gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        here = f"this machine's {torch.cuda.get_device_name()} has no bfloat16"
+        raise ValueError(f"precision: found {precision!r}; allowed: float32 or float16, since {here}")
     if optimiser == "paged_adamw_8bit" and not gpu:
         raise ValueError(f"optimiser: found {optimiser!r}; allowed: adamw or adafactor, where there is no GPU")
     if packing and (model.config.is_encoder_decoder or not keeps_apart(plain(model))):
-        raise ValueError("packing: found true; allowed: false, for a model that cannot tell rows in one sequence apart")
+        raise ValueError(
+            "packing: found true; allowed: false, for a model that cannot tell examples in one sequence apart"
+        )
     if keep == "best" and not validation:
-        raise ValueError("keep: found 'best'; allowed: last, since there are no validation rows")
+        raise ValueError("keep: found 'best'; allowed: last, since there are no validation examples")
     folder.mkdir(parents=True, exist_ok=True)
     weighed = weigh(rows, batch_size, loss, loss_average, retention.apart)
     lengths = [len(row["input_ids"]) for row in rows]

@@ -42,11 +42,11 @@ def report(
 ) -> dict[str, Any]:
     """Counts and checks of all that training will read.
 
-    `examples` are the rows of all `streams`; all but those of the split "validation" are counted. `encoding` holds
-    the keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new rows, `dropped` the number of
-    pairs left out because they occur in test data, `held_out` the sentences that are held out and how many were
-    asked for. Without `share_text` no warning shows an example; without `identify` nothing is said about the
-    languages that texts are in. Shares are from 0 to 1.
+    `examples` are those of all `streams`; all but those of the split "validation" are counted. `encoding` holds the
+    keyword arguments of `encode`, `rows_of_epoch` is the size of one epoch of new instructions, `dropped` the number of
+    pairs left out because they occur in test data, `held_out` the sentences that are held out and how many were asked
+    for. Without `share_text` no warning shows an example; without `identify` nothing is said about the languages that
+    texts are in. Shares are from 0 to 1.
     """
     train = examples[examples["split"] != "validation"]
     new, old = (train[train["role"] == role] for role in ("new", "old"))
@@ -172,7 +172,7 @@ def _special(tokenizer) -> re.Pattern | None:
 
 
 def _trained_on(train: "pd.DataFrame", validation: "pd.DataFrame") -> int:
-    """How many validation rows are of a sentence, or have a prompt, that is trained on."""
+    """How many validation instructions are of a sentence, or have a prompt, that is trained on."""
     if validation.empty:
         return 0
     old = validation["role"] == "old"
@@ -183,8 +183,8 @@ def _trained_on(train: "pd.DataFrame", validation: "pd.DataFrame") -> int:
 
 
 def _unchanged(new: "pd.DataFrame", contexts: dict[str, dict[str, str]]) -> dict[str, float]:
-    """Of the rows that ask for a text out of its noisy form, the share in which the noise has changed nothing, by the
-    text's language. Such a prompt holds its answer, once more than the context does."""
+    """Of the instructions that ask for a text out of its noisy form, the share in which the noise has changed nothing,
+    by the text's language. Such a prompt holds its answer, once more than the context does."""
     rows = new[new["kind"].isin(["tlm", "mlm", "word", "span"])]
     seen: dict[str, list[bool]] = {}
     for code, part in rows.groupby("source_language", sort=False) if len(rows) else ():
@@ -246,15 +246,16 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict, asked: int) 
     for name, cut in found["rows_with_prompt_cut"].items():
         if cut > 0.05 * len(encoded[name][0]):
             said.append(
-                f"{cut:,} of {len(encoded[name][0]):,} rows ({name}) fill max_length: most lose part of a prompt"
+                f"{cut:,} of {len(encoded[name][0]):,} instructions ({name}) fill max_length: most lose part of a "
+                "prompt"
             )
     if found["repetitions_per_old_row"] > 10:
         said.append(
-            f"every replayed row is seen {found['repetitions_per_old_row']:g} times: the model may learn them by "
+            f"every old instruction is seen {found['repetitions_per_old_row']:g} times: the model may learn them by "
             "heart; raise replay, or lower steps"
         )
     if found["epochs_of_new_data"] > 20:
-        said.append(f"the new data is seen {found['epochs_of_new_data']:g} times over; fewer steps may do")
+        said.append(f"the new instructions are seen {found['epochs_of_new_data']:g} times over; fewer steps may do")
     tokens = found["tokens_per_word"]
     for code, value in tokens.items():
         if value > 4 and value > 2 * min(tokens.values()):
@@ -279,14 +280,14 @@ def _warnings(found: dict[str, Any], sentences: int, encoded: dict, asked: int) 
     if leaked := found["validation_rows_trained_on"]:
         rows = found["new_rows_validation"] + found["old_rows_validation"]
         said.append(
-            f"{leaked:,} of {rows:,} validation rows are of sentences or prompts that are trained on too (as with "
-            "hold_out: row, the released code's way): the validation loss will flatter"
+            f"{leaked:,} of {rows:,} validation instructions are of sentences or prompts that are trained on too "
+            "(as with hold_out: row, as the released code does): the validation loss will flatter"
         )
     if holding := found["old_rows_with_test_texts"]:
-        said.append(f"{holding:,} of {found['old_rows']:,} old rows hold a test text: scores will flatter")
+        said.append(f"{holding:,} of {found['old_rows']:,} old instructions hold a test text: scores will flatter")
     if holding := found["old_rows_with_held_out_texts"]:
         said.append(
-            f"{holding:,} of {found['old_rows']:,} old rows hold a sentence that is held out: what is measured "
+            f"{holding:,} of {found['old_rows']:,} old instructions hold a sentence that is held out: what is measured "
             "on those will flatter"
         )
     for code, other in found["other_languages"].items():

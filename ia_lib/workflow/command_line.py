@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ia_lib.paths import locate
 from ia_lib.workflow import ending, plan, processes, scheduler, work
-from ia_lib.workflow.cost import GPUS
+from ia_lib.workflow.cost import GPUS, OTHER_GPUS
 from ia_lib.workflow.execution import execute
 from ia_lib.workflow.export import export
 from ia_lib.workflow.fetch import fetch
@@ -41,17 +41,17 @@ def _profile(text: str) -> Path:
 
 
 def _prices(text: str) -> dict[str, float]:
-    """The price of an hour by GPU: one number for all, or GPU=number,..."""
-    found = {}
+    """The price of an hour by GPU: one number for those that a plan tells anyway, or GPU=number,..."""
+    found, gpus = {}, GPUS | OTHER_GPUS
     for part in text.split(","):
         name, equals, number = part.strip().rpartition("=")
-        known = [one for one in GPUS if not equals or one.casefold() == name.strip().casefold()]
+        known = [one for one in gpus if one.casefold() == name.strip().casefold()] if equals else [*GPUS]
         try:
             value = float(number)
         except ValueError:
             value = -1
         if not known or not 0 <= value < 1e9 or (not equals and text != part):
-            allowed = f"a price of one GPU hour, as 2.5, or of some, as T4=0.35,H200=3.5 (GPUs: {', '.join(GPUS)})"
+            allowed = f"the price of a GPU's hour, as 2.5, or of some GPUs', as T4=0.35,H200=3.5 ({', '.join(gpus)})"
             raise argparse.ArgumentTypeError(f"found {text!r}; allowed: {allowed}")
         found |= dict.fromkeys(known, value)
     return found
@@ -67,13 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ia_lib.runs", description="Carry out a table of settings.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("plan", "what each run would do, and what is finished"),
-        ("fetch", "download what the runs read, for machines without internet; past data are read by data stages"),
+        ("plan", "how long it takes, what each run would do, and what is finished"),
+        ("fetch", "download what the runs read, for machines without internet, but for old instructions from afar"),
         ("run", "do what is missing, then print the results"),
         ("show", "the results, or one run's settings and artefacts"),
         ("verify", "whether every artefact still is what was made: reads all of them again"),
         ("export", "write a tuned model to a folder, for other tools"),
-        ("sheet", "write free answers into a sheet that people mark, and into a key whose they are"),
+        ("sheet", "write free answers into a sheet that people mark, and into a key that tells whose they are"),
         ("stage", "run one stage's notebook (what Snakemake's jobs call)"),
     ):
         command = commands.add_parser(name, help=text)
@@ -94,8 +94,10 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("runs", nargs=many, default=None, metavar="run", help="default: all")
         command.add_argument("--outputs", default="outputs", metavar="FOLDER", help="default: outputs")
         if name == "plan":
-            command.add_argument("--price", type=_prices, metavar="PRICE", help="of a GPU hour, as 2.5")
+            command.add_argument("--price", type=_prices, metavar="PRICE", help="of a GPU's hour, as 2.5")
             command.add_argument("--all", action="store_true", help="a line for every run of a large table, too")
+        if name == "show":
+            command.add_argument("--all", action="store_true", help="all settings of a run, with the defaults, as JSON")
         if name == "run":
             command.add_argument("--cores", type=_cores, metavar="N", help="default: all there are")
             said = "where jobs run: profiles/slurm, or a folder like it; default: here"
@@ -139,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "verify":
             return 1 if plan.verify(table, options.runs) else 0
         elif options.command == "show" and options.runs:
-            plan.print_run(table, options.runs)
+            plan.print_run(table, options.runs, options.all)
         else:
             if options.command == "run" and options.verify:
                 for stage in plan.verify(table, options.runs):

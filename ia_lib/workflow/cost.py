@@ -72,12 +72,12 @@ _VOCABULARIES = {
     ("gemma-3",): 262_144,
     ("SmolLM2",): 49_152,
 }
-# Tokens of a row where no data stage has counted them: both sentences in a template, and an xP3 row. A row of Alpaca in
-# English has 112 by SmolLM2's tokenizer; in another language a tokenizer may need several times as many.
+# Tokens of an example where no data stage has counted them: both sentences in a template, and an xP3 row. A row of
+# Alpaca in English has 112 by SmolLM2's tokenizer; in another language a tokenizer may need several times as many.
 ASSUMED_TOKENS = {"new": 110, "old": 160}
-_LAB_TOKENS = {"new": 50, "old": 31}  # the mini lab's rows, as params/mini.yaml and its like have them
+_LAB_TOKENS = {"new": 50, "old": 31}  # the mini lab's instructions, as params/mini.yaml and its like have them
 _ROWS = 52_000  # of a file of Alpaca's
-_MIXED = 230  # of a row of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
+_MIXED = 230  # of an instruction of Alpaca with words of another language in it: 164 to 306 in COMMIT's five
 _TEXT_TOKENS = 90  # of a classification prompt with its labels
 PASSAGE = 20  # prompts that take as long as a question on a passage, with its answer
 REQUEST = 8  # prompts that take as long as a request with its answer: on the mini lab's small models, with beams more
@@ -98,11 +98,17 @@ class Estimate:
 
 
 def estimate(
-    run: Settings, source: str | New, report: dict | None = None, texts: int | None = None, passages: float = 0
+    run: Settings,
+    source: str | New,
+    report: dict | None = None,
+    texts: int | None = None,
+    passages: float = 0,
+    gpus: Mapping[str, tuple[float, float, int]] = GPUS,
 ) -> Estimate:
     """Estimate a run whose model comes from `source` (a name, a folder, or what a new one looks like); `report` is its
     data stage's report, if that is finished, `texts` how many texts are scored, without which those of the user's own
-    cannot be told, `passages` how many questions on passages are asked, or what takes as long."""
+    cannot be told, `passages` how many questions on passages are asked, or what takes as long; `gpus` are those whose
+    hours are told."""
     number = steps(run, report)
     tokens = round(number * _per_step(run, report))
     texts, size = prompts(run, texts), parameters(source)
@@ -117,7 +123,7 @@ def estimate(
         tokens,
         texts,
         max(0.1, round(max(training, scoring(run, source)) / 2**30, 1)),
-        {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in GPUS.items()},
+        {name: whole / (peak * 1e12 * share) / 3600 for name, (peak, share, _) in gpus.items()},
     )
 
 
@@ -150,8 +156,8 @@ def steps(run: Settings, report: dict | None = None) -> int:
 
 
 def steps_of_epochs(run: Settings, counts: Mapping[str, int]) -> int | None:
-    """The steps of a run's epochs, by how many rows the files of its languages have; of one that is not in `counts`
-    that is assumed, but for the mini lab's. None where the recipe cannot tell."""
+    """The steps of a run's epochs, by how many instructions the files of its languages have; of one that is not in
+    `counts` that is assumed, but for the mini lab's. None where the recipe cannot tell."""
     if not hasattr(run.method, "rows_of_epoch") or run.data.epochs is None:
         return None
     assumed = run.lab.train if run.corpus == "minilab" else _ROWS
@@ -193,7 +199,7 @@ def memory(run: Settings, source: str | New, report: dict | None = None) -> dict
         trained = 0.01 * adapter.rank / 16 * parameters + (ends if adapter.embeddings else 0)
         frozen = _held(source, 4 if asked.precision == "float32" else 2, adapter.quantisation, trained=True)
     tokens = _per_step(run, report) / asked.accumulation / asked.processes
-    told = tokens * (1 if asked.loss == "all" else 0.25)  # an answer is about a quarter of its row
+    told = tokens * (1 if asked.loss == "all" else 0.25)  # an answer is about a quarter of its example
     logits = min(3 * 4 * told * _vocabulary(source), 3 * 4 * 2**26)  # they are made in pieces
     kept = 2 * trained if (method := getattr(run.data, "retention", None)) and method.method == "ewc" else 0
     kept += trained if method and method.method == "agem" else 0
@@ -252,8 +258,8 @@ def _per_step(run: Settings, report: dict | None) -> float:
 
 
 def _looked_at(run: Settings, report: dict | None) -> float:
-    """Tokens of the old rows that a method against forgetting looks at before the first step; of a whole pool they are
-    known once the data stage has read it."""
+    """Tokens of the old instructions that a method against forgetting looks at before the first step; of a whole pool
+    they are known once the data stage has read it."""
     method = getattr(run.data, "retention", None)
     if not run.trains or not method or method.method == "agem":
         return 0.0
@@ -262,10 +268,10 @@ def _looked_at(run: Settings, report: dict | None) -> float:
 
 
 def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
-    """Tokens of a row, by its role."""
+    """Tokens of an example, by its role."""
     mean = (report or {}).get("mean_tokens", {})
     new = [tokens for name, tokens in mean.items() if name.startswith("new")]
-    # plain text is cut where it is as long as a row may be
+    # plain text is cut where it is as long as an example may be
     assumed = run.data.max_length if getattr(run.data, "texts", None) else ASSUMED_TOKENS["new"]
     assumed = _MIXED if getattr(run.data, "alpha", 0) and run.data.instructions and run.data.mix else assumed
     lab = run.corpus == "minilab" and not getattr(run.data, "texts", None)
@@ -274,20 +280,20 @@ def _lengths(run: Settings, report: dict | None) -> dict[str, float]:
     return {role: min(run.data.max_length, mean.get(role, tokens)) for role, tokens in found.items()}
 
 
-def assumptions() -> str:
-    """The formula and the assumed numbers, to be printed under the estimates."""
-    gpus = "; ".join(
-        f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in GPUS.items()
+def assumptions(gpus: Mapping[str, tuple[float, float, int]] = GPUS) -> str:
+    """The formula and the assumed numbers of `gpus`, to be printed under the estimates."""
+    told = "; ".join(
+        f"{name} {share:.0%} of {peak:g} TFLOP/s in 16 bits, {gib} GiB" for name, (peak, share, gib) in gpus.items()
     )
     return (
         "hours = (6 x parameters x training tokens + 2 x parameters x scored tokens; a held-out sentence to be "
         f"translated counts as {_TRANSLATED} prompts, a question on a passage as {PASSAGE}, a request as {REQUEST}) / "
         "(peak x assumed share): "
-        f"{gpus}. In float32 a GPU takes several times as long.\n"
+        f"{told}. In float32 a GPU takes several times as long.\n"
         "Memory, of one process: 16 bytes a parameter that is trained (of a frozen one 4, 16 bits: 2, int8: 1, nf4: "
         "0.6, the embeddings never quantised) and a batch's activations to train; the weights alone to score.\n"
         "Where no data stage has counted them: "
-        f"{ASSUMED_TOKENS['new']} tokens a new row ({_ROWS:,} in a file of Alpaca's), "
+        f"{ASSUMED_TOKENS['new']} tokens a new instruction ({_ROWS:,} in a file of Alpaca's), "
         f"{ASSUMED_TOKENS['old']} an old one (the mini lab's: {_LAB_TOKENS['new']} and {_LAB_TOKENS['old']}), "
         f"{_TEXT_TOKENS} a scored prompt."
     )

@@ -1,12 +1,12 @@
 """GPUs for jobs: each has as many of its own as it asks for, and waits until they are free."""
 
 import contextlib
-import getpass
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -27,6 +27,22 @@ def known() -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return [str(number) for number in range(sum(line.startswith("GPU ") for line in said.stdout.splitlines()))]
+
+
+@cache
+def without_bfloat16() -> str:
+    """The name of a GPU here that has no bfloat16 of its own (a T4, a V100 and older ones: compute capability below 8);
+    nothing if all have it, or that cannot be told."""
+    if not (here := known()):
+        return ""
+    asked = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader", f"--id={','.join(here)}"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False).stdout
+        for line in said.splitlines():
+            name, _, number = line.rpartition(", ")
+            if number.split(".")[0].isdecimal() and int(number.split(".")[0]) < 8:
+                return name
+    return ""
 
 
 @contextlib.contextmanager
@@ -59,6 +75,8 @@ def held(count: int) -> Iterator[dict[str, str]]:
 def _folder() -> Path:
     # in an allocation of Slurm's GPUs are counted from 0, and another one on the same machine has others
     job = f"-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
-    folder = Path(tempfile.gettempdir()) / f"ia-gpus-{getpass.getuser()}{job}"
+    # by number: a container's user may have no name
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    folder = Path(tempfile.gettempdir()) / f"ia-gpus-{user}{job}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -1,7 +1,7 @@
 """How long stages take on this machine, each for itself and all of them side by side.
 
 A stage takes the seconds of its job, those of its operations (`cost.operations`) at a rate that is measured here, and a
-little for every row, step and prompt, without which small models would be told as far too fast.
+little for every instruction that is made, step and prompt, without which small models would be told as far too fast.
 """
 
 import heapq
@@ -18,14 +18,15 @@ from ia_lib.workflow.stages import Stage
 
 # Of a job, whatever it does: Python, imports, papermill and its kernel (benchmarks/overhead.py, on two idle cores).
 JOB = 10.0
-# Beside its operations, on the same cores in params/mini.yaml: of a row that is made, a step, a prompt that is scored.
+# Beside its operations, on the same cores in params/mini.yaml: of an instruction that is made, a step, a prompt that is
+# scored.
 ROW, STEP, PROMPT = 1e-4, 5e-3, 5e-4
 # What is left of the rate of a matrix product: from models of 0.3 M (params/mini.yaml) and 135 M parameters
 # (params/smollm2_alpaca.yaml), one thread each.
 SHARE = 0.45
 _REPORT, _ANSWER = 1.0, 1.0  # of a run in the report; of an answer that an endpoint marks
 _UNKNOWN = 10**9  # parameters of a model whose size cannot be told
-# Processor time does not hang on what else the machine does.
+# Processor time does not depend on what else the machine does.
 _MEASURED = """
 import statistics, time, numpy
 a, seconds = numpy.ones((512, 512), numpy.float32), []
@@ -119,8 +120,9 @@ def assumptions() -> str:
     """What `seconds` assumes, to be printed under it."""
     return (
         f"On this machine: {JOB:g} s a stage, the same operations at {SHARE:.0%} of what a matrix product in float32 "
-        f"reaches on a job's cores (on a GPU as above), and {1000 * ROW:g} ms a row that is made, {1000 * STEP:g} ms a "
-        f"step, {1000 * PROMPT:g} ms a prompt; nothing for downloads. Twice as long is no surprise."
+        f"reaches on a job's cores (on a GPU as above), and {1000 * ROW:g} ms an instruction that is made, "
+        f"{1000 * STEP:g} ms a step, {1000 * PROMPT:g} ms a prompt; nothing for downloads. Twice as "
+        "long is no surprise."
     )
 
 
@@ -135,7 +137,7 @@ def together(stages: Sequence[Stage], left: Mapping[str, float], here: Machine) 
         for one in needed:
             others.setdefault(one, []).append(name)
     ends = dict.fromkeys(by_name, 0.0)
-    # of those that can begin first the one that most hangs on
+    # of those that can begin first the one that most depends on
     ready = [(0.0, -left[name], name) for name in by_name if not needs[name]]
     heapq.heapify(ready)
     while ready:

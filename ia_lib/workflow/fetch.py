@@ -13,8 +13,8 @@ _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"
 def fetch(table: Table, runs: list[str] | None = None) -> Iterator[str]:
     """Download into the caches what unfinished stages of the runs (default: all) would, and yield each as it is there.
 
-    Not the past data behind addresses: parts of it are drawn by the data stages. Raises SettingsError where something
-    cannot be settled, and CorpusError, OSError or what the Hub's client raises where it cannot be had.
+    Not old instructions behind addresses: data stages read parts of those files. Raises SettingsError where
+    something cannot be settled, and CorpusError, OSError or what the Hub's client raises where it cannot be had.
     """
     table.settle(runs)
     seen = set()

@@ -189,8 +189,8 @@ class Table:
 
     def settle(self, runs: list[str] | None = None) -> None:
         """What `check` and `check_offline` do, and refuse endpoints without keys; then fix what is not pinned (the
-        commits of models on the Hub) for all of the table's rows, and ask once whether the addresses of past data
-        answer. Raises SettingsError."""
+        commits of models on the Hub) for all of the table's rows, and ask once whether the addresses of old
+        instructions answer. Raises SettingsError."""
         self.check(runs)
         self.check_offline(runs)
         self._check_folder()
@@ -232,7 +232,7 @@ class Table:
         return [*found.items()]
 
     def _chain(self, run: Settings) -> list[Settings]:
-        """The run, the run whose model it begins with, and so on."""
+        """The run, the run that is its base, and so on."""
         return [run, *(self._chain(self.by_name[run.model.run]) if run.model.run else [])]
 
     def _collect(self, run: Settings, wanted: set[str]) -> None:

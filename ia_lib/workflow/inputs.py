@@ -46,7 +46,7 @@ class Inputs(Tested):
 
     @property
     def examples(self) -> Path:
-        """The file of the rows that the run trains on."""
+        """The file of the examples that the run trains on."""
         return self.made(self.run, "data") / "examples.parquet"
 
     @cached_property
@@ -340,7 +340,7 @@ class Inputs(Tested):
         return [text[begin:end] for begin, end in pairwise(borders)]
 
     def tokens(self, rows: list[dict[str, str]]) -> list[int]:
-        """How many of the model's tokens each row (`prompt, answer`) is tuned on."""
+        """How many of the model's tokens of each instruction (`prompt, answer`) are tuned on."""
         from ia_lib.models.encoding import encode
 
         pairs = [row["prompt"] for row in rows], [row["answer"] for row in rows]
@@ -477,5 +477,5 @@ class Inputs(Tested):
         return split_off(self.usable(), self.run.data.validation_sentences, self.run.seed)[1]
 
     def pool(self) -> "tuple[Dataset, list[dict[str, Any]]]":
-        """The past instruction data that `replay.draw` draws from, and where it is from (`past.pool`)."""
+        """The old instructions that `replay.draw` draws from, and where they are from (`past.pool`)."""
         return past.pool(self)

@@ -61,7 +61,7 @@ def sheet(table: Table, runs: list[str] | None, file: Path, key: Path) -> str:
 
 
 def judge(stage: Stage) -> None:
-    """Let every judge of the row mark the run's answers, what costs nothing, and the answers whose mark is known
+    """Let every judge of the row mark the run's answers, the baselines, and the answers whose mark is known
     beforehand; writes marks.parquet, checks.csv, counts.parquet and measures.csv."""
     run, inputs = stage.run, stage.inputs
     mine, gate = items(stage), inputs.gate()
@@ -119,7 +119,7 @@ def _of_people(stage: Stage, asking, asked: pd.DataFrame) -> pd.DataFrame:
     other = found["marked"].notna() & (found["marked"].str.strip() != found["answer"].str.strip())
     if other.any():
         said = f"{int(other.sum()):,} answers of {stage.run.name} are not those that {asking.people} has marks of"
-        warnings.warn(f"{said}, and have none: they were made anew since", CorpusWarning, stacklevel=2)
+        warnings.warn(f"{said}, and have none: they were made again since", CorpusWarning, stacklevel=2)
     return found.assign(mark=found["mark"].mask(other)).drop(columns="marked")
 
 

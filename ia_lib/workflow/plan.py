@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ia_lib.workflow import duration
-from ia_lib.workflow.cost import GPUS, assumptions, estimate, fitting, memory, scoring, steps_of_epochs
+from ia_lib.workflow.cost import GPUS, OTHER_GPUS, assumptions, estimate, fitting, memory, scoring, steps_of_epochs
+from ia_lib.workflow.settings import BLOCKS, OURS
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -22,14 +23,16 @@ _LOOKED_AT = 200  # texts of a language, to tell how a tokenizer cuts it
 def print_plan(
     table: "Table", runs: list[str] | None, price: Mapping[str, float] | None = None, every: bool = False
 ) -> None:
-    """How long the runs take here, what is finished, and what each would take on some GPUs; `price` is of an hour by
-    GPU. Of a large table the runs that stand in it as one row (a grid, seeds) are one line, unless `every`."""
+    """How long the runs take here, what is finished, and what each would take on some GPUs, those of `price` (of an
+    hour, by GPU) among them. Of a large table the runs that stand in it as one row (a grid, seeds) are one line, unless
+    `every`."""
+    gpus = GPUS | {name: values for name, values in OTHER_GPUS.items() if name in (price or {})}
     stages = table.stages(runs)
     names = list(dict.fromkeys(stage.run.name for stage in stages))
     begun = len(names) - len({table.run(name).name for name in runs or names})
     more = f", and {_number(begun, 'run')} that they build on" if begun else ""
     print(f"{table.path}: {_number(len(names) - begun, 'run')}{more}, outputs in {table.folder}")
-    lines = {name: _estimated(table, table.by_name[name]) for name in names}
+    lines = {name: _estimated(table, table.by_name[name], gpus) for name in names}
     report = [] if runs else [table.report()]
     states = {str(stage): stage.status for stage in [*stages, *report]}
     print(_here([*stages, *report], states, {name: line.labelled for name, line in lines.items()}))
@@ -52,25 +55,27 @@ def print_plan(
     for what in table.to_download(runs):
         print(f"  to be downloaded: {what}")
     header = f"{'run':<{width}}{'examples':>10}{'steps':>10}{'tokens':>9}{'scored':>9}{'memory':>11}"
-    print(f"\nestimated:\n  {header}" + "".join(f"{name:>12}" for name in GPUS))
+    print(f"\nestimated:\n  {header}" + "".join(f"{name:>12}" for name in gpus))
     for name, some in called.items():
-        print(f"  {name:<{width}}{_together([lines[one] for one in some])}")
+        print(f"  {name:<{width}}{_together([lines[one] for one in some], gpus)}")
     told = [line.hours for line in lines.values() if line.hours is not None]
-    sums = {name: sum(hours[name] for hours in told) for name in GPUS}
+    sums = {name: sum(hours[name] for hours in told) for name in gpus}
     if told and (len(names) > 1 or price):
         of = f"all {len(names):,} runs" if len(told) == len(names) else f"{len(told):,} of {len(names):,} runs"
+        of = _number(1, "run") if len(names) == 1 else of
+        of += ", finished stages too" if any(states[str(stage)] == "finished" for stage in stages) else ""
         said = f"{f'{of}, in GPU hours':<{width + 49}}"
         most = max((line.memory for line in lines.values() if line.memory == line.memory), default=0)
-        stars = {name: "*" if most > gib else " " for name, (_, _, gib) in GPUS.items()}
-        print(f"  {said}" + "".join(f"{_hours(hours) + stars[name]:>12}" for name, hours in sums.items()))
+        marks = {name: "!" if most > gib else " " for name, (_, _, gib) in gpus.items()}
+        print(f"  {said}" + "".join(f"{_hours(hours) + marks[name]:>12}" for name, hours in sums.items()))
         if price:
-            cells = (f"{sums[name] * price[name]:,.2f}{stars[name]}" if name in price else "" for name in GPUS)
+            cells = (f"{sums[name] * price[name]:,.2f}{marks[name]}" if name in price else "" for name in gpus)
             print(f"  {'their price':<{width + 49}}" + "".join(f"{cell:>12}" for cell in cells))
     if len(called) < len(names):
         print("  (of several runs in one line: sums, and the most memory; --all tells each)")
-    print("* more memory than this GPU has; ? not known yet: hours are then without it")
-    print("examples: rows that training reads; scored: prompts (a text that is asked in three ways counts three times)")
-    print(f"{assumptions()}\n{duration.assumptions()}")
+    print("! more memory than this GPU has; ? not known yet: hours are then without it")
+    print("examples: those read in training; scored: prompts (a text that is asked in three ways counts three times)")
+    print(f"{assumptions(gpus)}\n{duration.assumptions()}")
     for line in _spelling(stages):
         print(f"  {line}")
     alike: dict[str, list[str]] = {}
@@ -187,7 +192,7 @@ def verify(table: "Table", runs: list[str] | None = None) -> list[Stage]:
     said = f"{read} stages were read again; {len(damaged)} of them are not what was made"
     print(f"{table.path}: {said if read else 'nothing has been made yet'}")
     if damaged:
-        print("`run --verify` makes those anew")
+        print("`run --verify` makes those again")
     return damaged
 
 
@@ -206,24 +211,24 @@ class _Line:
     why: str  # there are no hours
 
 
-def _estimated(table: "Table", run) -> _Line:
+def _estimated(table: "Table", run, gpus: Mapping[str, tuple[float, float, int]]) -> _Line:
     inputs = table.stage(run.name, "evaluate").inputs
     here = all(inputs.here(inputs.places(task)) for task in inputs.choices)
     labelled = inputs.labelled if here else None
-    found = estimate(run, inputs.origin, _report(table, run), labelled, inputs.asked_like_passages)
+    found = estimate(run, inputs.origin, _report(table, run), labelled, inputs.asked_like_passages, gpus)
     asked = [task for task in (*inputs.extracted, *inputs.opened) if task.data.source != "minilab"]
     unread = found.texts is None or not all(inputs.here(inputs.places(task)) for task in asked)
     texts = nan if unread else found.texts + inputs.asked_on_passages + inputs.requested
-    # how many steps some epochs are is known when the rows are
+    # how many steps some epochs are is known when the instructions are
     known = found.steps or not run.trains
     counts = (found.examples, found.steps, found.tokens) if known else (nan, nan, nan)
-    why = "" if known else "  hours: when the data stage has counted its rows"
+    why = "" if known else "  hours: when the data stage has counted its examples"
     why = why if found.hours else "  the model's size is unknown"
     memory = nan if found.memory_gib is None else found.memory_gib
     return _Line(run.name, *counts, texts, labelled, memory, None if why else found.hours, why)
 
 
-def _together(lines: list[_Line]) -> str:
+def _together(lines: list[_Line], gpus: Mapping[str, tuple[float, float, int]]) -> str:
     """The cells of one run, or of several: sums, and the most memory."""
     examples, steps, tokens, texts = (
         sum(getattr(line, name) for line in lines) for name in ("examples", "steps", "tokens", "texts")
@@ -233,9 +238,9 @@ def _together(lines: list[_Line]) -> str:
     cells += f"{'?' if memory != memory else f'{memory:g} GiB':>11}"
     if why := next((line.why for line in lines if line.why), ""):
         return cells + why
-    # a star: more memory than that GPU has
-    stars = {name: "*" if memory > gib else " " for name, (_, _, gib) in GPUS.items()}
-    return cells + "".join(f"{_hours(sum(line.hours[name] for line in lines)) + stars[name]:>12}" for name in GPUS)
+    # more memory than that GPU has
+    marks = {name: "!" if memory > gib else " " for name, (_, _, gib) in gpus.items()}
+    return cells + "".join(f"{_hours(sum(line.hours[name] for line in lines)) + marks[name]:>12}" for name in gpus)
 
 
 def _short(number: float, whole: int = 1000) -> str:
@@ -261,7 +266,7 @@ def _what(stage: Stage) -> str:
     if stage.name == "data":
         found = [f"{stream.name} ({stream.role}, {stream.per_step} a step)" for stream in run.streams]
         if (asked := getattr(run.data, "retention", None)) and asked.method != "agem":
-            found.append(f"{run.data.replay} old rows for {asked.method}")
+            found.append(f"{run.data.replay} old instructions for {asked.method}")
         return ", ".join(found)
     if stage.name == "tune":
         epochs = getattr(run.data, "new_epochs", None) or getattr(run.data, "epochs", None)
@@ -269,7 +274,7 @@ def _what(stage: Stage) -> str:
         ways = [asked.method] if (asked := getattr(run.data, "retention", None)) else []
         ways += ["adapter"] if run.train.adapter else []
         ways += [f"{run.train.processes} processes"] if run.train.processes > 1 else []
-        return ", ".join([f"{length} of {run.per_step} rows", *ways])
+        return ", ".join([f"{length} of {run.per_step} examples", *ways])
     if stage.name == "evaluate":
         tests = stage.inputs.choices
         number = len({code for task in tests for code in stage.inputs.tested(task)})
@@ -288,7 +293,7 @@ def print_results(table: "Table") -> None:
 
     report = table.report(finished_only=True)
     if said := report.damage():
-        print("\n".join([*said, "`run --verify` makes it anew"]))
+        print("\n".join([*said, "`run --verify` makes it again"]))
         return
     found = results.read(table.folder / "report")
     if found.empty:
@@ -297,7 +302,7 @@ def print_results(table: "Table") -> None:
     groups, held_out, asked = results.groups(found), results.held_out(found), results.extracted(found)
     if len(groups):
         print("weighted F1 in percent, averaged over prompts and languages, with 95% interval")
-        print("* = within chance: not shown to be above guessing")
+        print("° = within chance: not shown to be above chance")
     names = groups["dataset"].fillna("").astype(str).str.cat(groups["task"], sep="/").str.lstrip("/")
     for name, part in groups.groupby(names, sort=False):
         print(f"\n{name}")
@@ -319,37 +324,68 @@ def print_results(table: "Table") -> None:
             + shown.to_string(index=False, na_rep="")
         )
     if not report.done:
-        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it anew")
+        print("\nnot up to date: the table, its inputs or its runs have changed since; `run` makes it again")
     print(f"\nreport: {table.folder / 'report' / 'index.html'}")
 
 
 def _print_task(frame) -> None:
     """One task's group averages, a line per run, above its baselines."""
-    width = max(len(name) for name in frame["run"]) + 2
+    baselines = {"chance": "chance", "majority": "majority label"}
+    width = max(map(len, [*frame["run"], *baselines.values()])) + 2
     groups = list(dict.fromkeys(zip(frame["group"], frame["group_name"], strict=True)))
     print(" " * width + "".join(f"{f'{group} {name}':<26}" for group, name in groups))
     for run, part in frame.groupby("run", sort=False):
         by_group = {line.group: line for line in part.itertuples()}
         cells = [_cell(by_group.get(group)) for group, _ in groups]
         print(f"{run:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
-    for name in ("chance", "majority"):
-        cells = [f"{frame[frame['group'] == group][name].mean():5.1f}" for group, _ in groups]
+    for column, name in baselines.items():
+        cells = [f"{frame[frame['group'] == group][column].mean():5.1f}" for group, _ in groups]
         print(f"{name:<{width}}" + "".join(f"{cell:<26}" for cell in cells))
 
 
 def _cell(line) -> str:
     if line is None:
         return ""
-    return f"{line.value:5.1f} [{line.low:.1f}, {line.high:.1f}]{'*' if line.within_chance else ''}"
+    return f"{line.value:5.1f} [{line.low:.1f}, {line.high:.1f}]{'°' if line.within_chance else ''}"
 
 
-def print_run(table: "Table", name: str) -> None:
+def print_run(table: "Table", name: str, every: bool = False) -> None:
+    """A run's settings where they differ from the defaults (as JSON all of them, if `every`), and how far its stages
+    are, with what they took."""
     run = table.run(name)
-    print(json.dumps(run.model_dump(mode="json"), indent=1))
-    for stage in table.stages([run.name]):
-        if stage.run.name == run.name:
-            manifest = stage.manifest or {}
-            facts = ", ".join(
-                f"{k} {manifest[k]}" for k in ("end", "seconds", "peak_memory_mb", "device") if k in manifest
-            )
-            print(f"{stage.name}: {stage.status} {stage.folder} {facts}")
+    print(f"{run.name}: row {run.row} of {run.place}")
+    if every:
+        print(json.dumps(run.model_dump(mode="json"), indent=1, ensure_ascii=False))
+    else:
+        print("settings that differ from the defaults:")
+        for field, value in _flat(_row(run.model_dump(mode="json", exclude_defaults=True))):
+            print(f"  {field}: {value}")
+    print("stages:")
+    for stage in (one for one in table.stages([run.name]) if one.run.name == run.name):
+        made, said = stage.manifest or {}, [stage.status + stage.changes]
+        if made:
+            said.append(f"{made['seconds']:g} s on {made['device']}")
+            said += [f"{made['peak_memory_mb']:,} MB of memory"] if made["peak_memory_mb"] else []
+            said.append(f"ended {made['end']}")
+        print(f"  {stage.name}: {', '.join([*said, f'in {stage.folder}'])}")
+    if not every:
+        print(f"all settings: `show {table.path} {name} --all`")
+
+
+def _row(dumped: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a row has them, without blocks."""
+    inside = {name: value for block in BLOCKS for name, value in dumped.get(block, {}).items()}
+    return {name: value for name, value in dumped.items() if name not in (*BLOCKS, *OURS, "name")} | inside
+
+
+def _flat(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Each field of a row with its value, a part's fields behind its name and a dot."""
+    parts = values.items() if isinstance(values, dict) else ()
+    if isinstance(values, list) and any(isinstance(one, dict) for one in values):
+        parts = enumerate(values, 1)
+    for name, value in parts:
+        yield from _flat(value, f"{field}.{name}" if field else str(name))
+    if not parts:
+        plain = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+                 for one in (values if isinstance(values, list) else [values])]  # fmt: skip
+        yield field, f"[{', '.join(plain)}]" if isinstance(values, list) else plain[0]

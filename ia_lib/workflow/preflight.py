@@ -1,4 +1,4 @@
-"""What a stage will read, looked at before any work: files, settings that hang on them, texts, the model."""
+"""What a stage will read, looked at before any work: files, settings that depend on them, texts, the model."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from ia_lib.data.yaml_files import Refusal
 from ia_lib.evaluation.tasks import Open
 from ia_lib.instructions import code_mixing, replay, templates
 from ia_lib.instructions import judging as wordings
-from ia_lib.workflow import fit
+from ia_lib.workflow import devices, fit
 from ia_lib.workflow.inputs import Inputs
 from ia_lib.workflow.tables import drawn
 
@@ -43,6 +43,7 @@ def check(inputs, seen: set, without: bool = False) -> None:
     if inputs.stage in ("tune", "judge"):
         return
     if inputs.stage == "evaluate":
+        _check_bfloat16(run, seen)
         fit.check(inputs, seen)
     # reads the files, and so finds what is wrong in them
     templates.templates("mt", run.templates)
@@ -123,6 +124,17 @@ def check(inputs, seen: set, without: bool = False) -> None:
                 _look(inputs, seen, corpora.cells(pool, field), f"of {run.data.past.file} ({field}s)")
 
 
+def _check_bfloat16(run, seen: set) -> None:
+    """Warn of bfloat16 on a GPU that has none of its own: PyTorch computes it there all the same, and very slowly."""
+    fields = {"precision": run.train.precision if run.trains else "", "score_precision": run.evaluate.score_precision}
+    for field in (field for field, found in fields.items() if found == "bfloat16" and field not in seen):
+        if name := devices.without_bfloat16():
+            seen.add(field)
+            what = "training will be refused here" if field == "precision" else "evaluation will be very slow here"
+            said = f"{field}: bfloat16, which this machine's {name} does not have: {what}, in other such runs too; "
+            _say(seen, f"the run {run.name}: {said}float16 and float32 are allowed")
+
+
 def _check_judges(inputs, seen: set) -> None:
     """Refuse a wording or sheet that cannot be read, and a rule without references."""
     from ia_lib.evaluation import blind
@@ -197,7 +209,7 @@ def _check_texts(inputs, seen: set, paired: bool) -> None:
 
 def check_earlier(inputs) -> None:
     """Refuse a model that was trained on sentences which this run holds out, or on those that it is tested on: a run
-    keeps its own ones apart, and so must those whose model it begins with. What is not here yet is passed over.
+    keeps its own ones apart, and so must its base. What is not here yet is passed over.
 
     Raises Refusal.
     """
@@ -224,7 +236,7 @@ def check_earlier(inputs) -> None:
 
 
 def _check_earlier_past(inputs) -> None:
-    """Refuse a model that was trained on rows of its past which this run holds out of the same one."""
+    """Refuse a base that was trained on old instructions which this run holds out of the same file."""
     run = inputs.run
     if not (run.data.past and run.data.past.held_out and inputs.here(past := [("file", run.data.past.file)])):
         return
@@ -235,7 +247,9 @@ def _check_earlier_past(inputs) -> None:
             continue
         theirs = Inputs(inputs.chain[i:], "data", inputs.outputs)
         if theirs.here(past) and (shared := held_out & set(map(corpora.normalised, theirs.pool()[0]["prompt"]))):
-            said = f"while {earlier.name!r} may draw {len(shared):,} of the {len(held_out):,} old rows that are "
+            said = (
+                f"while {earlier.name!r} may draw {len(shared):,} of the {len(held_out):,} old instructions that are "
+            )
             allowed = "a run with the same seed and past, held_out in it"
             raise Refusal("model.run", run.model.run, allowed, said=f"{said}held out here")
 

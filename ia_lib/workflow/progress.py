@@ -24,12 +24,14 @@ class Watch:
         self.todo, self.machine, self.report = stages, machine, report
         # seconds by the plan
         self.expected = {str(stage): duration.seconds(stage, machine) for stage in stages}
+        self.writing = duration.seconds(report, machine) if report else 0.0
         self.begin = time.monotonic()
         self.told: dict[str, str] = {}
         self.next_line = 0.0
         # stage -> its share when it was first seen, and when and at which share it first went on from there
         self.seen: dict[str, tuple[float, float, float] | float] = {}
-        self.began: dict[str, float] = {}  # stage -> when it was first at work
+        self.started: dict[str, float] = {}  # stage -> when its job was first there
+        self.began: dict[str, float] = {}  # stage at work -> when it began, with the start of its job
         self.took: dict[str, float] = {}  # finished stage -> seconds for all of it
 
     def look(self) -> None:
@@ -38,9 +40,13 @@ class Watch:
         for stage in self.todo:
             share = shares[str(stage)] = self._share(stage)
             finished += share == 1
+            if share < 1 and stage.log.is_file():
+                self.started.setdefault(str(stage), elapsed)
             if share < 1 and stage.notebook("running").is_file():
                 running.append(f"{stage} {share:.0%}{self._waiting(stage)}")
-                self.began.setdefault(str(stage), elapsed)
+                # before its notebook a job imports what it needs, which the plan counts; longer it waits for a GPU
+                start = max(self.started.get(str(stage), elapsed), elapsed - duration.JOB)
+                self.began.setdefault(str(stage), start)
             self._watch(stage, share, elapsed)
             now[str(stage)] = "finished" if share == 1 else "failed" if self._failed(stage) else "not finished"
         for name, state in now.items():
@@ -76,15 +82,17 @@ class Watch:
             self.took[name] = (elapsed - self.began.pop(name)) / max(0.01, 1 - from_start)
 
     def _left(self, shares: dict[str, float], elapsed: float) -> str:
-        """About how much time is left: what the plan says, by how far what was done so far was from it; nothing while
-        a model's size is unknown, and nothing with it was measured."""
+        """About how much time is left: what the plan says, by how far what was done so far was from it. While no stage
+        with a model was measured it says so, and nothing where a model's size is unknown."""
         took = dict(self.took)
-        far = self._far(took)
+        far, own = self._far(took), {}  # own: stage at work -> seconds for all of it by its pace, without its start
         for name, share in shares.items():
             match self.seen.get(name):
-                case (_, when, then) if then < share < 1 and elapsed > when:
+                case (known, when, then) if then < share < 1 and elapsed > when:
                     pace, trust = (elapsed - when) / (share - then), min(1.0, (share - then) / _ENOUGH)
-                    took[name] = trust * pace + (1 - trust) * self.expected[name] * far[_kind(name)]
+                    own[name] = trust * pace + (1 - trust) * self.expected[name] * far[_kind(name)]
+                    start = max(0.0, when - self.began.get(name, when) - (then - known) * pace)
+                    took[name] = own[name] + trust * start
         far = self._far(took)
         measured = {_kind(name) for name in took}
         unknown = (stage for stage in self.todo if stage.name not in measured and shares[str(stage)] < 1)
@@ -92,11 +100,14 @@ class Watch:
             return ""
         left = {}
         for name, share in shares.items():
-            whole = took.get(name) or self.expected[name] * far[_kind(name)]
+            whole = own.get(name) or self.expected[name] * far[_kind(name)]
             # of one that has begun and has not got on yet something is left all the same
-            spent = elapsed - self.began[name] if name in self.began and name not in took else 0.0
+            spent = elapsed - self.began[name] if name in self.began and name not in own else 0.0
             left[name] = (1 - share) * max(whole - spent, 0.1 * whole) if share < 1 else 0.0
-        return f"about {duration.words(duration.together(self.todo, left, self.machine))} left"
+        told = duration.words(duration.together(self.todo, left, self.machine) + self.writing)
+        # making data is another kind of work, which tells little of the rest
+        seen = measured - {"data"} or all(_kind(name) == "data" for name in left if left[name])
+        return f"{'' if seen else 'by the plan '}about {told} left"
 
     def _far(self, took: Mapping[str, float]) -> dict[str, float]:
         """How many times as long as expected each kind of stage takes, by those that are told; of what little was seen

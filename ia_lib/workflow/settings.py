@@ -28,7 +28,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 _TAKEN = re.compile(
     r"(report|lab|revisions|con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.(part|old|lock)|.*\.", re.IGNORECASE
 )
-_ROWS = 10**8  # rows that a run can be trained on; they are made before
+_ROWS = 10**8  # examples that a run can be trained on; they are made before
 _CODE = re.compile(r"[\w-]+")
 # What tables of results and data sets call their own columns and averages.
 _WORDS = ("all", "sentence_id", "place", "example", "task", "language", "text", "label", "prompt", "answer", "model")
@@ -99,7 +99,7 @@ class Settings(fields.Shared):
 
     @property
     def per_step(self) -> int:
-        """Rows of a batch."""
+        """Examples of a batch."""
         return sum(stream.per_step for stream in self.streams)
 
     @property
@@ -190,7 +190,7 @@ class Settings(fields.Shared):
         if self.data.past and self.data.past.mixture:
             mixture = self.data.past.mixture
             if self.corpus not in ("minilab", "nusax"):
-                raise Refusal("past.mixture", "a mixture", "another source of past data, with this corpus")
+                raise Refusal("past.mixture", "a mixture", "another source of old instructions, with this corpus")
             if mixture.passages and (self.corpus != "minilab" or "ind" not in self.known):
                 allowed = "none, unless the corpus is minilab and ind is known"
                 raise Refusal("past.mixture.passages", "questions on passages", allowed)
@@ -259,7 +259,7 @@ class Settings(fields.Shared):
         if self.trains and self.data.steps == 0:
             raise Refusal("steps", 0, "at least 1 for a run that trains")
         if (steps := self.data.steps or 0) * self.per_step > _ROWS:
-            raise Refusal("steps", steps, f"{_ROWS // self.per_step:,} at most, with {self.per_step:,} rows a step")
+            raise Refusal("steps", steps, f"{_ROWS // self.per_step:,} at most, with {self.per_step:,} examples a step")
         if self.trains and self.train.keep == "best" and (self.data.steps or 10**9) < self.train.validate_steps:
             allowed = f"{self.data.steps} at most, the steps, where keep is best: what is not validated cannot be best"
             raise Refusal("validate_steps", self.train.validate_steps, allowed)
@@ -326,7 +326,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(values: dict[str, Any], known: type[Settings]) -> dict[str, Any]:
-    """A row with what it does not say itself as its reading has it, and with defaults that hang on others."""
+    """A row with what it does not say itself as its reading has it, and with defaults that depend on others."""
     if all(values.get(name) is None for name in ("new_epochs", "epochs")):
         values = {"steps": 2000, **values}
     if values.get("corpus") == "own" and values.get("past") is None and values.get("replay", 0) != 0:

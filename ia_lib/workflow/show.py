@@ -42,13 +42,13 @@ def run(stage: Stage) -> str:
 
 
 def counts(examples: pd.DataFrame) -> pd.DataFrame:
-    """How many rows of each kind there are in each stream."""
+    """How many examples of each kind there are in each stream."""
     return examples.groupby(["stream", "role", "split", "kind"], sort=False, dropna=False).size().to_frame("rows")
 
 
 def instructions(stage: Stage, frame: pd.DataFrame, role: str = "new", rows: int = 4) -> str:
-    """Some rows of a role as texts: the prompt, and in double brackets the answer that the model has to give. Of
-    code-mixed rows also what they were before, and in guillemets what has changed."""
+    """Some instructions of a role as texts: the prompt, and in double brackets the answer that the model has to give.
+    Of code-mixed ones also what they were before, and in guillemets what has changed."""
     run, texts = stage.run, []
     for row in run.shown(frame[frame["role"] == role].head(rows)).to_dict("records"):
         known = {name: row[name] for name in ("template", "noise", "negative") if name in row}
@@ -130,7 +130,7 @@ def model(begun: Tuning | Evaluation) -> str:
 
 
 def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
-    """Rows of a batch as texts: `role, prompt, answer`, and how many `tokens` both have."""
+    """Examples of a batch as texts: `role, prompt, answer`, and how many `tokens` both have."""
     starts = [(row["input_ids"], row["answer_start"]) for row in rows]
     parts = {
         "role": [row["role"] for row in rows],
@@ -141,7 +141,7 @@ def decoded(run: Settings, tokenizer, rows: list[dict]) -> pd.DataFrame:
 
 
 def answers(stage: Stage, tuned: Tuned, rows: int = 5) -> Table | None:
-    """What the tuned model answers to the first validation rows, decoded greedily, beside the true answers."""
+    """What the tuned model answers to the first validation instructions, decoded greedily, beside the true answers."""
     from ia_lib.evaluation import generation
 
     if not tuned.validation:
@@ -178,7 +178,7 @@ def under_rules(model, tokenizer, asked: list[str], words: list[str], empty: lis
 
 
 def translations(done: Evaluated) -> pd.DataFrame:
-    """What was measured on parallel text and true answers, a line for each direction, beside what costs nothing."""
+    """What was measured on parallel text and true answers, a line for each direction, beside the baseline."""
     frame = done.measures[(done.measures["kind"] != "choose") & (done.measures["language"] != "all")]
     frame = frame[(frame["kind"] == "translate") | (frame["prompt"] == "all")]
     columns = "task metric source language value low high baseline baseline_is examples"
@@ -289,7 +289,7 @@ def said_on(predictions: pd.DataFrame, task: str, code: str) -> pd.Series:
 # Kind of the report's figures -> what they need.
 _FIGURES = {
     "groups": "runs that choose labels",
-    "difference": "runs that choose labels and began with another run's model, each with its own amount of replay",
+    "difference": "runs that choose labels and have another run as base, each with its own amount of replay",
     "languages": "runs that choose labels",
 }
 

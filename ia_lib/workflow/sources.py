@@ -192,7 +192,7 @@ class HubModel(Source):
         except (ValueError, AttributeError):
             pass
         raise SourceError(
-            f"{self.record}: the record of the models' commits is damaged; delete it to ask for them anew"
+            f"{self.record}: the record of the models' commits is damaged; delete it to ask for them again"
         )
 
     @cached_property

@@ -37,7 +37,7 @@ from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.sources import File, HubModel, content
 
 NOTEBOOKS = {"data": "1_data", "tune": "2_tune", "evaluate": "3_evaluate", "judge": "3_judge", "report": "4_figures"}
-# Raised by hand when a stage's artefacts change their meaning, so that old ones are made anew.
+# Raised by hand when a stage's artefacts change their meaning, so that old ones are made again.
 STAGE_VERSION = {"data": 6, "tune": 5, "evaluate": 6, "judge": 1, "report": 6}
 _VERSIONS = "ia_lib torch transformers datasets tokenizers accelerate peft bitsandbytes numpy pandas"
 _PACKAGE = Path(__file__).parents[1]
@@ -137,7 +137,7 @@ class Stage:
 
     @property
     def _changed_settings(self) -> list[str]:
-        """The settings that the stage hangs on and that are other ones than those it was made with."""
+        """The settings that the stage depends on and that are other ones than those it was made with."""
         if self.run is None:
             return []
         blocks = [self.run.model_dump(mode="json"), self.manifest["settings"]]
@@ -165,7 +165,7 @@ class Stage:
 
     @property
     def origin(self) -> str:
-        """The model that the run's chain of models began with, empty for a new one."""
+        """The model that the first run of the chain has as base, empty for a new one."""
         return self.inputs.called
 
     @property
@@ -200,12 +200,12 @@ class Stage:
             if not needed.done:
                 raise RuntimeError(f"{self} needs {needed}, which is {needed.status}")
         for line in [said for needed in self.needs if not self.done for said in needed.damage()]:
-            raise RuntimeError(f"{self} would read what is damaged: {line}; `run --verify` makes that anew")
+            raise RuntimeError(f"{self} would read what is damaged: {line}; `run --verify` makes that again")
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         locks.acquire(self._lock, f"another process is at work on {self} in {self.folder.parent}", seconds)
         self._mend()
         if not self.done:
-            # inputs that were made anew count too: a checkpoint must not go on with other data
+            # inputs that were made again count too: a checkpoint must not go on with other data
             made_from = [self.key, *(needed.manifest["digest"] for needed in self.needs)]
             made_from = digest([*made_from, *([_LOADED] if REDO in os.environ else [])])
             stamp = self.part / "key"
@@ -389,7 +389,7 @@ def _seal(manifest: dict[str, Any]) -> str:
 
 
 def _code(*stages: str) -> dict[str, str]:
-    """The hashes of all that the kit's work on stages may hang on: its modules, and the stages' notebooks."""
+    """The hashes of all that the kit's work on stages may depend on: its modules, and the stages' notebooks."""
     files = {path.relative_to(_PACKAGE.parent).as_posix(): path for path in sorted(_PACKAGE.rglob("*.py"))}
     notebooks = [root() / "notebooks" / f"{NOTEBOOKS[stage]}.ipynb" for stage in stages]
     files |= {f"notebooks/{path.name}": path for path in notebooks if path.is_file()}

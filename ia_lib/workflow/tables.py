@@ -181,7 +181,7 @@ def _check_references(runs: list[Settings], path: Path) -> None:
             past = run.data.past and run.data.past.run == needed
             # what a method against forgetting looks at is not trained on
             if past and (not drawn(earlier) or all(stream.role == "new" for stream in earlier.streams)):
-                allowed = "a run that is trained on past data"
+                allowed = "a run that is trained on old instructions"
                 raise SettingsError(f"{where}, field 'past.run': found {needed!r}; allowed: {allowed}")
             for field in ("corpus", "seed", "lab") if run.corpus == "minilab" else ():
                 # another lab would test on sentences that the earlier run was trained on, another split hold them out
@@ -206,13 +206,13 @@ def _check_references(runs: list[Settings], path: Path) -> None:
 
 
 def _check_between(where: str, run: Settings, earlier: Settings) -> None:
-    """Refuse a run that begins with weights between two models, which are kept nowhere, and such weights of a run that
-    began with none or ended with those it began with."""
+    """Refuse as base weights between two models, which are kept nowhere, and such weights of a run that has no base or
+    does not train."""
     said = ""
     if earlier.model.interpolate is not None:
         said = "a run whose model does not lie between two others"
     elif run.model.interpolate is not None and (not earlier.trains or earlier.model.new):
-        said = "a run that trains and begins with a trained model"
+        said = "a run that trains and has a trained model as base"
     if said:
         raise SettingsError(f"{where}, field 'model.run': found {told(earlier.name)}; allowed: {said}")
 
@@ -231,7 +231,7 @@ def _check_past(run: Settings, by_name: dict[str, Settings]) -> None:
     if rows is not None and not 1 <= found <= rows - asked["validation_rows"]:
         beside = f", {asked['validation_rows']:,} of them for validation" if asked["validation_rows"] else ""
         field = "replay" if hasattr(run.data, "replay") else "rows"
-        raise Refusal(field, asked["r"], f"what the past data has: {rows:,} rows{beside}")
+        raise Refusal(field, asked["r"], f"what the past has: {rows:,} instructions{beside}")
     splits = ["base", "train"] if run.corpus == "minilab" else ["train", "valid", "test"]
     if past.mixture and past.mixture.split not in splits:
         allowed = f"a split of the corpus {run.corpus} ({', '.join(splits)})"
@@ -244,11 +244,11 @@ def _check_past(run: Settings, by_name: dict[str, Settings]) -> None:
         first = by_name[first.run].data.past
     columns = ["objective", "language"] if first.mixture else ["language"]
     if asked["stratify"] and (first.mixture or first.xp3) and asked["stratify"] not in columns:
-        raise Refusal(field, asked["stratify"], f"a column of the past data ({', '.join(columns)})")
+        raise Refusal(field, asked["stratify"], f"a column of the old instructions ({', '.join(columns)})")
 
 
 def _past_rows(run: Settings, by_name: dict[str, Settings]) -> int | None:
-    """How many rows the past of a run has, None if only its file tells."""
+    """How many instructions the past of a run has, None if only its file tells."""
     past = run.data.past
     if past.mixture:
         return past.mixture.rows
@@ -256,7 +256,7 @@ def _past_rows(run: Settings, by_name: dict[str, Settings]) -> int | None:
 
 
 def _draws(run: Settings, by_name: dict[str, Settings]) -> int | None:
-    """How many rows of its past a run is trained on, None if only a file tells."""
+    """How many instructions of its past a run is trained on, None if only a file tells."""
     asked, rows = drawn(run), _past_rows(run, by_name)
     return asked["r"] if asked["r"] != "all" else rows if rows is None else rows - asked["validation_rows"]
 

@@ -38,7 +38,7 @@ class MadeData:
 
 
 def make_data(stage: Stage) -> MadeData:
-    """Make the rows that the run trains on, count and check them, and, for a new model, train its tokenizer."""
+    """Make the examples that the run trains on, count and check them, and, for a new model, train its tokenizer."""
     import pandas as pd
 
     if not stage.done:
@@ -105,12 +105,12 @@ class Tuning:
     tokenizer: "PreTrainedTokenizerBase"
     rows: list[dict]  # in the order in which they are trained on (`batches.lay_out`)
     validation: list[dict]
-    kept: list[dict]  # old rows that a method against forgetting looks at
-    per_step: int  # rows of a batch
+    kept: list[dict]  # old instructions that a method against forgetting looks at
+    per_step: int  # examples of a batch
 
 
 def begin_tuning(stage: Stage) -> Tuning:
-    """Load the model that the run begins with, and lay out its batches."""
+    """Load the run's base, and lay out its batches."""
     from ia_lib.models import load, new
     from ia_lib.workflow import cost
 
@@ -130,8 +130,8 @@ def begin_tuning(stage: Stage) -> Tuning:
 
 
 def laid_out(stage: Stage, tokenizer, encoder_decoder: bool) -> tuple[list[dict], list[dict], list[dict]]:
-    """What a tune stage trains on as tokens, without its model: rows in their order, validation rows, and rows that are
-    kept for a method against forgetting (`batches.lay_out`)."""
+    """What a tune stage trains on as tokens, without its model: examples in their order, those for validation, and
+    those that are kept for a method against forgetting (`batches.lay_out`)."""
     import pandas as pd
 
     from ia_lib.training import batches
@@ -150,7 +150,7 @@ def laid_out(stage: Stage, tokenizer, encoder_decoder: bool) -> tuple[list[dict]
 
 
 def _to_tune(inputs, run) -> "PreTrainedModel | PeftModel":
-    """The model that a run begins with, with a fresh adapter if it trains one."""
+    """A run's base, with a fresh adapter if it trains one."""
     from ia_lib.models import adapters, load
 
     asked = run.train.adapter
@@ -254,17 +254,19 @@ def _card(stage: Stage) -> str:
     """The model card of a tuned model."""
     run = stage.run
     called = stage.inputs.called
-    start = (f"the run {run.model.run}" + (f", and that with {called}" if called else "")) if run.model.run else called
+    start = (
+        (f"the run {run.model.run}" + (f", which goes back to {called}" if called else "")) if run.model.run else called
+    )
     taught = ", ".join(run.taught) if run.parallel_codes else "none"
     said = [f"{name} {value}" for name in ("objective", "replay", "rows")
             if (value := getattr(run.data, name, None)) is not None]  # fmt: skip
     if method := getattr(run.data, "retention", None):
-        said.append(f"old rows for {method.method}")
+        said.append(f"old instructions for {method.method}")
     if adapter := run.train.adapter:
         on = "" if adapter.quantisation == "none" else f" on the model in {adapter.quantisation}"
         said.append(f"{'DoRA' if adapter.dora else 'LoRA'} of rank {adapter.rank}{on}")
     return (
-        f"# {run.name}\n\nBegan with {start or 'random weights'}; recipe {run.recipe} ({', '.join(said)}), "
+        f"# {run.name}\n\nBase: {start or 'random weights'}; recipe {run.recipe} ({', '.join(said)}), "
         f"seed {run.seed}.\n\n"
         f"Taught languages: {taught}. Corpus: {run.corpus}.\n\n"
         "Made for research on teaching languages; check its evaluation before you rely on it.\n"
@@ -449,7 +451,7 @@ def write_report(stage: Stage) -> Reported:
         evaluated = [needed for needed in stage.needs if needed.name == "evaluate"]
         folders = [needed.folder for needed in evaluated]
         judged = [needed.folder for needed in stage.needs if needed.name == "judge"]
-        # what no artefact hangs on may have changed since
+        # what no artefact depends on may have changed since
         said = [needed.run.model_dump(mode="json", include={"reproduces", "fidelity"}) for needed in evaluated]
         page.write(stage.part, stage.table.stem, folders, stage.without, said, judged, stage.progress)
         stage.finish()
