@@ -11,7 +11,18 @@ from plotly.subplots import make_subplots
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.report import published
 from ia_lib.report.audit import NOT_TESTABLE, TOLERANCE
-from ia_lib.report.figures import BASELINES, COLOURS, GREY, LINE, SYMBOLS, error_bars, plain, plain_text, style
+from ia_lib.report.figures import (
+    BASELINES,
+    COLOURS,
+    GREY,
+    LINE,
+    SYMBOLS,
+    baseline_marks,
+    error_bars,
+    plain,
+    plain_text,
+    style,
+)
 
 _WRONG, _RIGHT = COLOURS[5], COLOURS[0]
 # Mark after the gate -> colour; dark is good, and 0 is grey.
@@ -189,16 +200,7 @@ def judged(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Figur
         hover = f"{judge}<br>%{{y}}: %{{x:.2f}}<extra></extra>"
         place = {"x": part["value"], "y": part["place"], "orientation": "h", "mode": "markers", "marker": marker}
         figure.add_scatter(name=judge, error_x=error_bars(part, "value"), hovertemplate=hover, **place)
-        look = {"symbol": "line-ns", "size": 24, "line": {"color": marker["color"], "width": 2}}
-        hover = "%{y}: %{x:.2f} for nothing (%{text})<extra></extra>"
-        free = {
-            "x": part["baseline"],
-            "y": part["place"],
-            "text": part["baseline_is"],
-            "mode": "markers",
-            "marker": look,
-        }
-        figure.add_scatter(name=f"{judge}: for nothing", hovertemplate=hover, **free)
+        baseline_marks(figure, part, 2, f"{judge}: baseline", marker["color"])
     above = int((frame["low"] > frame["baseline"]).sum())
     figure.update_xaxes(title="mean mark behind the gate (0 to 3)", range=[-0.1, 3.1])
     figure.update_yaxes(autorange="reversed", automargin=True)
