@@ -126,7 +126,7 @@ def test_the_picture_of_the_method_has_the_runs_own_numbers(opened):
     data, made, *_ = opened
     drawn = pictures.method(data, made)
     found = words(drawn)
-    for text in ("12 of tlm", "40:", "Toba Batak", "Sundanese", "6 steps of 4", "begins as the run"):
+    for text in ("12 of tlm", "40:", "Toba Batak", "Sundanese", "6 steps of 4", "its base: the run"):
         assert text in found
     assert f"{len(data.inputs.usable())} sentences" in found
     row = pictures.followed(data.run, made.examples)

@@ -140,15 +140,15 @@ def test_a_text_of_tags_is_shown_letter_for_letter(begun):
 
 
 @pytest.mark.quick
-def test_marks_become_columns_and_what_costs_nothing_stands_beside_them():
-    lines = [("r", "eng", True, 3.0), ("r", "eng", False, 2.0), ("r", "fra", True, 1.0), ("free", "eng", True, 2.0)]
+def test_marks_become_columns_and_baselines_stand_beside_them():
+    lines = [("r", "eng", True, 3.0), ("r", "eng", False, 2.0), ("r", "fra", True, 1.0), ("repeated", "eng", True, 2.0)]
     every = pd.DataFrame(lines, columns=["run", "language", "inside", "mark"]).assign(judge="rule")
     figure = story_figures.marks(every, "r")
     assert {bar.name[0]: list(bar.y) for bar in figure.data} == {"0": [1, 0], "1": [0, 1], "2": [0, 0], "3": [1, 0]}
     assert [note.text for note in figure.layout.annotations][-2:] == ["<b>3</b> of 6", "<b>1</b> of 3"]
     assert figure.layout.title.text.startswith("1 of 3 answers")
-    said = story_figures.for_nothing(every, "r").layout.title.text
-    assert said == "rule: r has 1.33, less than “free” with 2.00"
+    said = story_figures.judged_baselines(every, "r").layout.title.text
+    assert said == "rule: r has 1.33, less than “repeated” with 2.00"
 
 
 @pytest.mark.quick
@@ -164,7 +164,7 @@ def test_the_audits_pictures_count_what_the_audit_finds(tmp_path):
     shown = int(((compared["p_holm"] < 0.05) & (compared["difference"] > 0)).sum())
     assert story_figures.by_counts(compared).layout.title.text.startswith(f"{shown} of {len(compared)}")
     title = story_figures.agreements(alpaca_audit.correlations()).layout.title.text
-    assert title == "Of 3 systems 0 of 4 correlations are told from none"
+    assert title == "Over 3 models, 0 of 4 correlations are shown to differ from 0"
     ledger = audit.ledger()
     counts = ledger["verdict"].value_counts()
     bars = {bar.name: np.nansum(np.array(bar.x, float)) for bar in story_figures.claims(ledger).data}
