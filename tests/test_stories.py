@@ -1,16 +1,28 @@
 """What notebooks 3, 4 and 5 tell: the text and the answer that are followed, and the pictures."""
 
+import json
 import re
 
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
+import plotly.io as pio
 import pytest
 from IPython.display import Markdown
 from sklearn.metrics import f1_score
 
 from ia_lib.paths import root
-from ia_lib.report import alpaca_audit, audit, commit_audit, figures, story_figures
+from ia_lib.report import (
+    alpaca_audit,
+    audit,
+    commit_audit,
+    figures,
+    paper_figures,
+    published,
+    results,
+    story_figures,
+)
 from ia_lib.workflow import follow, show, work
 from ia_lib.workflow.settings import SettingsError
 
@@ -85,6 +97,54 @@ def test_a_text_is_followed_from_its_prompt_to_the_bar_of_the_report(finished, b
     height = dict(zip(bar.x, bar.y, strict=True))[figures.group_title("L2")]
     assert sentence.average(done).layout.title.text.endswith(f"{height:.1f}")
     assert follow.languages(stage, done).data
+
+
+def test_the_losses_of_tuned_runs_are_read_and_drawn(finished, tmp_path):
+    written = {}
+    for run in ("base", "tlm"):
+        log = (finished.folder / run / "tune" / "log.jsonl").read_text()
+        written[run] = [json.loads(line) for line in log.splitlines()]
+    found = results.losses(finished.folder)
+    assert found.groupby("run")["objective"].first().to_dict() == {"base": "instructions", "tlm": "tlm"}
+    for run, lines in written.items():
+        part = found[found["run"] == run]
+        for name in ("step", "loss", "validation_loss"):
+            values = [line.get(name, float("nan")) for line in lines]
+            assert list(part[name]) == pytest.approx(values, nan_ok=True), (run, name)
+    training, validation = ([(one.name, len(one.x)) for one in half] for half in _halves(found))
+    assert training == [(run, sum("loss" in line for line in lines)) for run, lines in written.items()]
+    assert ("tlm", sum("validation_loss" in line for line in written["tlm"])) in validation
+    assert results.losses(tmp_path).empty
+
+    # and notebook 5 draws them
+    parameters = {"table": str(finished.path), "outputs_dir": str(finished.outputs), "data_dir": str(tmp_path)}
+    path = tmp_path / "5.ipynb"
+    papermill.execute_notebook(root() / "notebooks" / "5_audit.ipynb", path, parameters, cwd=root(), progress_bar=False)
+    outputs = nbformat.read(path, as_version=4).cells[-2].outputs
+    drawn = [one["data"].get("application/vnd.plotly.v1+json") for one in outputs]
+    assert drawn[-1]["layout"]["title"]["text"] == "Loss per objective"
+    assert {trace["name"] for trace in drawn[-1]["data"]} == {"base", "tlm"}
+
+
+def _halves(logs):
+    """What is drawn of losses in training, and on what is held out."""
+    traces = paper_figures.losses(logs).data
+    return [[one for one in traces if (one.xaxis or "x") == axis] for axis in ("x", "x2")]
+
+
+@pytest.mark.quick
+def test_a_figure_has_the_pages_ground_in_a_notebook_and_a_white_one_in_a_file(monkeypatch):
+    if "ia_lib" not in pio.renderers:
+        pytest.skip("there is no JupyterLab")
+    monkeypatch.setattr(pio.renderers, "default", "ia_lib")
+    figure = paper_figures.family_coverage(published.read("language_families"))
+    data = figure._repr_mimebundle_()["application/vnd.plotly.v1+json"]
+    look = data["layout"]["template"]["layout"]
+    assert look["paper_bgcolor"] == look["plot_bgcolor"] == "rgba(0,0,0,0)"
+    assert data["layout"]["font"]["color"] == figures.GREY
+    assert data["layout"]["font"]["size"] == figure.layout.font.size
+    assert figure.layout.template.layout.paper_bgcolor == "white"
+    assert figure.layout.font.color == "#222222"
 
 
 def test_another_text_can_be_followed_and_an_unknown_one_is_refused(begun):

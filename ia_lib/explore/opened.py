@@ -15,7 +15,7 @@ from ia_lib.explore.panel import Tell
 from ia_lib.models import load
 from ia_lib.workflow import judging, scheduler, work
 from ia_lib.workflow.graph import Table
-from ia_lib.workflow.notebook import check_parameters
+from ia_lib.workflow.notebook import check_parameters, without_bars_of_loading
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.stages import Stage
 
@@ -43,6 +43,7 @@ class Opened:
 
     def _open(self, table: str, run: str, other: str, outputs_dir: str) -> None:
         check_parameters()
+        without_bars_of_loading()
         self.made = made = Table(table, outputs_dir)
         # by its name, a row's name for its first seed
         self.runs: dict[str, Settings] = {found.name: found for found in map(made.run, (run, other))}
