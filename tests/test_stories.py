@@ -123,6 +123,7 @@ def test_the_losses_of_tuned_runs_are_read_and_drawn(finished, tmp_path):
     outputs = nbformat.read(path, as_version=4).cells[-2].outputs
     drawn = [one["data"].get("application/vnd.plotly.v1+json") for one in outputs]
     assert drawn[-1]["layout"]["title"]["text"] == "Loss per objective"
+    assert {one["layout"]["font"]["color"] for one in drawn} == {figures.GREY}
     assert {trace["name"] for trace in drawn[-1]["data"]} == {"base", "tlm"}
 
 

@@ -49,7 +49,8 @@ class _Shown(PlotlyRenderer):
 
 # Notebooks keep a figure's data, and JupyterLab draws it with the extension that plotly brings along, offline. Colab
 # and plain Python keep what plotly chooses for them.
-if "jupyterlab" in pio.renderers and pio.renderers.default in ("", "browser", "plotly_mimetype+notebook"):
+_OWN = {"", "browser", "plotly_mimetype", "plotly_mimetype+notebook", "vscode"}  # what plotly chooses elsewhere
+if "jupyterlab" in pio.renderers and pio.renderers.default in _OWN:
     pio.renderers["ia_lib"] = _Shown()
     pio.renderers.default = "ia_lib"
 

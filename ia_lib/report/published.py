@@ -210,10 +210,9 @@ def parameters(model: str) -> float:
 
 @cache
 def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
-    """The baselines, per test set that is there: `dataset, task, language, examples, labels` (how many examples
-    each has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
-    answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 draws of uniformly random
-    guesses).
+    """The baselines, per test set that is there: `dataset, task, language, examples, labels` (how many examples each
+    has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
+    answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 random guesses).
 
     Labels are read from `data_folder(data_dir)`.
     """
