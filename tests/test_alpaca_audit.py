@@ -73,7 +73,7 @@ def verdicts(frame):
 
 def test_p_values_of_the_correlations_are_exact():
     frame = alpaca_audit.correlations()
-    three = frame[frame["systems"] == 3].set_index("language")
+    three = frame[frame["models"] == 3].set_index("language")
     assert list(three.index) == ["en", "es", "bg", "zh", "all"]
     for language, r in {"en": 0.9225, "es": 0.9683, "bg": 0.9205, "zh": 0.8685}.items():
         # three points: r is the cosine of an angle that is uniformly distributed
@@ -140,7 +140,7 @@ def test_what_fifty_prompts_find_is_found_in_four_of_five():
         line = part.loc["unrelated"]
         first, second = (rng.choice(4, (20_000, 50), p=shares) for _ in range(2))
         assert line["error"] == pytest.approx((first.sum(1) - second.sum(1)).std(), rel=0.02)
-        # of two systems that are so far apart
+        # of two models that are so far apart
         found = np.abs(first.sum(1) + line["detectable"] - second.sum(1)) > 1.96 * line["error"]
         assert found.mean() == pytest.approx(0.8, abs=0.02)
         assert part.loc["r = 0.5", "error"] == pytest.approx(line["error"] / math.sqrt(2))

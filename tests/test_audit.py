@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from ia_lib.paths import root
-from ia_lib.report import audit, paper_figures, published
+from ia_lib.report import audit, figures, paper_figures, published
 
 pytestmark = pytest.mark.quick
 FOLDER = root() / "params" / "published"
@@ -280,7 +280,7 @@ def test_the_same_figures_are_drawn_from_published_numbers_and_from_ours(results
     for draw, panels in (
         (paper_figures.model_scaling, 2),
         (lambda scores: paper_figures.replay_curves(scores[scores["task"] == "sentiment"]), 3),
-        (paper_figures.transfer, 1),
+        (paper_figures.carried_over, 1),
         (lambda scores: paper_figures.language_scores(scores[scores["dataset"] == "nusax"]), 1),
         (paper_figures.objective_bars, 1),
     ):
@@ -306,7 +306,7 @@ def test_figures_show_baselines_or_say_that_they_are_missing(results, tmp_path):
     ours = paper_figures.model_scaling(published.ours(results))
     assert notes(ours).count("dashed: chance 33; dotted: majority label 21") == 2
     full = published.scores(data_dir=tmp_path).query("replay == '100000' or objective == 'none'")
-    assert "published, n = 32: r = 0.96 [0.93, 0.98]" in notes(paper_figures.transfer(full))
+    assert "published, n = 32: r = 0.96 [0.93, 0.98]" in notes(paper_figures.carried_over(full))
     heat = paper_figures.language_scores(published.ours(results).query("dataset == 'nusax'")).data[0]
     assert list(heat.y[:2]) == ["chance", "majority label"]
     assert heat.z.shape == (22 + 2, 12)

@@ -47,12 +47,12 @@ def test_verdicts_on_commits_claims():
     assert said.count("not shown by the counts") == 3
 
 
-def test_cells_below_what_costs_nothing(real_data):
-    frame = commit_audit.beside_nothing(real_data)
+def test_cells_below_the_baseline(real_data):
+    frame = commit_audit.beside_baselines(real_data)
     if frame.empty:
         pytest.skip(f"there is no XQuAD in {real_data} (set IA_DATA)")
     line = frame.set_index(["table", "row", "language", "metric"])
-    assert line.loc[("Table 2", "alpaca+en_prompt", "hi", "em"), ["nothing", "below"]].tolist() == [
+    assert line.loc[("Table 2", "alpaca+en_prompt", "hi", "em"), ["baseline", "below"]].tolist() == [
         pytest.approx(3.45, abs=0.01),
         True,
     ]
@@ -61,8 +61,8 @@ def test_cells_below_what_costs_nothing(real_data):
 
 
 def test_without_the_questions_there_is_nothing_to_hold_against(tmp_path):
-    assert isinstance(commit_audit.beside_nothing(tmp_path), pd.DataFrame)
-    assert commit_audit.beside_nothing(tmp_path).empty
+    assert isinstance(commit_audit.beside_baselines(tmp_path), pd.DataFrame)
+    assert commit_audit.beside_baselines(tmp_path).empty
 
 
 def test_cells_stand_beside_the_rows_that_say_that_they_reproduce_them():

@@ -1,6 +1,7 @@
 import json
 import re
 import tomllib
+from types import SimpleNamespace
 
 import nbformat
 import papermill
@@ -9,6 +10,7 @@ from conftest import copied
 from packaging.requirements import Requirement
 
 from ia_lib.paths import root
+from ia_lib.workflow import show
 from ia_lib.workflow.graph import Table
 
 STORIES = [root() / "notebooks" / f"{name}.ipynb" for name in ("1_data", "2_tune")]
@@ -27,6 +29,19 @@ def test_notebooks_are_thin_and_clean(path):
         assert not cell.outputs
         assert cell.execution_count is None
         assert not re.search(r"^\s*(def|class)\s", cell.source, re.MULTILINE)
+
+
+@pytest.mark.quick
+def test_a_run_is_told_in_words(tmp_path):
+    told = {}
+    for name, row in (("commit_mini", "commit-jav-s1"), ("taste_alpaca", "multilingual"), ("mini", "tlm")):
+        run = Table(root() / "params" / f"{name}.yaml", tmp_path).run(row)
+        told[name] = show.run(SimpleNamespace(run=run, folder=tmp_path / row))
+    assert "run commit-jav-s1: commit, seed 1\n  instructions.file: instructions/ind.jsonl\n" in told["commit_mini"]
+    assert "\n  dictionaries.jav: file dictionaries/jav.tsv\n" in told["commit_mini"]
+    assert "\n  instructions.languages: eng eng, ind ind, jav jav\n" in told["taste_alpaca"]
+    assert told["mini"].startswith("run tlm: objective tlm, replay 10000, seed 1\na batch: ")
+    assert not [text for text in told.values() if "{'" in text or "['" in text]
 
 
 @pytest.mark.quick
@@ -61,6 +76,7 @@ def test_every_notebook_shows_what_a_curious_person_wants_to_see(finished):
     assert "Asked freely it answers" in shown["tune"]
     assert "device: " in shown["tune"]
     assert "Loss: step 6 of 6" in shown["tune"]
+    assert not [stage for stage, text in shown.items() if "Loading weights" in text]
     assert "<span class='tok own'>␣" in shown["evaluate"]
     assert "weighted F1 = " in shown["evaluate"]
     assert "label_per_char" in shown["evaluate"]

@@ -126,7 +126,7 @@ def test_the_picture_of_the_method_has_the_runs_own_numbers(opened):
     data, made, *_ = opened
     drawn = pictures.method(data, made)
     found = words(drawn)
-    for text in ("12 of tlm", "40:", "Toba Batak", "Sundanese", "6 steps of 4", "begins as the run"):
+    for text in ("12 of tlm", "40:", "Toba Batak", "Sundanese", "6 steps of 4", "its base: the run"):
         assert text in found
     assert f"{len(data.inputs.usable())} sentences" in found
     row = pictures.followed(data.run, made.examples)
@@ -215,7 +215,7 @@ def test_budgets_are_bars_and_dictionaries_are_a_table(opened):
     drawn = pictures.of_other_methods(
         SimpleNamespace(run=run), work.MadeData(made.folder, made.examples, {"budgets": [budget]})
     )
-    assert "english, 480 rows" in words(drawn)
+    assert "english, 480 instructions" in words(drawn)
     assert "26,464" in words(drawn)
     mixed = work.MadeData(made.folder, made.examples, {"code_mixing": {"jav": {"entries": 9, "words": 55.5}}})
     assert "55.5" in pictures.of_other_methods(data, mixed)._repr_mimebundle_()["text/plain"]

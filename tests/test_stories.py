@@ -1,16 +1,28 @@
 """What notebooks 3, 4 and 5 tell: the text and the answer that are followed, and the pictures."""
 
+import json
 import re
 
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
+import plotly.io as pio
 import pytest
 from IPython.display import Markdown
 from sklearn.metrics import f1_score
 
 from ia_lib.paths import root
-from ia_lib.report import alpaca_audit, audit, commit_audit, figures, story_figures
+from ia_lib.report import (
+    alpaca_audit,
+    audit,
+    commit_audit,
+    figures,
+    paper_figures,
+    published,
+    results,
+    story_figures,
+)
 from ia_lib.workflow import follow, show, work
 from ia_lib.workflow.settings import SettingsError
 
@@ -87,6 +99,55 @@ def test_a_text_is_followed_from_its_prompt_to_the_bar_of_the_report(finished, b
     assert follow.languages(stage, done).data
 
 
+def test_the_losses_of_tuned_runs_are_read_and_drawn(finished, tmp_path):
+    written = {}
+    for run in ("base", "tlm"):
+        log = (finished.folder / run / "tune" / "log.jsonl").read_text()
+        written[run] = [json.loads(line) for line in log.splitlines()]
+    found = results.losses(finished.folder)
+    assert found.groupby("run")["objective"].first().to_dict() == {"base": "instructions", "tlm": "tlm"}
+    for run, lines in written.items():
+        part = found[found["run"] == run]
+        for name in ("step", "loss", "validation_loss"):
+            values = [line.get(name, float("nan")) for line in lines]
+            assert list(part[name]) == pytest.approx(values, nan_ok=True), (run, name)
+    training, validation = ([(one.name, len(one.x)) for one in half] for half in _halves(found))
+    assert training == [(run, sum("loss" in line for line in lines)) for run, lines in written.items()]
+    assert ("tlm", sum("validation_loss" in line for line in written["tlm"])) in validation
+    assert results.losses(tmp_path).empty
+
+    # and notebook 5 draws them
+    parameters = {"table": str(finished.path), "outputs_dir": str(finished.outputs), "data_dir": str(tmp_path)}
+    path = tmp_path / "5.ipynb"
+    papermill.execute_notebook(root() / "notebooks" / "5_audit.ipynb", path, parameters, cwd=root(), progress_bar=False)
+    outputs = nbformat.read(path, as_version=4).cells[-2].outputs
+    drawn = [one["data"].get("application/vnd.plotly.v1+json") for one in outputs]
+    assert drawn[-1]["layout"]["title"]["text"] == "Loss per objective"
+    assert {one["layout"]["font"]["color"] for one in drawn} == {figures.GREY}
+    assert {trace["name"] for trace in drawn[-1]["data"]} == {"base", "tlm"}
+
+
+def _halves(logs):
+    """What is drawn of losses in training, and on what is held out."""
+    traces = paper_figures.losses(logs).data
+    return [[one for one in traces if (one.xaxis or "x") == axis] for axis in ("x", "x2")]
+
+
+@pytest.mark.quick
+def test_a_figure_has_the_pages_ground_in_a_notebook_and_a_white_one_in_a_file(monkeypatch):
+    if "ia_lib" not in pio.renderers:
+        pytest.skip("there is no JupyterLab")
+    monkeypatch.setattr(pio.renderers, "default", "ia_lib")
+    figure = paper_figures.family_coverage(published.read("language_families"))
+    data = figure._repr_mimebundle_()["application/vnd.plotly.v1+json"]
+    look = data["layout"]["template"]["layout"]
+    assert look["paper_bgcolor"] == look["plot_bgcolor"] == "rgba(0,0,0,0)"
+    assert data["layout"]["font"]["color"] == figures.GREY
+    assert data["layout"]["font"]["size"] == figure.layout.font.size
+    assert figure.layout.template.layout.paper_bgcolor == "white"
+    assert figure.layout.font.color == "#222222"
+
+
 def test_another_text_can_be_followed_and_an_unknown_one_is_refused(begun):
     stage, model = begun
     last = model.texts.to_pandas().iloc[-1]
@@ -140,15 +201,15 @@ def test_a_text_of_tags_is_shown_letter_for_letter(begun):
 
 
 @pytest.mark.quick
-def test_marks_become_columns_and_what_costs_nothing_stands_beside_them():
-    lines = [("r", "eng", True, 3.0), ("r", "eng", False, 2.0), ("r", "fra", True, 1.0), ("free", "eng", True, 2.0)]
+def test_marks_become_columns_and_baselines_stand_beside_them():
+    lines = [("r", "eng", True, 3.0), ("r", "eng", False, 2.0), ("r", "fra", True, 1.0), ("repeated", "eng", True, 2.0)]
     every = pd.DataFrame(lines, columns=["run", "language", "inside", "mark"]).assign(judge="rule")
     figure = story_figures.marks(every, "r")
     assert {bar.name[0]: list(bar.y) for bar in figure.data} == {"0": [1, 0], "1": [0, 1], "2": [0, 0], "3": [1, 0]}
     assert [note.text for note in figure.layout.annotations][-2:] == ["<b>3</b> of 6", "<b>1</b> of 3"]
     assert figure.layout.title.text.startswith("1 of 3 answers")
-    said = story_figures.for_nothing(every, "r").layout.title.text
-    assert said == "rule: r has 1.33, less than “free” with 2.00"
+    said = story_figures.judged_baselines(every, "r").layout.title.text
+    assert said == "rule: r has 1.33, less than “repeated” with 2.00"
 
 
 @pytest.mark.quick
@@ -164,7 +225,7 @@ def test_the_audits_pictures_count_what_the_audit_finds(tmp_path):
     shown = int(((compared["p_holm"] < 0.05) & (compared["difference"] > 0)).sum())
     assert story_figures.by_counts(compared).layout.title.text.startswith(f"{shown} of {len(compared)}")
     title = story_figures.agreements(alpaca_audit.correlations()).layout.title.text
-    assert title == "Of 3 systems 0 of 4 correlations are told from none"
+    assert title == "Over 3 models, 0 of 4 correlations are shown to differ from 0"
     ledger = audit.ledger()
     counts = ledger["verdict"].value_counts()
     bars = {bar.name: np.nansum(np.array(bar.x, float)) for bar in story_figures.claims(ledger).data}

@@ -1,5 +1,5 @@
 """What notebook 0 is made of: panels of ipywidgets to try instructions, batches, code-mixing, label scores and answers
-by hand. In go the names of a table and of two of its runs, out come widgets.
+by hand. They take the names of a table and of two of its runs, and give widgets.
 
 Nothing that is typed into a panel raises: what cannot be used gives one sentence. With `share_text: false` texts of the
 corpus are replaced by their number of words, as everywhere.
@@ -13,7 +13,7 @@ __all__ = ["Explorer", "scheduler"]
 
 
 class Explorer(Opened):
-    """The panels over two runs of a table: `Explorer(table, run, other, outputs_dir)`; each method gives a widget."""
+    """The panels for two runs of a table: `Explorer(table, run, other, outputs_dir)`; each method gives a widget."""
 
     instructions, batches, mixing = making.instructions, making.batches, making.mixing
     label_scores, translations, questions = asking.label_scores, asking.translations, asking.questions

@@ -1,4 +1,4 @@
-"""Panels that ask the models: the labels of a text of one's own, a translation, a question, a question on a passage.
+"""Panels that ask the models: the labels of a text of your own, a translation, a question, a question on a passage.
 Each has a button, since a large model takes its time."""
 
 from html import escape
@@ -20,7 +20,7 @@ _READ = 1024
 
 @or_sentence
 def label_scores(opened: Opened) -> widgets.Widget:
-    """A sentence of one's own under a prompt: the scores of its labels by every rule."""
+    """A sentence of your own in a prompt: the scores of its labels by every rule."""
     if not opened.labels:
         return opened.nothing("is tested on no labels", opened.having("choices"), TASTE)
     task, labels = next(iter(opened.labels.items()))
@@ -64,7 +64,7 @@ def label_scores(opened: Opened) -> widgets.Widget:
 
 @or_sentence
 def translations(opened: Opened) -> widgets.Widget:
-    """A sentence of one's own, translated by two runs side by side."""
+    """A sentence of your own, translated by two runs side by side."""
     if opened.parallel is None:
         has = [run.name for run in opened.made.runs if run.parallel_codes]
         return opened.nothing("has no parallel text", has, TASTE)
@@ -92,7 +92,7 @@ def translations(opened: Opened) -> widgets.Widget:
 
 @or_sentence
 def questions(opened: Opened) -> widgets.Widget:
-    """A question or request of one's own, answered by two runs side by side."""
+    """A question or request of your own, answered by two runs side by side."""
     controls = {
         **two(opened.runs),
         "text": typed("you", "What is the capital of France?"),
@@ -107,7 +107,7 @@ def questions(opened: Opened) -> widgets.Widget:
 
 @or_sentence
 def passage_asked(opened: Opened) -> widgets.Widget:
-    """A question of one's own on a passage of one's own, answered by two runs side by side."""
+    """A question of your own on a passage of your own, answered by two runs side by side."""
     if not opened.passages:
         return opened.nothing("is tested on no questions on passages", opened.having("extracted"), COMMIT)
     tasks = {task.name: task for task in opened.evaluated(opened.run.name).inputs.extracted}

@@ -1,5 +1,5 @@
-"""The answers of two runs to the same questions, side by side: which of them changed, who is right, and how sure a
-wrong answer was."""
+"""The answers of two runs to the same questions, side by side: which of them changed, which run is right, and how sure
+a wrong answer was."""
 
 from collections.abc import Callable
 from html import escape
@@ -86,7 +86,7 @@ def chosen(pairs: pd.DataFrame, kind: str, order: str, containing: str = "") -> 
 
 
 def summary(pairs: pd.DataFrame, first: str, second: str) -> str:
-    """Who is right how often, in one line; with McNemar's p where every line is a text of its own."""
+    """How often each run is right, in one line; with McNemar's p where every line is a text of its own."""
     names = "both are right", "only the first run is right", "only the second run is right", "both are wrong"
     right, one, other, wrong = (int(KINDS[name](pairs).sum()) for name in names)
     told = f"Of {len(pairs):,} answers both are right in {right:,}, only {first} in {one:,}, only {second} in {other:,}"
@@ -95,10 +95,10 @@ def summary(pairs: pd.DataFrame, first: str, second: str) -> str:
         more = "the same texts stand here under several prompts or languages"
         return f"{told}For a test of the difference choose one task, language and prompt, since {more}."
     if not one + other:
-        return f"{told}Neither is right where the other is not."
+        return f"{told}Neither is right where the other is wrong."
     p = mcnemar(one, other)
     shown = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    means = f"the {one + other:,} texts that only one has right could hardly be so uneven by luck"
+    means = f"luck alone would hardly divide the {one + other:,} texts that only one has right so unevenly"
     means = means if p < 0.05 else "luck alone often does as much, so this shows no difference"
     return f"{told}McNemar’s test: {shown}; {means}."
 
@@ -114,7 +114,7 @@ def panel(
         "kind": choice("show", KINDS, "changed answers"),
         "order": choice("order", ORDERS),
         "containing": Line(description="containing", placeholder="a word, then Enter"),
-        "size": choice("rows", [10, 25, 50, 100]),
+        "size": choice("lines", [10, 25, 50, 100]),
         "page": widgets.BoundedIntText(1, 1, 10**6, description="page"),
     }
 
@@ -123,13 +123,15 @@ def panel(
             raise Wrong(f"Both runs are {first}; choose two.")
         found = pairs(first, second, **asked)
         if found.empty:
-            raise Wrong("The two runs were not asked this both; choose another task, language or prompt.")
+            raise Wrong("Not both runs were asked this; choose another task, language or prompt.")
         if not run.machine.share_text and containing.strip():
             raise Wrong("The row has share_text: false, so its texts cannot be searched; leave “containing” empty.")
         lines = chosen(found, kind, order, containing)
         told = f"<p>{escape(summary(found, first, second))}</p>"
         if lines.empty:
-            return f"{told}<p>None of the {len(found):,} answers is so; show more, or look for another word.</p>"
+            return (
+                f"{told}<p>None of the {len(found):,} answers fits; choose another kind, or look for another word.</p>"
+            )
         pages = -(-len(lines) // size)
         page = min(page, pages)
         part = _shown(run, lines[(page - 1) * size : page * size])

@@ -13,7 +13,7 @@ from ia_lib.explore.panel import Panel, Wrong, marked, named, or_sentence, typed
 from ia_lib.instructions import code_mixing, cross_lingual, templates
 from ia_lib.workflow import show
 
-# Rows that are looked through for one instruction.
+# Instructions that are looked through for one.
 _SOUGHT = 50_000
 
 
@@ -66,21 +66,21 @@ def batches(opened: Opened) -> widgets.Widget:
     size = opened.run.per_step
     controls = {
         "step": widgets.IntSlider(1, 1, max(1, len(opened.rows) // size), description="step"),
-        "shown": widgets.IntSlider(min(8, size), 1, size, description="rows"),
+        "shown": widgets.IntSlider(min(8, size), 1, size, description="examples"),
     }
 
     def draw(step, shown) -> str:
         rows = opened.rows[(step - 1) * size :][:shown]
         lines = show.decoded(opened.run, opened.tokenizer, rows).itertuples()
         cells = [(row.role, row.role, row.tokens, marked(row.prompt, row.answer)) for row in lines]
-        return panels.table(["role", "tokens", "prompt and answer"], cells)
+        return panels.table(["old or new", "tokens", "prompt and answer"], cells)
 
     return Panel(controls, draw)
 
 
 @or_sentence
 def mixing(opened: Opened) -> widgets.Widget:
-    """A sentence of one's own, some of whose words are replaced out of a dictionary."""
+    """A sentence of your own, some of whose words are replaced from a dictionary."""
     if not opened.dictionaries:
         has = [run.name for run in opened.made.runs if getattr(run.data, "dictionaries", None)]
         return opened.nothing("mixes no words of another language into its texts", has, COMMIT)

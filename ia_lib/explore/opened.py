@@ -1,5 +1,7 @@
 """Two runs of a table, and what the panels read of them when they need it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import ipywidgets as widgets
@@ -13,7 +15,7 @@ from ia_lib.explore.panel import Tell
 from ia_lib.models import load
 from ia_lib.workflow import judging, scheduler, work
 from ia_lib.workflow.graph import Table
-from ia_lib.workflow.notebook import check_parameters
+from ia_lib.workflow.notebook import check_parameters, without_bars_of_loading
 from ia_lib.workflow.settings import Settings, SettingsError
 from ia_lib.workflow.stages import Stage
 
@@ -24,7 +26,7 @@ _ELSEWHERE = 'table = "params/{}.yaml", run = "{}" and other = "{}"'
 
 
 class Opened:
-    """Two runs of a table with all that the panels need; what is missing of them is made first, and said as it is made.
+    """Two runs of a table with all that the panels need. What is missing is made first, and progress is shown.
 
     Raises SettingsError, in one sentence and without a traceback in a notebook, for a table, run or folder that is not
     there, for one run twice, and where a run cannot be made (offline, or it failed).
@@ -41,6 +43,7 @@ class Opened:
 
     def _open(self, table: str, run: str, other: str, outputs_dir: str) -> None:
         check_parameters()
+        without_bars_of_loading()
         self.made = made = Table(table, outputs_dir)
         # by its name, a row's name for its first seed
         self.runs: dict[str, Settings] = {found.name: found for found in map(made.run, (run, other))}
@@ -66,9 +69,25 @@ class Opened:
         if name not in self.models:
             tell(f"loading the model of {name}")
             inputs = self.evaluated(name).inputs
-            model = load.load_model(*inputs.tuned_model, device=self.device)
-            self.models[name] = model.eval(), load.load_tokenizer(*inputs.tokenizer)
+            with self._readable("model", name):
+                model = load.load_model(*inputs.tuned_model, device=self.device)
+            with self._readable("tokenizer", name):
+                self.models[name] = model.eval(), load.load_tokenizer(*inputs.tokenizer)
         return self.models[name]
+
+    @contextmanager
+    def _readable(self, what: str, name: str) -> Iterator[None]:
+        """A damaged file raises whatever its library does: here that becomes one sentence, which says what to do."""
+        try:
+            yield
+        except (OSError, RuntimeError, MemoryError):  # which say what is wrong
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"[:200]
+            mend = f"python -m ia_lib.runs run {self.made.path} --verify"
+            raise Told(
+                f"The {what} of {name} is damaged ({said}); if this table made it, `{mend}` makes it again."
+            ) from error
 
     def evaluated(self, name: str) -> Stage:
         return self.made.stage(name, "evaluate")
@@ -91,7 +110,8 @@ class Opened:
 
     @cached_property
     def tokenizer(self):
-        return load.load_tokenizer(*self.evaluated(self.run.name).inputs.tokenizer)
+        with self._readable("tokenizer", self.run.name):
+            return load.load_tokenizer(*self.evaluated(self.run.name).inputs.tokenizer)
 
     @cached_property
     def parallel(self):
@@ -101,12 +121,14 @@ class Opened:
 
     @cached_property
     def rows(self) -> list[dict]:
-        """The rows that the run is trained on, in their order."""
+        """The examples that the run is trained on, in their order."""
         if not self.run.trains:
             return []
         stage = self.made.stage(self.run.name, "tune")
         two_parts = not self.run.model.new and load.is_encoder_decoder(*stage.inputs.model[:2])
-        return work.laid_out(stage, load.load_tokenizer(*stage.inputs.tokenizer), two_parts)[0]
+        with self._readable("tokenizer", self.run.name):
+            tokenizer = load.load_tokenizer(*stage.inputs.tokenizer)
+        return work.laid_out(stage, tokenizer, two_parts)[0]
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:

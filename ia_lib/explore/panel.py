@@ -1,5 +1,5 @@
-"""What a panel is made of: controls with labels; a button and a bar where the work takes long; below them what came
-back, or one sentence that says what was typed and what is allowed.
+"""What a panel is made of: controls with labels; a button and a bar where the work takes long; below them the result,
+or one sentence that says what was typed and what is allowed.
 
 Colours are shades that let the page's own colour through, so that they can be read in a light and in a dark theme.
 """
@@ -54,7 +54,7 @@ class Line(widgets.Text):
 
 
 class Panel(widgets.VBox):
-    """Controls, and below them what `draw` makes of their values: HTML, anew with every change.
+    """Controls, and below them what `draw` makes of their values: HTML, drawn again with every change.
 
     With a `button` `draw` takes long: it is called when the button is pressed, with a `Tell` as its first argument, by
     which it says how far it is. Until it is done the button cannot be pressed, and presses that have come in meanwhile
@@ -206,7 +206,7 @@ def words(typed: str, most: int = 20) -> list[str]:
 
 @contextlib.contextmanager
 def counted(model, tell: Callable[[int], None]) -> Iterator[None]:
-    """Tell how many tokens a model has given: it reads anew for each of them."""
+    """Tell how many tokens a model has given: it runs once more for each of them."""
     given = 0
 
     def hear(*_) -> None:
@@ -260,7 +260,7 @@ def marked(prompt: str, answer: str) -> str:
 
 
 def table(head: list[str], rows: Iterable[tuple]) -> str:
-    """A table of cells in HTML, which scrolls sideways by itself; a row begins with what kind of row it is."""
+    """A table of cells in HTML, which scrolls sideways by itself; a line begins with its kind."""
     top = "".join(f"<th scope='col'>{name}</th>" for name in head)
     lines = []
     for kind, *cells in rows:

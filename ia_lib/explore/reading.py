@@ -47,7 +47,7 @@ def predictions(opened: Opened) -> widgets.Widget:
 
 @or_sentence
 def passages_answered(opened: Opened) -> widgets.Widget:
-    """What two runs answered to questions on passages, beside what is true."""
+    """What two runs answered to questions on passages, beside the true answers."""
     if not opened.passages:
         return opened.nothing("is tested on no questions on passages", opened.having("extracted"), COMMIT)
     known = {}

@@ -17,7 +17,7 @@ from ia_lib.report import published
 HOLDS, FAILS, CANNOT_TELL, NOT_RUN = "holds", "does not hold", "cannot tell", "not run"
 # The paper names no margins. Ours, in marks: 0.2 are 10 of the 150 points of its scores, 0.5 are 25.
 ON_PAR, FAR = 0.2, 0.5
-# How the 50 marks of a system may be spread, as shares of the marks 0 to 3; the paper prints none.
+# How the 50 marks of a model may be spread, as shares of the marks 0 to 3; the paper prints none.
 SPREADS = {
     "half 0, half 3 (the worst case)": (1 / 2, 0, 0, 1 / 2),
     "1, 2 and 3 alike, and a tenth lost at the gate": (0.1, 0.3, 0.3, 0.3),
@@ -40,32 +40,32 @@ def _setting(name: str) -> int:
 
 
 def correlations() -> pd.DataFrame:
-    """The four correlations of judge and people by how many systems they may rest on: `language, systems, pearson, p`
+    """The four correlations of judge and people by how many models they may rest on: `language, models, pearson, p`
     (two-sided, exact for normal scores), `p_positive` (one-sided), `low, high` (exact 95% interval), `fisher_low,
-    fisher_high` (Fisher's z, which three points leave undefined) and `needed`, the least number of systems with which
+    fisher_high` (Fisher's z, which three points leave undefined) and `needed`, the least number of models with which
     so high an r has p < 0.05.
 
-    The number of systems is not printed (Table 3 is not at hand). 600 outputs in 4 languages with 50 prompts each are 3
-    systems a language, and 12 models with 50 outputs each; if all 12 were marked in every language, with 12 or 13
-    outputs each, it is 12. The lines `all` take the languages for independent (Fisher's method on `p_positive`).
+    The number of models is not printed (Table 3 is not at hand). 600 outputs in 4 languages with 50 prompts each are 3
+    models a language, or 12 models with 50 outputs each; if all 12 were marked in every language, with 12 or 13 outputs
+    each, it is 12. The lines `all` assume that the languages are independent (Fisher's method on `p_positive`).
     """
     frame = published.read("alpaca_human_agreement")
-    systems = _setting("outputs") // (len(frame) * _setting("prompts per language"))
+    few = _setting("outputs") // (len(frame) * _setting("prompts per language"))
     lines = []
-    for count in (systems, _setting("models")):
+    for count in (few, _setting("models")):
         part = [_correlation(line.language, line.pearson, count) for line in frame.itertuples()]
         combined = stats.combine_pvalues([line["p_positive"] for line in part]).pvalue
-        lines += [*part, {"language": "all", "systems": count, "p_positive": float(combined)}]
+        lines += [*part, {"language": "all", "models": count, "p_positive": float(combined)}]
     return pd.DataFrame(lines)
 
 
-def _correlation(language: str, r: float, systems: int) -> dict:
+def _correlation(language: str, r: float, models: int) -> dict:
     needed = next(n for n in range(3, 100) if 2 * _chance_of_r(n).sf(abs(r)) < 0.05)
-    line = {"language": language, "systems": systems, "pearson": r, "p": float(2 * _chance_of_r(systems).sf(abs(r)))}
-    line |= {"p_positive": float(_chance_of_r(systems).sf(r))}
-    line |= dict(zip(("low", "high"), exact_interval(r, systems), strict=True))
+    line = {"language": language, "models": models, "pearson": r, "p": float(2 * _chance_of_r(models).sf(abs(r)))}
+    line |= {"p_positive": float(_chance_of_r(models).sf(r))}
+    line |= dict(zip(("low", "high"), exact_interval(r, models), strict=True))
     return (
-        line | dict(zip(("fisher_low", "fisher_high"), published.fisher(r, systems), strict=True)) | {"needed": needed}
+        line | dict(zip(("fisher_low", "fisher_high"), published.fisher(r, models), strict=True)) | {"needed": needed}
     )
 
 
@@ -105,7 +105,8 @@ def counts() -> pd.DataFrame:
     """What the counts of section 3.5 allow by a sign test of multilingual against monolingual tuning: `counted` (in
     words), `ahead, behind`, the `share` ahead with its exact 95% interval (`low, high`) and the two-sided `p`.
 
-    Cases "on par" are counted as ahead but where it is said, which is as kind as can be to multilingual tuning.
+    Unless a line says otherwise, cases "on par" count as ahead, which is the kindest way to count for multilingual
+    tuning.
     """
     rest, ties = _CASES - _MONO - _DOWN, _ties()
     lines = [
@@ -127,8 +128,8 @@ def counts() -> pd.DataFrame:
 
 
 def told(prompts: Sequence[int] | None = None) -> pd.DataFrame:
-    """How far two systems must be apart to be told apart: `prompts` (default: the paper's 50), `spread` (of
-    `SPREADS`), `sd` of its marks, `pairing` (two systems' marks of the same prompts unrelated, or with r = 0.5, which
+    """How far two models must be apart to be told apart: `prompts` (default: the paper's 50), `spread` (of
+    `SPREADS`), `sd` of its marks, `pairing` (two models' marks of the same prompts unrelated, or with r = 0.5, which
     is assumed), and in points of a score from 0 to 150: `error`, the standard error of a difference, `detectable` with
     80% power at the 5% level, and `among_30` after Bonferroni's correction for 30 comparisons.
 
@@ -184,10 +185,10 @@ def judged() -> dict[str, tuple[None, str]]:
     chance = 100 * (1 - 0.95**_CASES)
     reach = f"{alike.loc['r = 0.5', 'detectable']:.0f} to {gated.loc['unrelated', 'detectable']:.0f}"
     among = f"{alike.loc['r = 0.5', 'among_30']:.0f} to {gated.loc['unrelated', 'among_30']:.0f}"
-    needs = f"50 prompts find differences of {reach} of 150 points"
+    needs = f"50 requests find differences of {reach} of 150 points"
     spreads = f"(80% power, 5%; {worst.loc['unrelated', 'detectable']:.0f} with the worst spread of marks)"
     each = f"one run at each of {_SIZES} sizes"
-    longer = "the full one has nine times the updates, so that languages and length of tuning are one"
+    longer = "the full one has nine times the updates, so that more languages and longer tuning cannot be told apart"
     found = {
         "a1": f"{_MONO} + {_DOWN} + {rest} = {_CASES} = {_MODELS} x {_LANGUAGES} adds up, but by how much it is ahead "
         f"is not printed; {needs} {spreads}, and of {_CASES} tests of equal models at 5% some model leads "
@@ -208,26 +209,26 @@ def judged() -> dict[str, tuple[None, str]]:
         "a6": f"what is reasonable and very low is not said; {needs}, so that half the scale would be found",
         "a7": f"{each}: by chance the second is the highest in {highest} of orders, above both "
         f"neighbours in {peak}, and some size is in {any_peak}; five languages of one model are one case, not five",
-        "a8": f"{needs}: slightly better is what they leave open; {longer}",
+        "a8": f"{needs}: whether it is slightly better they cannot tell; {longer}",
         "a9": f"{each}: of equal budgets one is ahead at all of them in {ahead} of cases; {needs}; {longer}",
         "a10": "two languages, and full tuning in Norwegian may be an outlier, as the paper says. The contrast of the "
         f"methods: {confounded()}",
-        "a11": f"the axis is logarithmic, and how short or mixed answers were told is not said; {needs}",
+        "a11": f"the axis is logarithmic, and how the gate treats short or mixed answers is not said; {needs}",
         "a12": f"the contrast of the methods: {confounded(pythia=True)}; prompt, decoding and what is cut off an "
-        "answer act on the gate itself",
+        "answer change what the gate sees",
         "a13": "one model of each, with other corpora and vocabularies; by chance two given families of four are ahead "
         f"of the other two in 1 of 6 orders; {needs}",
     }
     # of the first three the counts are printed
     found |= {name: f"no score is printed; {text}" for name, text in list(found.items())[3:]}
-    few, many = (part.set_index("language") for _, part in correlations().groupby("systems"))
+    few, many = (part.set_index("language") for _, part in correlations().groupby("models"))
     for language in few.index.drop("all"):
         three, twelve = few.loc[language], many.loc[language]
         found[f"r-{language}"] = (
-            f"of {three['systems']:.0f} systems, as 600 outputs in 4 languages to 50 prompts make (inferred), it has "
+            f"of {three['models']:.0f} models, as 600 outputs in 4 languages to 50 requests make (inferred), it has "
             f"p = {three['p']:.2f} and the interval [{three['low']:.2f}, {three['high']:.2f}] (none by Fisher's z); "
             f"p < 0.05 takes {three['needed']:.0f}; all four languages together have p = "
-            f"{few.loc['all', 'p_positive']:.2f}. Were it all {twelve['systems']:.0f} models, [{twelve['low']:.2f}, "
+            f"{few.loc['all', 'p_positive']:.2f}. Were it all {twelve['models']:.0f} models, [{twelve['low']:.2f}, "
             f"{twelve['high']:.2f}]. Neither says how far single marks agree"
         )
     return {f"alpaca-{name}": (None, text) for name, text in found.items()}

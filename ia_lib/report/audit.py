@@ -22,7 +22,7 @@ AGREES, DIFFERS, CANNOT_TELL, NOT_RUN = "agrees", "differs", "cannot tell", "not
 NO_LABELS = (
     "No test labels are found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
 )
-NO_RUN = "None of the printed cells was run by us: the table of the first cell has no results."
+NO_RUN = "None of the printed cells was run by us: the table named in the first cell has no results."
 NO_QUESTIONS = "XQuAD is not found: set `data_dir` in the first cell, or IA_DATA, to the folder of the real test sets."
 _TELLS = 5.0  # points on either side that an interval may reach for "agrees" to mean something
 _CELL = ["table", "row", "dataset", "language", "metric"]  # of COMMIT's
@@ -84,7 +84,7 @@ def witnesses(ours: pd.DataFrame) -> str:
     """How many numbers each paper prints, and how many lines of ours stand beside them, a line each."""
     counts = published.cells()["paper"].value_counts(sort=False)
     lines = [f"{paper}: {count:,} printed numbers" for paper, count in counts.items()]
-    mine = f"{len(ours):,} lines of results" if len(ours) else "none yet, so that the papers are heard alone"
+    mine = f"{len(ours):,} lines of results" if len(ours) else "none yet, so only the papers are heard"
     return "\n".join([*lines, f"our own runs: {mine}"])
 
 
@@ -130,7 +130,7 @@ def compare(results: pd.DataFrame, claims: Mapping[str, Sequence[str]] | None = 
 
 
 def constants(data_dir: str | Path | None = None) -> pd.DataFrame:
-    """The published scores per language beside what needs no model, on the real test labels: one line per cell.
+    """The published scores per language beside the baselines, on the real test labels: one line per cell.
 
     Beside the columns of the cell and of `published.baselines`: `constant` (the one label whose constant answer has the
     scores of most of the row's cells), `constant_f1, equal` (whether the cell is the score of that answer),
@@ -240,7 +240,7 @@ def _judged() -> dict[str, tuple[bool | None, dict[str, float] | str]]:
         "l2-sentiment": (
             min(learned.values()) > 0,
             _listed(learned, "+")
-            + "; on NusaTranslation answering with its frequent label more often would do that too (docs/audit.md)",
+            + "; on NusaTranslation giving the majority label more often would do that too (docs/audit.md)",
         ),
         "l2-paragraph": (
             min(read.values()) > 0,
@@ -357,7 +357,7 @@ def _rule(cell) -> str:
     if cell.paper == COMMIT:
         return "scored by MLQA's rule" if cell.dataset == "mlqa" else "scored by SQuAD's rule"
     if cell.paper == ALPACA:
-        return "over systems, whose number is not printed"
+        return "over models, whose number is not printed"
     if cell.paper == IA1:
         if cell.dataset == "average":
             return "the paper does not say what it averages"

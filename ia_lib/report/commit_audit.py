@@ -1,4 +1,4 @@
-"""COMMIT's printed exact matches, held against the number of questions behind them and against what costs nothing.
+"""COMMIT's printed exact matches, held against the number of questions behind them and against baselines.
 
 params/published/commit_tables.csv has for most cells how many questions (`n`) were asked and how many answers were
 right (`correct`), worked out from the percentages and the sizes of the test sets.
@@ -130,9 +130,9 @@ def ours(results: pd.DataFrame, claims: Mapping[str, Sequence[str]]) -> dict[tup
     return found
 
 
-def beside_nothing(data_dir: str | Path | None = None) -> pd.DataFrame:
-    """The printed cells on XQuAD beside what costs nothing there, by the rule that they were scored with: `table, row,
-    language, metric, published, nothing, nothing_is, below`. Empty without the files (xquad/xquad.<language>.json, or
+def beside_baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
+    """The printed cells on XQuAD beside the best baseline there, by the rule that they were scored with: `table, row,
+    language, metric, published, baseline, baseline_is, below`. Empty without the files (xquad/xquad.<language>.json, or
     commit/xquad, in the data folder)."""
     from ia_lib.data import questions
     from ia_lib.evaluation import extraction
@@ -149,5 +149,5 @@ def beside_nothing(data_dir: str | Path | None = None) -> pd.DataFrame:
         for cell in cells.itertuples()
         if (cell.language, cell.metric) in found
     ]
-    frame = pd.DataFrame(lines, columns=["table", "row", "language", "metric", "published", "nothing", "nothing_is"])
-    return frame.assign(below=frame["published"] < frame["nothing"])
+    frame = pd.DataFrame(lines, columns=["table", "row", "language", "metric", "published", "baseline", "baseline_is"])
+    return frame.assign(below=frame["published"] < frame["baseline"])

@@ -1,4 +1,4 @@
-"""Pictures that notebooks draw of a run: its method, an instruction, a batch, what tokens cost. Functions from plain
+"""Pictures that notebooks draw of a run: its method, an instruction, a batch, the loss of tokens. Functions from plain
 values to SVG.
 
 A picture is shown as an image with its own ground, light or dark as the browser is, so that it can be read in any
@@ -34,8 +34,8 @@ _ILLEGAL = re.compile("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture: its SVG, what it is of, what is to be read from it, and what else stands in it, for those who do not
-    see it."""
+    """A picture: its SVG, its title, what can be read from it, and what else stands in it, for those who do not see
+    it."""
 
     svg: str
     title: str
@@ -177,8 +177,8 @@ class Box:
 def method(corpus: Box, instructions: Box, past: Box, replay: Box, batch: list[str], model: Box, tests: list[Box],
            followed: Sequence[tuple[str, str, str]]) -> Drawing:  # fmt: skip
     """The whole method from left to right: new texts become instructions, old ones are replayed, both take turns in
-    batches, which train a model, which is tested on groups of languages. `batch` names the roles of a batch's rows in
-    turn; `followed` are lines (what, text, colour) of one row that is followed."""
+    batches, which train a model, which is tested on groups of languages. `batch` names the roles of a batch's examples
+    in turn; `followed` are lines (what, text, colour) of the instruction that is followed."""
     canvas = _Canvas()
     column, gap, top = 182, 28, 20
     second = column + gap + 14
@@ -227,7 +227,7 @@ def method(corpus: Box, instructions: Box, past: Box, replay: Box, batch: list[s
             canvas.text(160, y + 10, cut(text, 88), mono=True, colour=colour)
             y += _LINE
     told = [f"{box.title}: {' '.join(box.lines)}" for box in (corpus, instructions, past, replay, model, *tests)]
-    said = "Blue is what is new to the model, grey what it has seen before; dashed is what this run does without."
+    said = "Blue is what is new to the model, grey what it has seen before; dashed is what this run does not use."
     return canvas.done("The method, from texts to tests", said, ". ".join(told))
 
 
@@ -319,7 +319,7 @@ def bars(title: str, lines: Sequence[tuple[str, float, str]], said: str, unit: s
 
 
 def lengths(title: str, groups: Mapping[str, tuple[Sequence[int], str]], said: str, bins: int = 40) -> Drawing:
-    """How long rows are, in tokens: of each group (name -> lengths, colour) a row of columns on the same scale."""
+    """How long examples are, in tokens: of each group (name -> lengths, colour) a line of columns on the same scale."""
     canvas = _Canvas()
     canvas.text(14, 24, title, size=14, bold=True)
     most = max((max(values) for values, _ in groups.values() if len(values)), default=1)
@@ -350,12 +350,12 @@ def lengths(title: str, groups: Mapping[str, tuple[Sequence[int], str]], said: s
 
 def batch(title: str, rows: Sequence[tuple[str, int, int]], said: str, marked: int | None = None,
           most: int = 32) -> Drawing:  # fmt: skip
-    """The rows of a batch below each other, as (role, tokens without loss, tokens with loss): the light part of a bar
-    is read only, on the full one the loss is computed. The row `marked`, from 0, is pointed at."""
+    """The examples of a batch, one below the other, as (role, tokens without loss, tokens with loss): the light part of
+    a bar is only read, on the full one the loss is computed. The example `marked`, from 0, is pointed at."""
     canvas = _Canvas()
     x = 14.0
     legend = [(f"{role}, {what}", role + tint) for role in dict.fromkeys(role for role, *_ in rows)
-              for what, tint in (("read only", "tint"), ("with loss", ""))]  # fmt: skip
+              for what, tint in (("only read", "tint"), ("with loss", ""))]  # fmt: skip
     for name, fill in legend:
         canvas.box(x, 12, 18, 13, fill=fill, edge="line")
         canvas.text(x + 24, 23, name, size=12, colour="soft")
@@ -386,7 +386,7 @@ def batch(title: str, rows: Sequence[tuple[str, int, int]], said: str, marked: i
 def losses(title: str, tokens: Sequence[str], now: Sequence[float], said: str, before: Sequence[float] | None = None,
            level: float | None = None, most: int = 32) -> Drawing:  # fmt: skip
     """A column for each token of an answer: how much it surprised the model, in nats; hollow what it was `before`.
-    `level` is what a blind guess would cost."""
+    `level` is chance: the loss of a guess among all tokens."""
     canvas, high, top = _Canvas(), 130, 50
     tokens, now, before = tokens[:most], now[:most], None if before is None else before[:most]
     canvas.text(14, 24, title, size=14, bold=True)
@@ -417,7 +417,7 @@ def losses(title: str, tokens: Sequence[str], now: Sequence[float], said: str, b
     if level is not None:
         y = top + high - level / tallest * high
         canvas.line((44, y), (WIDTH - 14, y), colour="noise", dash=True)
-        canvas.text(WIDTH - 16, y - 5, f"a blind guess: {level:.1f}", size=11, colour="noise", anchor="end")
+        canvas.text(WIDTH - 16, y - 5, f"chance: {level:.1f}", size=11, colour="noise", anchor="end")
     return canvas.done(title, said)
 
 

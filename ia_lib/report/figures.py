@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.io.base_renderers import PlotlyRenderer
 from plotly.subplots import make_subplots
 
 from ia_lib.data.languages import GROUPS
@@ -21,10 +22,37 @@ BASELINES = {"chance": ("chance", "dash"), "majority": ("majority label", "dot")
 
 LINE = {"color": GREY, "width": 1.5}
 
+_SHADE = "rgba(128,128,128,0.25)"
+_AXIS = dict.fromkeys(("gridcolor", "zerolinecolor", "linecolor"), _SHADE)
+_CLEAR = "rgba(0,0,0,0)"
+_LINES = {"line": {"color": _SHADE}}
+# Colours that can be read on a light page and on a dark one, whose own ground is seen behind them.
+_ON_ANY_PAGE = {
+    "layout": {
+        **{"paper_bgcolor": _CLEAR, "plot_bgcolor": _CLEAR, "font": {"color": GREY}, "xaxis": _AXIS, "yaxis": _AXIS},
+    },
+    "data": {
+        "table": [{"cells": {"fill": {"color": _CLEAR}, **_LINES}, "header": {"fill": {"color": _SHADE}, **_LINES}}]
+    },
+}
+
+
+class _Shown(PlotlyRenderer):
+    """A figure's data, as a notebook keeps it, in colours for any page; files of figures keep their white ground."""
+
+    def to_mimebundle(self, fig_dict: dict) -> dict:
+        layout = fig_dict["layout"]
+        look = go.layout.Template(layout.get("template")).update(_ON_ANY_PAGE).to_plotly_json()
+        layout = {**layout, "template": look, "font": {**layout.get("font", {}), "color": GREY}}
+        return super().to_mimebundle({**fig_dict, "layout": layout})
+
+
 # Notebooks keep a figure's data, and JupyterLab draws it with the extension that plotly brings along, offline. Colab
 # and plain Python keep what plotly chooses for them.
-if "jupyterlab" in pio.renderers and pio.renderers.default in ("", "browser", "plotly_mimetype+notebook"):
-    pio.renderers.default = "plotly_mimetype"
+_OWN = {"", "browser", "plotly_mimetype", "plotly_mimetype+notebook", "vscode"}  # what plotly chooses elsewhere
+if "jupyterlab" in pio.renderers and pio.renderers.default in _OWN:
+    pio.renderers["ia_lib"] = _Shown()
+    pio.renderers.default = "ia_lib"
 
 
 def group_bars(results: pd.DataFrame) -> go.Figure:
@@ -167,18 +195,8 @@ def passages(results: pd.DataFrame) -> go.Figure:
             figure.add_scatter(
                 error_x=error_bars(own, "value"), hovertemplate=hover, **place, **legend, row=1, col=column
             )
-        free = part.drop_duplicates("place")
-        look = {"symbol": "line-ns", "size": 26, "line": {"color": GREY, "width": 2}}
-        hover = "%{y}: %{x:.1f} for nothing (%{text})<extra></extra>"
-        place = {
-            "x": free["baseline"],
-            "y": free["place"],
-            "text": free["baseline_is"],
-            "mode": "markers",
-            "marker": look,
-        }
-        legend = {"name": "for nothing", "legendgroup": "for nothing", "showlegend": column == 1}
-        figure.add_scatter(hovertemplate=hover, **place, **legend, row=1, col=column)
+        marked = {"legendgroup": "baseline", "showlegend": column == 1, "row": 1, "col": column}
+        baseline_marks(figure, part.drop_duplicates("place"), digits=1, **marked)
         figure.update_xaxes(title=title, range=[-3, 103], row=1, col=column)
     figure.update_layout(scattermode="group", legend_title="row")
     figure.update_yaxes(autorange="reversed", automargin=True)
@@ -432,6 +450,16 @@ def curve(figure: go.Figure, name: str, x, part: pd.DataFrame, column: str, look
     lines = {"mode": "lines+markers", "line": {"color": colour, "dash": dash}, "marker": {"symbol": symbol, "size": 9}}
     ends = error_bars(part, column)
     figure.add_scatter(name=name, x=x, y=part[column], error_y=ends, hovertemplate=hover, **lines, **place)
+
+
+def baseline_marks(
+    figure: go.Figure, part: pd.DataFrame, digits: int, name: str = "baseline", colour: str = GREY, **place
+) -> None:
+    """Add a bar (|) for each line of `part` where its `baseline` is, at its `place`; `baseline_is` says which one."""
+    marker = {"symbol": "line-ns", "size": 25, "line": {"color": colour, "width": 2}}
+    hover = f"%{{y}}: %{{x:.{digits}f}} is the baseline (%{{text}})<extra></extra>"
+    where = {"x": part["baseline"], "y": part["place"], "text": part["baseline_is"], "orientation": "h"}
+    figure.add_scatter(name=name, mode="markers", marker=marker, hovertemplate=hover, **where, **place)
 
 
 def grid(wide: pd.DataFrame, names: list[str]) -> dict:

@@ -27,7 +27,7 @@ from ia_lib.report.figures import (
 
 # Objectives look the same in every figure: name, colour, symbol, dash.
 _OBJECTIVES = {
-    "none": ("untuned", "#000000", "circle-open", "solid"),
+    "none": ("untuned", GREY, "circle-open", "solid"),
     "mlm": ("MLM", "#E69F00", "triangle-up", "dot"),
     "mt": ("MT", "#CC79A7", "square", "dashdot"),
     "tlm": ("TLM", "#0072B2", "circle", "solid"),
@@ -111,7 +111,7 @@ def model_scaling(scores: pd.DataFrame) -> go.Figure:
 
 
 def replay_curves(scores: pd.DataFrame) -> go.Figure:
-    """Difference in weighted F1 to the untuned model against r, per objective with several r (InstructAlign, Figure 4).
+    """Difference in weighted F1 to the base against r, per objective with several r (InstructAlign, Figure 4).
 
     `scores` as for `model_scaling`; panels are groups and sources. Averages are over all languages of a group, as in
     Table 3, so give it the tasks that are to be averaged.
@@ -132,13 +132,14 @@ def replay_curves(scores: pd.DataFrame) -> go.Figure:
         figure.add_hline(y=0, line=LINE, **place)
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=ticks)
     figure.update_yaxes(matches="y")
-    _axes(figure, panels, "replayed samples r", "weighted F1 minus untuned model (points)")
+    _axes(figure, panels, "replayed instructions r", "weighted F1 minus base (points)")
     return _finish(figure, "What tuning changes, against the amount of replay", panels)
 
 
-def transfer(scores: pd.DataFrame) -> go.Figure:
-    """Gain on languages never seen (L3) against the gain on taught ones (L2), with Pearson's r and its 95% interval
-    (InstructAlign, Figure 5): a point per tuned row and test set of `scores` (as for `model_scaling`)."""
+def carried_over(scores: pd.DataFrame) -> go.Figure:
+    """What is carried over to languages never seen (L3) against what is gained in taught ones (L2), with Pearson's r
+    and its 95% interval (InstructAlign, Figure 5): a point per tuned row and test set of `scores` (as for
+    `model_scaling`)."""
     points = plain(published.gains(scores))
     figure, panels = _panels(points, [""])
     ends = [min(points[["L2", "L3"]].min()) - 2, max(points[["L2", "L3"]].max()) + 2]
@@ -162,13 +163,17 @@ def transfer(scores: pd.DataFrame) -> go.Figure:
         figure.update_annotations(selector={"text": source}, text=text)
     figure.update_xaxes(range=ends)
     figure.update_yaxes(range=ends)
-    _axes(figure, panels, "gain on taught languages, L2 (points)", "gain on languages never seen, L3 (points)")
-    return _finish(figure, "What is gained on taught languages and on those never seen", panels, height=520)
+    _axes(
+        figure, panels, "gained in taught languages, L2 (points)", "carried over to languages never seen, L3 (points)"
+    )
+    return _finish(
+        figure, "What is gained in taught languages and carried over to those never seen", panels, height=520
+    )
 
 
 def language_scores(scores: pd.DataFrame) -> go.Figure:
     """Heat map of weighted F1, rows by languages (InstructAlign, Figure 6), one panel per source; chance and majority
-    stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
+    label stand above it where they are known. `scores` as for `model_scaling`, of one test set."""
     frame = plain(scores[scores["metric"] == "weighted_f1"])
     order = frame.drop_duplicates("language").sort_values("group", kind="stable")
     heads = zip(order["language"], order["group"], strict=True)
@@ -196,7 +201,7 @@ def language_scores(scores: pd.DataFrame) -> go.Figure:
 
 
 def objective_bars(scores: pd.DataFrame) -> go.Figure:
-    """Difference in weighted F1 to the untuned model, per tuned row and data set ((IA)^1, Figure 2): the mean over its
+    """Difference in weighted F1 to the base, per tuned row and data set ((IA)^1, Figure 2): the mean over its
     languages but the known ones. `scores` are those of the first version and ours; one panel per source."""
     frame = scores[(scores["metric"] == "weighted_f1") & (scores["group"] != "L1")].assign(group="all")
     frame = plain(published.differences(published.means(frame, "dataset")))
@@ -212,7 +217,7 @@ def objective_bars(scores: pd.DataFrame) -> go.Figure:
         figure.add_hline(y=0, line=LINE, **place)
     figure.update_xaxes(tickangle=-35)
     figure.update_layout(bargap=0.3)
-    _axes(figure, panels, "tuned on", "weighted F1 minus untuned model (points)")
+    _axes(figure, panels, "tuned on", "weighted F1 minus base (points)")
     return _finish(figure, "What each objective changes", panels, height=520)
 
 
@@ -236,8 +241,8 @@ def losses(logs: pd.DataFrame) -> go.Figure:
 
 
 def told_apart(differences: pd.DataFrame) -> go.Figure:
-    """How far two systems' scores (0 to 150) must be apart to be told apart, against the number of prompts, for the
-    Alpaca study's 50: `differences` is what `alpaca_audit.told` gives. Dashed where the marks are paired by prompt."""
+    """How far two models' scores (0 to 150) must be apart to be told apart, against the number of requests, for the
+    Alpaca study's 50: `differences` is what `alpaca_audit.told` gives. Dashed where the marks are paired by request."""
     figure = go.Figure()
     for i, (spread, part) in enumerate(differences.groupby("spread", sort=False)):
         for pairing, line in part.groupby("pairing", sort=False):
@@ -245,7 +250,7 @@ def told_apart(differences: pd.DataFrame) -> go.Figure:
             name = (
                 f"{spread.replace(', and', ',<br>and')}<br>{'unrelated' if dash == 'solid' else 'paired, ' + pairing}"
             )
-            hover = "%{x} prompts: %{y:.1f} points<extra>" + name + "</extra>"
+            hover = "%{x} requests: %{y:.1f} points<extra>" + name + "</extra>"
             look = {"mode": "lines", "line": {"color": COLOURS[i], "dash": dash, "width": 2.5}, "hovertemplate": hover}
             figure.add_scatter(name=name, x=line["prompts"], y=line["detectable"], **look)
     figure.add_vline(x=50, line=LINE | {"dash": "dot"})
@@ -255,11 +260,11 @@ def told_apart(differences: pd.DataFrame) -> go.Figure:
     ticks = [count for count in (10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if counts[0] <= count <= counts[-1]]
     ends = [math.log10(counts[0]) - 0.03, math.log10(counts[-1]) + 0.03]
     figure.update_xaxes(
-        title="prompts", type="log", range=ends, tickvals=ticks, ticktext=[f"{count:,}" for count in ticks]
+        title="requests", type="log", range=ends, tickvals=ticks, ticktext=[f"{count:,}" for count in ticks]
     )
-    figure.update_yaxes(title="difference found (points of 150)", rangemode="tozero")
+    figure.update_yaxes(title="smallest difference found (points of 150)", rangemode="tozero")
     figure.update_layout(legend_title="marks of 0 to 3 are")
-    return style(figure, "What a number of prompts can tell apart (80% power, 5% level)")
+    return style(figure, "How far apart two models must be to be told apart (80% power, 5% level)")
 
 
 def _panels(frame: pd.DataFrame, columns: list[str], heights: list[int] | None = None) -> tuple[go.Figure, dict]:
@@ -299,13 +304,13 @@ def _finish(figure: go.Figure, title: str, panels: dict, height: int | None = No
 
 
 def _baselines(figure: go.Figure, part: pd.DataFrame, place: dict) -> None:
-    """Lines of chance and majority in a panel, named at its foot; a remark where the test labels are not here."""
+    """Lines of chance and majority label in a panel, named at its foot; a remark where the test labels are not here."""
     named = []
     for name, level in part[list(BASELINES)].mean().dropna().items():
         title, dash = BASELINES[name]
         figure.add_hline(y=level, line=LINE | {"dash": dash}, layer="below", **place)
         named.append(f"{'dashed' if dash == 'dash' else 'dotted'}: {title} {level:.0f}")
-    text = "; ".join(named) or "chance and majority: not all test labels are here"
+    text = "; ".join(named) or "chance and majority label are not known: not all test labels are here"
     figure.add_annotation(text=text, font_size=11, showarrow=False, x=0.5, xref="x domain", y=3, **place)
 
 

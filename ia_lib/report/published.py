@@ -170,7 +170,7 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """The tuned rows of scores or means, with `difference` to the same source's untuned model in points.
 
-    A (paired) difference that is there stays, with its interval. Rows without an untuned model go.
+    A (paired) difference that is there stays, with its interval. Rows without an untuned model are left out.
     """
     keys = [name for name in SCORE_KEYS if name in frame and name not in ("row", "objective", "replay")]
     base = frame[frame["objective"] == "none"].groupby(keys, as_index=False)["value"].mean()
@@ -210,9 +210,9 @@ def parameters(model: str) -> float:
 
 @cache
 def baselines(data_dir: str | Path | None = None) -> pd.DataFrame:
-    """What needs no model, per test set that is there: `dataset, task, language, examples, labels` (how many examples
-    each has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
-    answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 uniform guesses).
+    """The baselines, per test set that is there: `dataset, task, language, examples, labels` (how many examples each
+    has), `majority_label, majority` (weighted F1 of the test set's most frequent label, which is the best constant
+    answer), `chance, chance_high` (mean and 97.5th percentile of 1,000 random guesses).
 
     Labels are read from `data_folder(data_dir)`.
     """

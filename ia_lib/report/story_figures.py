@@ -1,5 +1,5 @@
-"""The pictures that notebooks 3 and 5 tell with: functions from a data frame to a plotly figure, whose title says what
-is to be seen in it, counted from the data."""
+"""The pictures of notebooks 3 and 5: functions from a data frame to a plotly figure, whose title says what is seen in
+it, counted from the data."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,18 @@ from plotly.subplots import make_subplots
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.report import published
 from ia_lib.report.audit import NOT_TESTABLE, TOLERANCE
-from ia_lib.report.figures import BASELINES, COLOURS, GREY, LINE, SYMBOLS, error_bars, plain, plain_text, style
+from ia_lib.report.figures import (
+    BASELINES,
+    COLOURS,
+    GREY,
+    LINE,
+    SYMBOLS,
+    baseline_marks,
+    error_bars,
+    plain,
+    plain_text,
+    style,
+)
 
 _WRONG, _RIGHT = COLOURS[5], COLOURS[0]
 # Mark after the gate -> colour; dark is good, and 0 is grey.
@@ -19,7 +30,7 @@ _MARKS = {0: "#B5B5B5", 1: "#BFD9EE", 2: "#56A0D3", 3: "#08519C"}
 
 
 def label_scores(scores: pd.DataFrame, true: str) -> go.Figure:
-    """How probable each label is behind each prompt: `scores` has a line for each prompt and a column for each label,
+    """How probable each label is after each prompt: `scores` has a line for each prompt and a column for each label,
     log-probabilities in nats. The shortest bar of a prompt is its prediction."""
     scores = scores.rename(index=plain_text, columns=plain_text)
     figure, best = go.Figure(), scores.idxmax(axis=1)
@@ -77,7 +88,7 @@ def confusion(counts: pd.DataFrame, mine: tuple[str, str], place: str) -> go.Fig
 
 def staircase(steps: pd.DataFrame, run: str) -> go.Figure:
     """From prompts to the bar of the report: `steps` has `step, name, value, mine`, a point each (weighted F1, in
-    percent); those that are `mine` are joined. Its attribute `levels` has the height of what needs no model."""
+    percent); those that are `mine` are joined. Its attribute `levels` has the height of the baselines."""
     steps = plain(steps)
     figure, order = go.Figure(), list(dict.fromkeys(steps["step"]))
     for mine, part in steps.groupby("mine"):
@@ -116,8 +127,8 @@ def staircase(steps: pd.DataFrame, run: str) -> go.Figure:
 
 
 def languages(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Figure:
-    """Weighted F1 of every language, averaged over prompts, with its 95% interval; what is not shown to be above
-    guessing is hollow. `measures` has the lines of measures.csv, `names` those of the languages; a panel a task."""
+    """Weighted F1 of every language, averaged over prompts, with its 95% interval; what is within chance is hollow.
+    `measures` has the lines of measures.csv, `names` those of the languages; a panel a task."""
     frame = measures[(measures["kind"] == "choose") & (measures["metric"] == "weighted_f1")]
     frame = frame[(frame["prompt"].astype(str) == "all") & (frame["language"] != "all") & (frame["dataset"] != "all")]
     frame = frame.assign(
@@ -130,8 +141,8 @@ def languages(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Fi
     for column, task in enumerate(tasks, 1):
         part = frame[(frame["dataset"] == task[0]) & (frame["task"] == task[1])]
         for i, (group, own) in enumerate(part.groupby("group", sort=False)):
-            guess = own["within_chance"].astype(str).isin(["True", "1", "1.0"])
-            marker = {"color": COLOURS[i], "size": 11, "symbol": [SYMBOLS[i] + "-open" * one for one in guess]}
+            within = own["within_chance"].astype(str).isin(["True", "1", "1.0"])
+            marker = {"color": COLOURS[i], "size": 11, "symbol": [SYMBOLS[i] + "-open" * one for one in within]}
             hover = "%{y}: %{x:.1f}<extra></extra>"
             place = {"x": own["value"], "y": own["place"], "mode": "markers", "marker": marker, "hovertemplate": hover}
             legend = {"name": GROUPS.get(group, group), "legendgroup": group, "showlegend": column == 1}
@@ -143,12 +154,12 @@ def languages(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Fi
         figure.update_xaxes(title="weighted F1 (%)", range=[0, 103], row=1, col=column)
     figure.update_yaxes(autorange="reversed", automargin=True)
     above = int((~frame["within_chance"].astype(str).isin(["True", "1", "1.0"])).sum())
-    title = f"{above} of {len(frame)} scores are shown to be above guessing (hollow: not shown)"
+    title = f"{above} of {len(frame)} scores are shown to be above chance (hollow: within chance)"
     return style(figure, title, 190 + 26 * frame["place"].nunique())
 
 
 def marks(every: pd.DataFrame, run: str, names: Mapping[str, str] = NAMES) -> go.Figure:
-    """How many answers of a run have which mark behind the gate, by language, a panel a judge; what they add up to
+    """How many answers of a run have which mark after the gate, by language, a panel a judge; what they add up to
     stands above. `every` has the lines of marks.parquet."""
     mine = every[(every["run"] == run) & every["mark"].notna()]
     mine = plain(mine.assign(final=mine["mark"] * mine["inside"].astype(bool)))
@@ -172,13 +183,13 @@ def marks(every: pd.DataFrame, run: str, names: Mapping[str, str] = NAMES) -> go
     turned = int((mine["final"] == 0).sum())
     figure.update_layout(barmode="stack", legend={"title": "mark", "traceorder": "reversed"}, margin_t=85)
     figure.update_yaxes(title="answers", col=1)
-    title = f"{turned} of {len(mine)} answers are turned away by the gate; above a bar the sum of its marks"
+    title = f"{turned} of {len(mine)} answers are turned away by the gate; above each bar the sum of its marks"
     return style(figure, title, 420)
 
 
 def judged(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Figure:
-    """The mean mark of every language behind the gate (0 to 3), with its 95% interval, a colour a judge, beside the
-    best that costs nothing. `measures` has the lines of a judge stage's measures.csv."""
+    """The score of every language (0 to 3), with its 95% interval, a colour a judge, beside the best baseline.
+    `measures` has the lines of a judge stage's measures.csv."""
     frame = measures[(measures["metric"] == "score") & (measures["prompt"].astype(str) == "all")]
     frame = frame[(frame["language"] != "all") & (frame["dataset"] != "all")]
     places = zip(frame["language"], frame["group"], strict=True)
@@ -189,27 +200,18 @@ def judged(measures: pd.DataFrame, names: Mapping[str, str] = NAMES) -> go.Figur
         hover = f"{judge}<br>%{{y}}: %{{x:.2f}}<extra></extra>"
         place = {"x": part["value"], "y": part["place"], "orientation": "h", "mode": "markers", "marker": marker}
         figure.add_scatter(name=judge, error_x=error_bars(part, "value"), hovertemplate=hover, **place)
-        look = {"symbol": "line-ns", "size": 24, "line": {"color": marker["color"], "width": 2}}
-        hover = "%{y}: %{x:.2f} for nothing (%{text})<extra></extra>"
-        free = {
-            "x": part["baseline"],
-            "y": part["place"],
-            "text": part["baseline_is"],
-            "mode": "markers",
-            "marker": look,
-        }
-        figure.add_scatter(name=f"{judge}: for nothing", hovertemplate=hover, **free)
+        baseline_marks(figure, part, 2, f"{judge}: baseline", marker["color"])
     above = int((frame["low"] > frame["baseline"]).sum())
-    figure.update_xaxes(title="mean mark behind the gate (0 to 3)", range=[-0.1, 3.1])
+    figure.update_xaxes(title="score: mean mark after the gate (0 to 3)", range=[-0.1, 3.1])
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_layout(scattermode="group", legend_title="judge")
-    title = f"{above} of {len(frame)} scores are shown to be above what costs nothing (|)"
+    title = f"{above} of {len(frame)} scores are shown to be above the best baseline (|)"
     return style(figure, title, 200 + 40 * frame["place"].nunique())
 
 
-def for_nothing(every: pd.DataFrame, run: str) -> go.Figure:
-    """The mean mark of a run beside what answers any request for nothing, before and behind the gate (0 to 3), a panel
-    a judge. `every` has the lines of marks.parquet."""
+def judged_baselines(every: pd.DataFrame, run: str) -> go.Figure:
+    """The mean mark of a run beside those of baselines, before and after the gate (0 to 3), a panel a judge. `every`
+    has the lines of marks.parquet."""
     frame = every[every["mark"].notna()]
     frame = plain(frame.assign(final=frame["mark"] * frame["inside"].astype(bool)))
     judges, run = list(dict.fromkeys(frame["judge"])), plain_text(run)
@@ -219,7 +221,7 @@ def for_nothing(every: pd.DataFrame, run: str) -> go.Figure:
         found = frame[frame["judge"] == judge].groupby("run")[["mark", "final"]].mean()
         order = sorted(found.index, key=lambda name: name != run)  # the run first
         found = found.reindex(order)
-        looks = {"mark": ("the judge's mark", "#B5B5B5"), "final": ("behind the gate: what counts", COLOURS[0])}
+        looks = {"mark": ("the judge's mark", "#B5B5B5"), "final": ("after the gate: the score", COLOURS[0])}
         for name, (title, colour) in looks.items():
             shown = {"name": title, "legendgroup": name, "showlegend": column == 1, "marker_color": colour}
             text = {"text": found[name].map("{:.2f}".format), "hovertemplate": "%{y}: %{x:.2f}<extra></extra>"}
@@ -254,12 +256,12 @@ def recomputed(frame: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title="as printed", range=[0, highest])
     figure.update_yaxes(title="as it follows from the other tables", range=[0, highest])
     every = int((frame["difference"].abs() > TOLERANCE).sum())
-    return style(figure, f"{every} of {len(frame)} numbers do not follow from those that they rest on", 520)
+    return style(figure, f"{every} of {len(frame)} numbers do not follow from the numbers that they are made of", 520)
 
 
 def constant_answers(cells: pd.DataFrame) -> go.Figure:
-    """Every published score beside what always giving one label would score on the same texts: on the line they are the
-    same, below it the model is worse than not reading. `cells` is what `audit.constants` gives."""
+    """Every published score beside that of the majority label on the same texts: on the line both are the same, below
+    it the model does worse than an answer without reading. `cells` is what `audit.constants` gives."""
     cells = plain(cells)
     figure = go.Figure()
     line = {"mode": "lines", "line": LINE, "hoverinfo": "skip", "showlegend": False}
@@ -267,14 +269,14 @@ def constant_answers(cells: pd.DataFrame) -> go.Figure:
     figure.add_scatter(x=[0, highest], y=[0, highest], **line)
     for i, ((dataset, task), part) in enumerate(cells.groupby(["dataset", "task"], sort=False)):
         text = part["model"] + " " + part["objective"] + " " + part["language"]
-        hover = "%{text}<br>always the commonest label %{x:.1f}, printed %{y:.1f}<extra></extra>"
+        hover = "%{text}<br>majority label %{x:.1f}, printed %{y:.1f}<extra></extra>"
         marker = {"color": COLOURS[i], "symbol": SYMBOLS[i], "size": 7, "opacity": 0.7}
         name = (
             f"{dataset}<br>{task}: {int((part['published'] < part['majority'] - TOLERANCE).sum())} of {len(part)} below"
         )
         look = {"mode": "markers", "marker": marker, "hovertemplate": hover, "text": text}
         figure.add_scatter(x=part["majority"], y=part["published"], name=name, **look)
-    figure.update_xaxes(title="always the commonest label: weighted F1 (%)", range=[0, highest])
+    figure.update_xaxes(title="majority label: weighted F1 (%)", range=[0, highest])
     figure.update_yaxes(title="printed: weighted F1 (%)", range=[0, highest])
     same = int(cells["equal"].sum())
     title = f"{same} of {len(cells)} printed scores are exactly those of one answer for all texts"
@@ -308,9 +310,9 @@ def by_counts(comparisons: pd.DataFrame) -> go.Figure:
     return style(figure, title, 200 + 42 * frame["place"].nunique())
 
 
-def beside_nothing(cells: pd.DataFrame, table: str = "Table 2") -> go.Figure:
-    """COMMIT's printed cells on XQuAD beside what costs nothing there: `cells` is what `commit_audit.beside_nothing`
-    gives. A printed score left of the bar is worse than answering without a model."""
+def beside_baselines(cells: pd.DataFrame, table: str = "Table 2") -> go.Figure:
+    """COMMIT's printed cells on XQuAD beside the best baseline there: `cells` is what `commit_audit.beside_baselines`
+    gives. A printed score left of its line is worse than answering without a model."""
     frame = plain(cells[cells["table"] == table])
     names = {"em": "exact match (%)", "f1": "F1 (%)"}
     titles = [f"{names[metric]}: {int(part['below'].sum())} of {len(part)} below"
@@ -327,20 +329,20 @@ def beside_nothing(cells: pd.DataFrame, table: str = "Table 2") -> go.Figure:
             hover = "%{y}: %{x:.2f}<extra>" + code + "</extra>"
             look = {"mode": "markers", "marker": marker, "hovertemplate": hover}
             figure.add_scatter(x=part["published"], y=part["row"], **look, **legend, row=1, col=column)
-            free = part["nothing"].iloc[0]
-            figure.add_vline(x=free, line={"color": COLOURS[i], "dash": "dot", "width": 1.5}, row=1, col=column)
-    figure.update_xaxes(title="as printed (dotted: for nothing)", rangemode="tozero")
+            baseline = part["baseline"].iloc[0]
+            figure.add_vline(x=baseline, line={"color": COLOURS[i], "dash": "dot", "width": 1.5}, row=1, col=column)
+    figure.update_xaxes(title="as printed (dotted: the baseline)", rangemode="tozero")
     figure.update_yaxes(autorange="reversed", automargin=True)
-    title = f"{int(frame['below'].sum())} of {len(frame)} printed scores are below what needs no model (hollow)"
+    title = f"{int(frame['below'].sum())} of {len(frame)} printed scores are below the baseline (hollow)"
     return style(figure, title, 440).update_layout(margin_t=100)
 
 
 def agreements(correlations: pd.DataFrame) -> go.Figure:
-    """The Alpaca study's four correlations of judge and people, with the interval that so many systems allow:
+    """The Alpaca study's four correlations of judge and people, with the interval that so many models allow:
     `correlations` is what `alpaca_audit.correlations` gives."""
     frame = plain(correlations[correlations["language"] != "all"])
     figure = go.Figure()
-    for i, (systems, part) in enumerate(frame.groupby("systems")):
+    for i, (models, part) in enumerate(frame.groupby("models")):
         ends = {"type": "data", "thickness": 2, "array": part["high"] - part["pearson"]}
         ends["arrayminus"] = part["pearson"] - part["low"]
         names = [NAMES.get(code, code) for code in part["language"]]
@@ -348,16 +350,16 @@ def agreements(correlations: pd.DataFrame) -> go.Figure:
         text = part["p"].map("p = {:.2g}".format)
         hover = "%{y}: r = %{x:.2f}, %{text}<extra></extra>"
         figure.add_scatter(
-            x=part["pearson"], y=names, orientation="h", error_x=ends, name=f"of {systems:.0f} systems", text=text,
+            x=part["pearson"], y=names, orientation="h", error_x=ends, name=f"over {models:.0f} models", text=text,
             hovertemplate=hover, **look,
         )  # fmt: skip
     figure.add_vline(x=0, line=LINE | {"width": 1})
     figure.update_layout(scattermode="group", legend_title="if they are")
     figure.update_xaxes(title="Pearson's r of judge and people, with its 95% interval", range=[-1.02, 1.02])
     figure.update_yaxes(autorange="reversed", automargin=True)
-    fewest = int(frame["systems"].min())
-    shown = int((frame.loc[frame["systems"] == fewest, "p"] < 0.05).sum())
-    title = f"Of {fewest} systems {shown} of {frame['language'].nunique()} correlations are told from none"
+    fewest = int(frame["models"].min())
+    shown = int((frame.loc[frame["models"] == fewest, "p"] < 0.05).sum())
+    title = f"Over {fewest} models, {shown} of {frame['language'].nunique()} correlations are shown to differ from 0"
     return style(figure, title, 380)
 
 

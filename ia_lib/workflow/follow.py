@@ -1,7 +1,7 @@
 """One test text, followed from its prompt to the number that stands for its group in the report; and one free answer,
 from its request to what it adds to the score. Texts that are not to be shared are never shown.
 
-Every step gives a thing to look at. Of a row without what a step needs it is a sentence that says which row has it.
+Every step gives something to look at; for a row without what the step needs, a sentence that says which row has it.
 """
 
 from collections.abc import Iterator
@@ -37,8 +37,8 @@ padding: 0 .25rem; border: 1px solid rgba(128,128,128,.6); border-radius: 3px}
 </style>"""
 _BOLD = "font-weight: bold; text-decoration: underline"
 _LABELS = (
-    "This row chooses no labels, so the steps up to the last one have nothing to show; the last one shows what it "
-    'does. A row that chooses: `table = "params/taste.yaml"`, `run = "tlm"`.'
+    "This row chooses no labels, so only the last step has something to show: what the row does instead. "
+    'A row that chooses labels: `table = "params/taste.yaml"`, `run = "tlm"`.'
 )
 _NO_LABELS = "Nothing to show: this row chooses no labels."
 
@@ -116,12 +116,12 @@ class Sentence:
             return "The text is not shown, since the table says share_text: false; its words are counted instead."
         count = sum(map(len, cut.values()))
         return (
-            f"The text's {len(text.split())} words are {count} tokens; most has <b>{escape(longest)}</b>, with "
-            f"{_many(len(cut[longest]), 'token')}."
+            f"The text's {len(text.split())} words are {count} tokens; the word with the most is "
+            f"<b>{escape(longest)}</b>, with {_many(len(cut[longest]), 'token')}."
         )
 
     def scores(self):
-        """A figure: how probable each label is behind each prompt, in nats."""
+        """A figure: how probable each label is after each prompt, in nats."""
         if not self.text:
             return Markdown(_NO_LABELS)
         found = self._scores.loc["label_sum"]
@@ -138,14 +138,14 @@ class Sentence:
         same = [rule for rule in agree if (agree[rule] == agree[mine]).all()] if mine in agree else []
         like = ", ".join(rule for rule in same if rule != mine) or "none"
         print(f"{true} is true; it is chosen in {int((best == true).sum())} of {len(best)} lines.")
-        print(f"The row's own rule is {mine}. Choosing as it does behind every prompt:\n{like}.")
+        print(f"The row's own rule is {mine}. Rules that choose the same after every prompt:\n{like}.")
         right = (best == true).map({True: "yes", False: "no"})
         bold = {line: [_BOLD * (label == best[line]) for label in labels] for line in frame.index}
         shown = frame.assign(chosen=best, right=right).style.format("{:.3f}", subset=labels)
         return shown.apply(lambda line: bold[line.name], axis=1, subset=labels)
 
     def confusion(self, done: Evaluated, prompt: int = 1):
-        """A figure: of all texts in the language, how many of each label were called what behind a prompt; and in print
+        """A figure: of all texts in the language, how many of each label were called what after a prompt; and in print
         how weighted F1 comes of it."""
         if not self.text:
             return Markdown(_NO_LABELS)
@@ -162,7 +162,7 @@ class Sentence:
         )
 
     def others(self, done: Evaluated, texts: int = 2) -> HTML | Markdown:
-        """Some more texts in the same language, `texts` of each true label, with what was chosen behind each prompt and
+        """Some more texts in the same language, `texts` of each true label, with what was chosen after each prompt and
         by how much it beats the next label."""
         if not self.text:
             return Markdown(_NO_LABELS)
@@ -259,7 +259,7 @@ def arithmetic(counts: pd.DataFrame) -> str:
         f1 = 200 * right / (called + true) if called + true else 0.0
         score += f1 * true / total
         lines.append(
-            f"{label}: {true} texts are it, {called} were called it, {right} of them rightly: "
+            f"{label}: {true} texts are {label}, {called} were called so, {right} of these rightly: "
             f"F1 = 2 x {right} / ({called} + {true}) = {f1:.1f}%"
         )
     parts = " + ".join(f"{int(counts.loc[label].sum())}" for label in counts.index)
@@ -267,7 +267,7 @@ def arithmetic(counts: pd.DataFrame) -> str:
 
 
 def languages(stage: Stage, done: Evaluated):
-    """A figure: weighted F1 in every language with its interval, beside what needs no model."""
+    """A figure: weighted F1 in every language with its interval, beside the baselines."""
     if not (done.measures["kind"] == "choose").any():
         return Markdown(_NO_LABELS)
     names = {code: stage.run.language(code) for code in set(done.measures["language"]) - {"all"}}
@@ -276,7 +276,7 @@ def languages(stage: Stage, done: Evaluated):
 
 def others(stage: Stage, done: Evaluated) -> Iterator[Any]:
     """What a row does beside choosing labels, to be displayed: translations and losses, questions on passages with one
-    of them followed, free answers. Of each that it does not do, the row that does."""
+    of them followed, free answers. For what it does not do, a row that does."""
     asked = bool(stage.inputs.extracted)
     questions = show.passages(stage) if asked else pd.DataFrame()
     if asked:
@@ -285,7 +285,7 @@ def others(stage: Stage, done: Evaluated) -> Iterator[Any]:
     scores = show.translations(done).fillna("").reset_index(drop=True)
     scores = scores[[name for name in scores if not (scores[name] == "").all()]]
     found = {
-        "Scores of translations and answers, beside what costs nothing": (
+        "Scores of translations and answers, beside their baselines": (
             scores,
             'the field `held_out`: `changes = {"held_out": True}`',
         ),
@@ -327,8 +327,8 @@ def _question(stage: Stage, done: Evaluated) -> HTML:
         f"{_STYLE}<div class='follow'><p><b>One question in {name}, followed:</b></p>"
         f"<ol><li>The prompt: <pre>{escape(texts['text'])} ___</pre></li>"
         f"<li>The model wrote: <pre>{escape(texts['model']) or '(nothing)'}</pre></li>"
-        f"<li>True is: <pre>{escape(texts['answer'])}</pre></li>"
-        f"<li>The same words, which is an <i>exact match</i>: <b>{'yes' if mark['exact'] else 'no'}</b>; words in "
+        f"<li>The true answer: <pre>{escape(texts['answer'])}</pre></li>"
+        f"<li>Are they the same words (an <i>exact match</i>)? <b>{'yes' if mark['exact'] else 'no'}</b>. Words in "
         f"common (<i>F1</i>): <b>{100 * mark['f1']:.0f}%</b>.</li>"
         f"<li>Over the {len(marks):,} questions in {name} exact matches are "
         f"<b>{100 * marks['exact'].mean():.1f}%</b>, F1 is <b>{100 * marks['f1'].mean():.1f}%</b> on "
@@ -357,14 +357,14 @@ def answer(stage: Stage, done: Judged, language: str | None = None, example: str
         f"{_STYLE}<div class='follow'><ol><li>The request, in {escape(name)}: <pre>{escape(texts['prompt'])}</pre></li>"
         f"<li>The model answered: <pre>{escape(texts['answer']) or '(nothing)'}</pre></li>{right}"
         f"<li>The judge <b>{escape(str(one['judge']))}</b> gives it <b>{mark}</b> of 3.</li>"
-        f"<li>The gate: it {said} in {escape(name)}, so that it counts <b>{mark if inside else 0}</b>.</li>"
+        f"<li>The gate: the answer {said} in {escape(name)}, so it counts <b>{mark if inside else 0}</b>.</li>"
         f"<li>With it the {len(same)} answers in {escape(name)} add up to <b>{total:.0f}</b> of {3 * len(same)}: a "
         f"score of {total / max(1, len(same)):.2f} (0 to 3).</li></ol></div>"
     )
 
 
 def judged(stage: Stage, done: Judged):
-    """A figure: the mean mark behind the gate in every language, with its interval, beside what costs nothing."""
+    """A figure: the score in every language, with its interval, beside the best baseline."""
     names = {code: stage.run.language(code) for code in set(done.measures["language"]) - {"all"}}
     return story_figures.judged(done.measures, names)
 
@@ -375,8 +375,8 @@ def known_marks(done: Judged) -> pd.DataFrame | Markdown:
     if len(found):
         return found
     return Markdown(
-        "No judge of this row was tested in this way: it takes a judge that is a model or an endpoint (of a rule it is "
-        "known) and the field `judge_checks`, the number of requests of each language that are tried."
+        "No judge of this row was tested in this way. That needs a judge that is a model or an endpoint (of a rule the "
+        "marks are known anyway), and the field `judge_checks`: the number of requests of each language to try."
     )
 
 

@@ -1,5 +1,6 @@
-"""What notebook 2 draws of a run: the batch in which the row that `pictures` follows is read, and how much each token
-of its answer surprises the model, before training and after it. Texts that are not to be shared are in no picture."""
+"""What notebook 2 draws of a run: the batch in which the instruction that `pictures` follows is read, and how much each
+token of its answer surprises the model, before training and after it. Texts that are not to be shared are in no
+picture."""
 
 import inspect
 import math
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _place(stage: Stage, begun: Tuning) -> int | None:
-    """Where the followed row is first read, from 0; None, if never."""
+    """Where the followed instruction is first read, from 0; None, if never."""
     columns = ["role", "split", "language", "prompt", "answer"]
     row = pictures.followed(stage.run, pd.read_parquet(stage.inputs.examples, columns=columns))
     places = (place for place, one in enumerate(begun.rows) if row is not None and one["example"] == row.name)
@@ -29,7 +30,8 @@ def _place(stage: Stage, begun: Tuning) -> int | None:
 
 
 def batch(stage: Stage, begun: Tuning) -> Drawing:
-    """The batch in which the followed row is read first, or the run's first: its rows in turn, as bars of tokens."""
+    """The batch in which the followed instruction is read first, or the run's first: its examples in turn, as bars of
+    tokens."""
     from ia_lib.training.batches import weigh
 
     run, size, place = stage.run, begun.per_step, _place(stage, begun)
@@ -48,8 +50,8 @@ def batch(stage: Stage, begun: Tuning) -> Drawing:
 
 
 def texts(stage: Stage, begun: Tuning, rows: int = 6) -> str:
-    """Some rows of the same batch, decoded from their tokens, the answer in double brackets; an arrow at the followed
-    one."""
+    """Some examples of the same batch, decoded from their tokens, the answer in double brackets; an arrow at the one
+    that is followed."""
     size, place = begun.per_step, _place(stage, begun)
     first = (place or 0) // size * size
     begin = max(first, min((place or 0) - rows // 2, first + size - rows))
@@ -62,10 +64,10 @@ def texts(stage: Stage, begun: Tuning, rows: int = 6) -> str:
 
 
 def lengths(begun: Tuning) -> Drawing:
-    """How long the rows are that training reads."""
+    """How long the instructions are that training reads."""
     by = {role: [len(row["input_ids"]) for row in begun.rows if row["role"] == role] for role in ("old", "new")}
     groups = {role: (values, role) for role, values in by.items() if values}
-    told = [f"{role} ones: {np.median(values):.0f} tokens at the median, {max(values):,} at most"
+    told = [f"{role} ones: a median of {np.median(values):.0f} tokens, {max(values):,} at most"
             for role, values in by.items() if values]  # fmt: skip
     return drawings.lengths("How long the instructions are", groups, "; ".join(told).capitalize() + ".")
 
@@ -82,7 +84,7 @@ def curve(tuned: Tuned) -> Drawing | None:
                 found[column].iloc[-1],
                 found.loc[found[column].idxmin(), "step"],
             )
-            told.append(f"{name} loss goes from {first:.2f} to {last:.2f} nats, least at step {int(least):,}")
+            told.append(f"{name} loss goes from {first:.2f} to {last:.2f} nats, lowest at step {int(least):,}")
     if not lines:
         return pictures.nothing("Nothing was logged: the run has fewer steps than its field log_steps says.")
     return drawings.curves("Loss (nats)", lines, "; ".join(told).capitalize() + ".", "steps")
@@ -100,8 +102,8 @@ class Surprise:
 
 
 def surprise(stage: Stage, begun: Tuning, model: "PreTrainedModel | None" = None, before: Surprise | None = None):
-    """How much the followed row's answer surprises a model, token by token: the one that tuning begins with, or another
-    one, which then also answers the prompt freely; beside what it was `before`."""
+    """How much the answer of the followed instruction surprises a model, token by token: the base, or another one,
+    which then also answers the prompt freely; beside what it was `before`."""
     run, place = stage.run, _place(stage, begun)
     if place is None:
         return pictures.nothing("Our sentence is not read in these steps, so that it has no loss.")
@@ -112,7 +114,7 @@ def surprise(stage: Stage, begun: Tuning, model: "PreTrainedModel | None" = None
     mean, level = float(np.mean(nats)), math.log(len(tokenizer))
     said = (
         f"{'Now: ' if model else ''}{mean:.2f} nats a token on average, as much as a guess among "
-        f"{math.exp(mean):,.1f} equally likely tokens; {right} of {len(nats)} tokens are its own first guess."
+        f"{math.exp(mean):,.1f} equally likely tokens; {right} of {len(nats)} tokens are the model's own first choice."
     )
     if before:
         said += f" Before training: {np.mean(before.nats):.2f} nats."
@@ -132,7 +134,8 @@ def _freely(run: Settings, model, tokenizer, row: dict) -> str:
 
 
 def _nats(model, tokenizer, row: dict, loss: str) -> tuple[list[float], int, list[int]]:
-    """Of the tokens of a row that count: their losses (nats), how many are the model's first guess, and their ids."""
+    """Of the tokens of an example that count: their losses (nats), how many are the model's first choice, and their
+    ids."""
     import torch
 
     from ia_lib.models.adapters import plain

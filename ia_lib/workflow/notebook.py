@@ -18,8 +18,8 @@ _INJECTED = "# Parameters"
 
 
 def check_parameters() -> None:
-    """Refuse a parameter that papermill was given and the notebook does not have, which papermill passes over, and a
-    value that is of another kind than the notebook's own. Raises SettingsError."""
+    """Refuse a parameter that papermill was given and the notebook does not have (papermill itself only warns), and a
+    value of another kind than the notebook's own. Raises SettingsError."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -56,6 +56,18 @@ def _assigned(source: str) -> dict[str, ast.expr]:
     }
 
 
+def without_bars_of_loading() -> None:
+    """Let transformers load weights without a bar, which says nothing to a reader. The bars of downloads and the kit's
+    own stay."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    downloads = not are_progress_bars_disabled()
+    disable_progress_bar()  # which takes those of downloads away too
+    if downloads:
+        enable_progress_bars()
+
+
 def open_stage(
     stage: str,
     table: str,
@@ -66,9 +78,11 @@ def open_stage(
     """What a notebook begins with: the stage, ready for work, with the stages before it finished.
 
     Missing earlier stages are made first (by papermill, without changes to this notebook). `changes` overrides fields
-    of the table's rows for this run; its artefacts then go to a run folder of their own, named after the changes.
+    of the row; what is made then goes to a run folder of its own, named after the changes.
     """
     check_parameters()
+    if stage in ("tune", "evaluate", "judge"):
+        without_bars_of_loading()
     # what is warned of, without the line of code that does it
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     made = Table(table, outputs_dir)

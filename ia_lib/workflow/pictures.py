@@ -1,5 +1,5 @@
-"""What notebook 1 draws of a run: its method, and one row that is followed, from the sentence that it is made of to its
-tokens (`learning` goes on with it). Texts that are not to be shared are in no picture."""
+"""What notebook 1 draws of a run: its method, and one instruction that is followed, from the sentence that it is made
+of to its tokens (`learning` goes on with it). Texts that are not to be shared are in no picture."""
 
 import re
 
@@ -15,7 +15,7 @@ from ia_lib.workflow.settings import Settings
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.work import MadeData
 
-# What a row of each kind asks for, in words.
+# What an instruction of each kind asks for, in words.
 ASKS = {
     "tlm": "mend a spoilt text with the help of its translation",
     "mlm": "mend a spoilt text without help",
@@ -27,13 +27,13 @@ ASKS = {
 # The looks of what a template's slots are filled with.
 _SLOTS = {"INPUT_TEXT": "noise", "CONTEXT": "old", "SOURCE_TEXT": "old", "TARGET_TEXT": "new"}
 _CALLED = {"old": "in one language", "noise": "with noise", "new": "in the other"}
-_OF_GROUP = {"L1": ("old", "forgotten?"), "L2": ("new", "learnt?"), "L3": ("soft", "carried over?")}
+_OF_GROUP = {"L1": ("old", "kept?"), "L2": ("new", "gained?"), "L3": ("soft", "carried over?")}
 
 
 def followed(run: Settings, examples: pd.DataFrame) -> pd.Series | None:
-    """The row that notebooks 1 and 2 follow; its `name` is its place in `examples`. It is the first row to train on
-    that is new, answers in a taught language and does not hold its answer in its prompt; where there is none of one of
-    these, the first without it. None, if nothing is trained on."""
+    """The instruction that notebooks 1 and 2 follow; its `name` is its place in `examples`. It is the first one to
+    train on that is new, has its answer in a taught language, and does not hold this answer in its prompt; where there
+    is none of one of these, the first without it. None, if nothing is trained on."""
     train = examples[examples["split"] == "train"]
     new = train[train["role"] == "new"]
     part = next((part for part in (new[new["language"].isin(run.taught)], new, train) if len(part)), None)
@@ -44,12 +44,12 @@ def followed(run: Settings, examples: pd.DataFrame) -> pd.Series | None:
 
 
 def _told(run: Settings, row: pd.Series) -> pd.Series:
-    """A row as it may be shown."""
+    """An instruction as it may be shown."""
     return run.shown(row.to_frame().T).iloc[0]
 
 
 def method(stage: Stage, made: MadeData) -> Drawing:
-    """The method with the run's own numbers and languages, and the row that is followed."""
+    """The method with the run's own numbers and languages, and the instruction that is followed."""
     run, examples, report = stage.run, made.examples, made.report
     train = examples[examples["split"] != "validation"]
     new, old = (train[train["role"] == role] for role in ("new", "old"))
@@ -65,18 +65,18 @@ def method(stage: Stage, made: MadeData) -> Drawing:
         if codes := run.parallel_codes:
             lines = [f"{len(stage.inputs.usable()):,} sentences, each in {len(codes)} languages:", _names(run, codes)]
             corpus = Box("Parallel text", lines, "new")
-    past = Box("The past", ["is not read: the model may forget it"], "old", there=False)
+    past = Box("Old instructions", ["are not read: the model may forget them"], "old", there=False)
     replay = Box("No replay", [], "old", there=False)
     if len(old):
-        past = Box("The past", [_past(run)], "old")
+        past = Box("Old instructions", [_past(run)], "old")
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in old["kind"].value_counts(sort=False).items())
         often = f"each read {report['repetitions_per_old_row']:g} times"
         looked = ["looked at, not trained on"] if (old["split"] == "kept").all() else [often]
-        replay = Box("Replay" if len(new) else "Old instructions", [f"{len(old):,}: {kinds}", *looked], "old")
+        replay = Box("Replay" if len(new) else "To train on", [f"{len(old):,}: {kinds}", *looked], "old")
     begin = f"the run {run.model.run}" if run.model.run else stage.origin
     model = Box("Model", [
-        "new: it knows nothing" if run.model.new else f"begins as {begin}",
-        f"{report['steps']:,} steps of {run.per_step}",
+        "new: it knows nothing" if run.model.new else f"its base: {begin}",
+        f"{report['steps']:,} steps of {run.per_step} examples",
         "loss: all tokens" if run.train.loss == "all" else "loss: answers only",
     ])  # fmt: skip
     tests = [
@@ -97,7 +97,7 @@ def method(stage: Stage, made: MadeData) -> Drawing:
 
 
 def _turns(run: Settings) -> list[str]:
-    """The roles of a batch's rows in turn."""
+    """The roles of a batch's examples in turn."""
     streams = run.streams
     order = interleave(streams, {stream.name: stream.per_step for stream in streams}, 1, run.seed)
     roles = {stream.name: stream.role for stream in streams}
@@ -110,10 +110,10 @@ def _names(run: Settings, codes) -> str:
 
 
 def _past(run: Settings) -> str:
-    """Where old rows are from, in words."""
+    """Where old instructions are from, in words."""
     past = run.data.past
     if past is None:
-        return "instructions of the row's own"
+        return "instructions that the row itself names"
     if past.run:
         return f"what the run {past.run} was trained on"
     if past.mixture:
@@ -155,7 +155,7 @@ def sentence(stage: Stage, made: MadeData) -> Table | None:
 
 
 def instruction(stage: Stage, made: MadeData) -> Drawing | None:
-    """The followed row as an instruction: what of it is the template, what the corpus, what noise; and its answer."""
+    """The followed instruction: what of it is the template, what the corpus, what noise; and its answer."""
     run, row = stage.run, followed(stage.run, made.examples)
     if row is None:
         return nothing("This run trains on nothing, so that there are no instructions.")
@@ -207,7 +207,7 @@ def _mixed(row: pd.Series) -> bool:
 
 
 def _put_in(row: pd.Series) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Prompt and answer of a row into which words were put, in pieces, each with its look."""
+    """Prompt and answer of an instruction into which words were put, in pieces, each with its look."""
     found, left = ([], []), len(row["prompt"])
     for text, changed in show.changes(row["before"], row["prompt"] + row["answer"]):
         for part, piece, look in zip(
@@ -220,7 +220,7 @@ def _put_in(row: pd.Series) -> tuple[list[tuple[str, str]], list[tuple[str, str]
 
 
 def kinds(stage: Stage, made: MadeData) -> Drawing:
-    """How many rows of each kind there are to train on, old and new."""
+    """How many instructions of each kind there are to train on, old and new."""
     train = made.examples[made.examples["split"] != "validation"]
     counted = show.counts(train)["rows"].groupby(["role", "kind"], sort=False).sum()
     lines = [(f"{role}: {kind}", count, role) for (role, kind), count in counted.items()]
@@ -229,10 +229,11 @@ def kinds(stage: Stage, made: MadeData) -> Drawing:
     held = report["new_rows_validation"] + report["old_rows_validation"]
     said = f"{shares['new']:,} new instructions and {shares['old']:,} old ones; {held:,} more are held out"
     if shares["old"]:
-        said += f". Training reads an old one {report['repetitions_per_old_row']:g} times on average"
+        said += f". Training reads each old one {report['repetitions_per_old_row']:g} times on average"
     if epochs := shares["new"] and report["epochs_of_new_data"]:
-        much = f"{epochs:.0%} once" if epochs < 1 else f"each {epochs:g} times"
-        said += f". Of all new ones that could be made from these texts training reads {much}"
+        more = f"More new ones could be made from these texts: training reads {epochs:.0%} of them all"
+        often = "once" if epochs == 1 else f"{epochs:g} times"
+        said += f". {more if epochs < 1 else f'Training reads each new one {often}'}"
     return drawings.bars("Instructions to train on", lines, said + ".")
 
 
@@ -253,7 +254,7 @@ def noise(stage: Stage, made: MadeData) -> Drawing | None:
 
 
 def tokens(stage: Stage, made: MadeData) -> Drawing | None:
-    """The followed row as the model reads it: in tokens."""
+    """The followed instruction as the model reads it: in tokens."""
     from ia_lib.models import load
     from ia_lib.models.encoding import encode
 
@@ -311,8 +312,8 @@ def of_other_methods(stage: Stage, made: MadeData) -> Drawing | Table | None:
     for one in found:
         own = one["budget"] == stage.run.data.budget
         name = f"{one['budget']}{' ' + show.called(stage.run, one['language']) if one['language'] else ''}"
-        lines.append((f"{name}, {one['rows']:,} rows", one["tokens_trained"], "new" if own else "old"))
-    said = "Blue: this run's budget. As many rows and steps are not as many tokens."
+        lines.append((f"{name}, {one['rows']:,} instructions", one["tokens_trained"], "new" if own else "old"))
+    said = "Blue: this run's budget. The same number of instructions or steps is not the same number of tokens."
     return drawings.bars("Tokens that training reads, by budget", lines, said)
 
 
