@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from ia_lib.paths import root
-from ia_lib.report import audit, figures, paper_figures, published
+from ia_lib.report import audit, paper_figures, published
 
 pytestmark = pytest.mark.quick
 FOLDER = root() / "params" / "published"
