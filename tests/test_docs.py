@@ -467,7 +467,7 @@ def test_every_page_is_in_the_table_of_contents():
 
 @pytest.mark.quick
 def test_readme_stays_short():
-    assert len((root() / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+    assert len((root() / "README.md").read_text(encoding="utf-8").splitlines()) <= 155
 
 
 @pytest.mark.quick
