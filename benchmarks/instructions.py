@@ -47,7 +47,7 @@ def corpus(times: int) -> Dataset:
 
 
 def one_at_a_time(texts: dict[str, list[str]], tokenize) -> int:
-    """The plain way: every access tokenises, corrupts and fills a template anew, with Python's random."""
+    """The plain way: every access tokenises, corrupts and fills a template again, with Python's random."""
     rng, made = random.Random(1), 0
     pairs = cross_lingual.directions(PLAN.pivots, PLAN.taught)
     for i in range(SENTENCES):

@@ -116,7 +116,7 @@ def left(folder: Path) -> list[str]:
 
 def campaign(table: Path, outputs: Path, peace: Path, kills: int, seed: int, longest: float) -> list[str]:
     """Kill the carrying out of a table so often, each time at most `longest` seconds after it was begun, then let it
-    end; returns what went wrong. What is finished is compared with `peace`, a table's folder, and begun anew."""
+    end; returns what went wrong. What is finished is compared with `peace`, a table's folder, and begun again."""
     random, wrong, told, every, whole = generator(seed, "campaign"), [], Counter(), [], 0
     while sum(told.values()) < kills:
         who, number = WHO[int(random.random() * len(WHO))], SIGNALS[int(random.random() * len(SIGNALS))]

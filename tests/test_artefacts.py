@@ -46,7 +46,7 @@ def test_verify_finds_a_single_bit(finished, tmp_path, capsys):
     assert "tlm: data: report.json is missing" in said
 
 
-def test_run_makes_damaged_stages_anew_when_it_verifies(finished, tmp_path, capsys):
+def test_run_makes_damaged_stages_again_when_it_verifies(finished, tmp_path, capsys):
     outputs = copied(finished, tmp_path / "outputs")
     path = Table(finished.path, outputs).stage("tlm", "evaluate").folder / "measures.csv"
     content = path.read_bytes()

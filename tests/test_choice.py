@@ -86,7 +86,7 @@ def test_finished_parts_are_not_scored_again(model, tokenizer, tmp_path, monkeyp
     again = choice.score(model, tokenizer, data, TASKS, cache=tmp_path)
     pd.testing.assert_frame_equal(first, again)
     assert not asked
-    # other limits or weights: scored anew; what is of no use any more goes
+    # other limits or weights: scored again; what is of no use any more goes
     (tmp_path / "thesis.docx").write_text("not a part")
     for path in [*made, tmp_path / "thesis.docx"]:
         os.utime(path, (1, 1))

@@ -1,4 +1,4 @@
-"""The recipe `commit`: two phases as two rows, code-mixed anew in every epoch, tested by questions on passages."""
+"""The recipe `commit`: two phases as two rows, code-mixed again in every epoch, tested by questions on passages."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def test_all_phases_are_carried_out(table):
     assert [task.max_new_tokens for task in table.stage("mixed", "evaluate").inputs.extracted] == [5]
 
 
-def test_instructions_are_mixed_anew_and_in_turn(table):
+def test_instructions_are_mixed_again_and_in_turn(table):
     rows = rows_of(table, "mixed")
     # two epochs of five rows, as whole batches of four
     assert len(rows) == 12

@@ -124,7 +124,7 @@ def test_parts_of_two_versions_are_never_joined(server, cache, tags):
     assert downloads.fetch("nusax", FILE, mirror=server.url, cache=cache).read_bytes() == new
 
 
-def test_a_shorter_version_is_brought_anew(server, cache):
+def test_a_shorter_version_is_brought_again(server, cache):
     path = cache / "nusax" / FILE
     path.parent.mkdir(parents=True)
     part, version = path.with_name("train.csv.part"), path.with_name("train.csv.part.version")

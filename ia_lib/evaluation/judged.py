@@ -1,5 +1,5 @@
 """What judges' marks are worth: scores as in the Alpaca study (section 2.3), a mark of 1 to 3 that is 0 where the
-answer is not in the request's language, beside what any request could be answered with for nothing."""
+answer is not in the request's language, beside answers that need no model."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ _POLITE = {
     "deu": "Danke für deine Frage. Ich helfe dir gern dabei.",
     "ind": "Terima kasih atas pertanyaannya. Saya senang membantu.",
 }
-# What answers a request for nothing: these are marked, too, as if runs were called so.
+# Answers that need no model, of which the best is the baseline: they are marked, too, as if runs were called so.
 FREE = ("the request repeated", "a polite sentence", "the answer in English")
 # What judges get to see of an answer, and what belongs to it; `inside`: whether it is in the request's language.
 ITEMS = [*KEYS, "language_name", "question", "answer", "reference", "inside"]
