@@ -526,7 +526,7 @@ def test_a_step_that_memory_is_too_small_for_is_done_in_parts(any_model, tokeniz
     assert torch.equal(weights(found), weights(parts))
     said = capsys.readouterr().out.splitlines()
     assert [line for line in said if "memory" in line] == [
-        f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same"
+        f"memory is too small for {size} examples at once: from now on {size // 2}, the batch stays the same"
         for size in (8, 4)
     ]
 

@@ -21,7 +21,9 @@ _OTHER = re.compile(r"For(?!CausalLM|ConditionalGeneration|Seq2SeqLM)\w+$")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
 # Rules under which a label that goes on from another one is never more probable than that.
 _SUMS = ("label_sum", "joint")
-_NO_PACKING = "false, for a model that cannot tell rows in one sequence apart (as BLOOM, or one with linear attention)"
+_NO_PACKING = (
+    "false, for a model that cannot tell examples in one sequence apart (as BLOOM, or one with linear attention)"
+)
 _ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -83,8 +85,8 @@ def _gpus() -> bool:
 
 
 def _may_pack(config) -> bool:
-    """Whether a model reads positions and has attention alone; how it really reads packed rows is looked at before it
-    is tuned."""
+    """Whether a model reads positions and has attention alone; how it really reads packed examples is looked at before
+    it is tuned."""
     from transformers import AutoModelForCausalLM
 
     if config.is_encoder_decoder or {*(getattr(config, "layer_types", None) or ())} - _ATTENTION:

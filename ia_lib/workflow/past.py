@@ -32,7 +32,7 @@ def places(inputs) -> list[tuple[str, str]]:
 
 def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
     """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool too
-    large to load, the rows of random parts; empty, if the run draws nothing."""
+    large to load, the instructions of random parts; empty, if the run draws nothing."""
     from datasets import Dataset, concatenate_datasets
 
     from ia_lib.data.pools import Jsonl
@@ -111,14 +111,16 @@ def passages(inputs) -> list[str]:
 
 
 def split(inputs, path: Path, column: str | None = None) -> "tuple[Dataset, Dataset]":
-    """The rows of the run's past file that may be drawn, and those that are held out; no prompt of these is among
-    those."""
+    """The instructions of the run's past file that may be drawn, and those that are held out; no prompt of these is
+    among those."""
     run, asked = inputs.run, inputs.run.data.past
     rows = corpora.past(path, **asked.fields, column=column, more=asked.input)
     if not asked.held_out:
         return rows, rows.select([])
     if asked.held_out >= len(rows):
-        raise CorpusError(f"{path}: found {len(rows):,} rows; more than the {asked.held_out:,} held out are needed")
+        raise CorpusError(
+            f"{path}: found {len(rows):,} instructions; more than the {asked.held_out:,} held out are needed"
+        )
     order = shuffled(generator(run.seed, "held-out past"), len(rows))
     held_out = rows.select(sorted(order[: asked.held_out]))
     prompts = set(map(corpora.normalised, held_out["prompt"]))

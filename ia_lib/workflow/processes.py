@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Set for processes whose notebook has opened the stage and finishes it.
 OPENED = "IA_OPENED"
-# In how many parts they compute their rows of a batch, if not in as many as their row says.
+# In how many parts they compute their examples of a batch, if not in as many as their row says.
 PARTS = "IA_PARTS"
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ERROR = re.compile(r"(?:\[rank\d+\]: )?(?:[a-z_]\w*\.)*(\w*(?:Error|Exception|Refusal): .*)")
@@ -50,7 +50,7 @@ def leave() -> None:
 
 def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None) -> None:
     """Train the opened `stage` for `steps` in as many processes as its row says; `on_log` gets the records of their
-    one log. Where one of them runs out of memory, all begin again behind the last checkpoint, with their rows of a
+    one log. Where one of them runs out of memory, all begin again behind the last checkpoint, with their examples of a
     batch in twice as many parts.
 
     Raises ValueError for more processes than GPUs, where there are any, RuntimeError with the error of the process that
@@ -74,7 +74,7 @@ def train(stage: Stage, steps: int, on_log: Callable[[dict], None] | None = None
             if not failed.startswith("OutOfMemoryError") or size == 1:
                 raise RuntimeError(f"{failed} (see {log})")
             parts = -(-rows // (size // 2))
-            print(f"memory is too small for {size} rows at once: from now on {size // 2}, the batch stays the same")
+            print(f"memory is too small for {size} examples at once: from now on {size // 2}, the batch stays the same")
     log.unlink()
 
 
