@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from ia_lib.paths import root
-from ia_lib.report import alpaca_audit, audit, paper_figures, published
+from ia_lib.report import alpaca_audit, alpaca_claims, audit, paper_figures, published
 
 pytestmark = pytest.mark.quick
 SEEN, UNSEEN = ["en", "es", "fr", "bg", "ru", "zh"], ["bn", "no"]
@@ -67,7 +67,7 @@ def results(world=as_the_paper_says, half=0.03, judge="rule"):
 
 
 def verdicts(frame):
-    found = alpaca_audit.ours(frame)
+    found = alpaca_claims.ours(frame)
     return {line.id.removeprefix("alpaca-"): line.verdict for line in found.itertuples()}
 
 
@@ -200,7 +200,7 @@ def test_settings_are_those_that_the_arithmetic_takes():
 
 
 def test_where_the_claims_hold_they_are_said_to():
-    found = alpaca_audit.ours(results())
+    found = alpaca_claims.ours(results())
     assert list(found["id"]) == [f"alpaca-a{n}" for n in range(1, 14)]
     assert dict(zip(found["id"], found["verdict"], strict=True)) == dict.fromkeys(found["id"], "holds")
     assert set(found["judge"]) == {"rule"}
@@ -241,7 +241,7 @@ def test_half_of_the_runs_decide_nothing_but_may_refute():
     frame = results()
     small = frame[~frame["model"].str.contains("7b1")]
     assert verdicts(small)["a5"] == "cannot tell"
-    said = alpaca_audit.ours(small).set_index("id").loc["alpaca-a5", "shown"]
+    said = alpaca_claims.ours(small).set_index("id").loc["alpaca-a5", "shown"]
     assert "about 7B: mono - multilingual was not run" in said
     lora = frame[frame["tuning"] == "lora"]
     found = verdicts(lora)
@@ -253,7 +253,7 @@ def test_half_of_the_runs_decide_nothing_but_may_refute():
 
 @pytest.mark.parametrize("frame", [pd.DataFrame(), results().drop(columns="budget"), results().assign(metric="chrF")])
 def test_without_lines_nothing_was_run(frame):
-    found = alpaca_audit.ours(frame)
+    found = alpaca_claims.ours(frame)
     assert (found["verdict"] == "not run").all()
     assert len(found) == 13
     assert found["tested_by"].str.len().min() > 20
@@ -262,13 +262,13 @@ def test_without_lines_nothing_was_run(frame):
 def test_judges_are_told_apart_and_rows_that_are_alike_left_out():
     frame = results()
     both = pd.concat([frame, results(half=1.5, judge="gpt, any")])
-    found = alpaca_audit.ours(both)
+    found = alpaca_claims.ours(both)
     assert found.groupby("judge")["verdict"].unique().map(list).to_dict() == {
         "rule": ["holds"],
         "gpt, any": ["cannot tell"],
     }
     again = frame[frame["row"] == "llama-7b lora multilingual"].assign(row="another")
-    found = alpaca_audit.ours(pd.concat([frame, again])).set_index("id")
+    found = alpaca_claims.ours(pd.concat([frame, again])).set_index("id")
     assert "another (en)" in found.loc["alpaca-a3", "shown"]
     assert "llama-7b " not in found.loc["alpaca-a3", "shown"].partition("left out")[0]
     assert "in 18 of 18 cases" in found.loc["alpaca-a3", "shown"]
@@ -290,8 +290,8 @@ def test_the_language_of_a_monolingual_row():
 def test_a_difference_is_that_of_two_means():
     # the same on both sides: a standard error of the difference is the root of two of them
     one = np.array([1.0, 0.8, 1.2])
-    assert alpaca_audit._minus(one, one) == pytest.approx([0, -0.2 * math.sqrt(2), 0.2 * math.sqrt(2)])
-    lopsided = alpaca_audit._minus(np.array([1.0, 0.9, 1.4]), np.array([0.5, 0.2, 0.6]))
+    assert alpaca_claims._minus(one, one) == pytest.approx([0, -0.2 * math.sqrt(2), 0.2 * math.sqrt(2)])
+    lopsided = alpaca_claims._minus(np.array([1.0, 0.9, 1.4]), np.array([0.5, 0.2, 0.6]))
     assert lopsided == pytest.approx([0.5, 0.5 - math.hypot(0.1, 0.1), 0.5 + math.hypot(0.4, 0.3)])
 
 
