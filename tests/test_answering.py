@@ -85,7 +85,10 @@ def test_nor_in_what_an_earlier_run_of_the_chain_draws(written, tmp_path):
     ("past", "said"),
     [
         ({"held_out": 30}, "found 30 instructions; more than the 30 held out are needed"),
-        ({"input": "inputs", "held_out": 3}, "no row of the file has the field 'inputs'; found: instruction, input, output"),
+        (
+            {"input": "inputs", "held_out": 3},
+            "no row of the file has the field 'inputs'; found: instruction, input, output",
+        ),
         ({"held_out": 3, "stream": True}, "'past.input': found 'input'; allowed: nothing, unless there is a local"),
     ],
 )
