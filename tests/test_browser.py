@@ -165,7 +165,7 @@ def test_notebook_0_and_its_widgets(browser, lab):
     word = cell.locator("input[type=text]")
     word.fill("[no such word")
     word.press("Enter")
-    cell.get_by_text(re.compile("None of the .* answers is so")).wait_for()
+    cell.get_by_text(re.compile("None of the .* answers fits")).wait_for()
     word.fill("")
     word.press("Enter")
     cell.get_by_text("match; 1 to").wait_for()
