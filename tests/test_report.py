@@ -51,9 +51,7 @@ def counts(lost: float, seed: int = 1) -> pd.DataFrame:
             lines.append(
                 {**line, "metric": "chrF", "counts": grams, "baseline": 20.0, "baseline_is": "the source copied"}
             )
-            lines.append(
-                {**line, "metric": "answer loss", "counts": loss, "baseline": 6.0, "baseline_is": "a uniform guess"}
-            )
+            lines.append({**line, "metric": "answer loss", "counts": loss, "baseline": 6.0, "baseline_is": "chance"})
     return pd.DataFrame(lines)
 
 

@@ -135,8 +135,6 @@ def _halves(logs):
 
 @pytest.mark.quick
 def test_a_figure_has_the_pages_ground_in_a_notebook_and_a_white_one_in_a_file(monkeypatch):
-    if "ia_lib" not in pio.renderers:
-        pytest.skip("there is no JupyterLab")
     monkeypatch.setattr(pio.renderers, "default", "ia_lib")
     figure = paper_figures.family_coverage(published.read("language_families"))
     data = figure._repr_mimebundle_()["application/vnd.plotly.v1+json"]

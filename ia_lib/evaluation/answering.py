@@ -24,13 +24,13 @@ def surprise(
     progress: Callable[[int, int], None] | bool = False,
 ) -> pd.DataFrame:
     """The counts (columns `COUNTS`) of the answer loss, nats a token: [nats, tokens] of every true answer in
-    `questions` (columns `prompt, answer`), whose `example` is its place from 1. Beside it stands a uniform guess over
+    `questions` (columns `prompt, answer`), whose `example` is its place from 1. Beside it stands chance, a guess over
     the vocabulary. `progress` is called with (questions done, questions in all)."""
     answers = shortened(model, tokenizer, questions["answer"][:], f"{task.name}, {language}")
     labels = [[answer] for answer in answers]
     scores = label_logprobs(model, tokenizer, questions["prompt"][:], labels, chat=chat, progress=progress)
     place = {"dataset": task.dataset, "task": task.task, "kind": task.kind, "source": "", "language": language}
-    place |= {"metric": "answer loss", "baseline": math.log(len(tokenizer)), "baseline_is": "a uniform guess"}
+    place |= {"metric": "answer loss", "baseline": math.log(len(tokenizer)), "baseline_is": "chance"}
     pairs = zip(-scores.label_logprob[:, 0], scores.label_tokens[:, 0].astype(float), strict=True)
     lines = [{**place, "example": str(i), "counts": list(map(float, pair))} for i, pair in enumerate(pairs, 1)]
     return pd.DataFrame(lines, columns=COUNTS)

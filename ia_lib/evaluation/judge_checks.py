@@ -119,7 +119,7 @@ def prefers_itself(marks: pd.DataFrame, judge_model: str, origins: Mapping[str, 
     of both), `own, others` (mean marks over these), `difference` (own minus others) and its 95% interval `low, high`
     over prompts. No line where the judge marked nothing of its own, or of others on the same prompts.
 
-    A better system gets more, too, and that is no preference: with `marks` less those of another judge, or of people,
+    A better model gets more, too, and that is no preference: with `marks` less those of another judge, or of people,
     what is left is the judge's own. Raises ValueError for a missing column and a run without an origin.
     """
     if missing := [name for name in (*KEYS, "mark") if name not in marks]:

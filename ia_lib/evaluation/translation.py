@@ -1,7 +1,7 @@
 """Tasks of the kind `translate`: parallel text becomes translations, and counts from which scores are worked out.
 
-Every count stands beside its baseline: copying the source for chrF, a coin for similarity, a uniform guess over
-the vocabulary for the loss. A score is a function of the counts' (weighted) sum over examples, so that `measures` can
+Every count stands beside its baseline: copying the source for chrF, chance for similarity (half are right), and
+for the loss a guess over the vocabulary. A score is a function of the counts' (weighted) sum over examples, so that `measures` can
 draw examples again.
 """
 
@@ -113,7 +113,7 @@ def _translations(model, tokenizer, task, parallel, plan, encoding, source, targ
         lost, tokens = lost - scores.label_logprob[:, 0], tokens + scores.label_tokens[:, 0]
     found = {
         "chrF": (statistics, chrf.corpus_score(sources, [targets]).score, "the source copied"),
-        "answer loss": (np.stack([lost, tokens], 1), math.log(len(tokenizer)), "a uniform guess"),
+        "answer loss": (np.stack([lost, tokens], 1), math.log(len(tokenizer)), "chance"),
     }
     lines = [
         {"metric": metric, "example": example, "counts": counts.tolist(), "baseline": baseline, "baseline_is": what}
@@ -133,5 +133,5 @@ def _similarity(parallel, plan, source, target, score) -> list[dict]:
     for row, answer in zip(rows, best, strict=True):
         right, times = counts[row["source_id"]]
         counts[row["source_id"]] = [right + (("yes", "no")[answer] == row["answer"]), times + 1]
-    coin = {"baseline": 50.0, "baseline_is": "a coin"}
+    coin = {"baseline": 50.0, "baseline_is": "chance"}
     return [{"metric": "similarity", "example": example, "counts": c, **coin} for example, c in counts.items()]

@@ -77,16 +77,17 @@ class Opened:
 
     @contextmanager
     def _readable(self, what: str, name: str) -> Iterator[None]:
-        """A damaged file raises whatever its library does: here that becomes one sentence, which says what to do."""
+        """What cannot be read raises whatever its library does: here it becomes one sentence, which says what to do."""
         try:
             yield
-        except (OSError, RuntimeError, MemoryError):  # which say what is wrong
+        except (OSError, RuntimeError, MemoryError, ImportError):  # which say what is wrong
             raise
         except Exception as error:
             said = f"{type(error).__name__}: {error}"[:200]
             mend = f"python -m ia_lib.runs run {self.made.path} --verify"
             raise Told(
-                f"The {what} of {name} is damaged ({said}); if this table made it, `{mend}` makes it again."
+                f"The {what} of {name} cannot be read ({said}); if this table made it, and it is damaged, `{mend}` "
+                "makes it again."
             ) from error
 
     def evaluated(self, name: str) -> Stage:

@@ -326,7 +326,7 @@ class Evaluate(Part):
     test_split: Literal["valid", "test"] = "test"
     test_languages: Annotated[list[str], Field(min_length=1)] | None = None  # default: all that the row has
     examples: Count | None = None
-    max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of a free answer; default: the task's
+    max_new_tokens: Annotated[Count, Field(le=4096)] | None = None  # of an answer in words; default: the task's
     asked: Literal["newline", "plain", "indented", "bare"] = "newline"  # Alpaca's prompt of a request, or none
     beams: Annotated[Count, Field(le=64)] = 1
     no_repeat_ngram: Annotated[int, Field(ge=0, le=100, strict=True)] = 0
@@ -418,7 +418,7 @@ class JudgeModel(Part):
 
 
 class Judge(Part):
-    """Who marks open answers from 1 to 3: exactly one of the four."""
+    """Who marks free answers from 1 to 3: exactly one of the four."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 

@@ -61,7 +61,7 @@ def recomputation() -> pd.DataFrame:
     figure5 = {"table": f"{INSTRUCTALIGN} Figure 5", "cell": "Pearson r of the gains on L2 and L3"}
     figure5 |= {"published": published.read("instructalign_figure5")["value"].item()}
     figure5 |= {"recomputed": published.correlation(points["L2"], points["L3"])[0]}
-    figure5["rule"] = f"gain over the untuned model, each row with r = 100,000 in each test set: {len(points)} points"
+    figure5["rule"] = f"gain over the base, each row with r = 100,000 in each test set: {len(points)} points"
     frame = pd.DataFrame([*lines, figure5])
     frame["recomputed"] = frame["recomputed"].round(4)
     frame.insert(4, "difference", (frame["recomputed"] - frame["published"]).round(4))

@@ -1,5 +1,6 @@
 """The report's figures, and the loss curve: functions from a data frame to a plotly figure."""
 
+import sys
 import time
 from html import escape, unescape
 
@@ -49,9 +50,9 @@ class _Shown(PlotlyRenderer):
 
 # Notebooks keep a figure's data, and JupyterLab draws it with the extension that plotly brings along, offline. Colab
 # and plain Python keep what plotly chooses for them.
+pio.renderers["ia_lib"] = _Shown()
 _OWN = {"", "browser", "plotly_mimetype", "plotly_mimetype+notebook", "vscode"}  # what plotly chooses elsewhere
-if "jupyterlab" in pio.renderers and pio.renderers.default in _OWN:
-    pio.renderers["ia_lib"] = _Shown()
+if "ipykernel" in sys.modules and pio.renderers.default in _OWN:
     pio.renderers.default = "ia_lib"
 
 

@@ -99,7 +99,7 @@ def write(
     untranslated = next((run.data["untranslated_share"] for run in runs if "untranslated_share" in run.data), {})
     page = {
         "groups": ("results", {task: (part, _cells(part, "group")) for task, part in _by("name", groups).items()}),
-        "headline": ("kept and gained", headline.to_dict("records")),
+        "headline": ("kept, gained, lost", headline.to_dict("records")),
         "figures": (
             "figures",
             {title: _inline(_untitled(figure), f"figure-{title}") for title, figure in drawn.items()},

@@ -27,7 +27,7 @@ from ia_lib.report.figures import (
 
 # Objectives look the same in every figure: name, colour, symbol, dash.
 _OBJECTIVES = {
-    "none": ("untuned", GREY, "circle-open", "solid"),
+    "none": ("base", GREY, "circle-open", "solid"),
     "mlm": ("MLM", "#E69F00", "triangle-up", "dot"),
     "mt": ("MT", "#CC79A7", "square", "dashdot"),
     "tlm": ("TLM", "#0072B2", "circle", "solid"),

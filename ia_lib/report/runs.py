@@ -20,7 +20,7 @@ class Run:
     """A run, as the folder of its evaluate stage and those beside it tell it."""
 
     def __init__(self, folder: str | Path, said: dict | None = None, judged: Path | None = None):
-        """`said` are settings that the table has changed since, which no artefact hangs on; `judged` is the folder of
+        """`said` are settings that the table has changed since, which no artefact depends on; `judged` is the folder of
         its judge stage, if there is one."""
         self.folder, self.judged = Path(folder), judged
         places = {stage: self.folder.parent / stage / "manifest.json" for stage in STAGES}

@@ -38,7 +38,8 @@ class Outcome:
 @dataclass(frozen=True)
 class Summary:
     """`lead`: what was taught to what, and how it was tested; `whole`: what came of it, of all rows; `kept`: the loss
-    that must be ruled out for that word; `measure`: that of the picture; `outcomes`: what happened to each row;
+    that must be ruled out for that word; `measure`: that of the picture, and whether it is `of_labels`; `outcomes`: what
+    happened to each row;
     `others`: what other measures say; `panels`: the picture, an SVG for each group of languages, and `more_panels` for
     further rows."""
 
@@ -46,6 +47,7 @@ class Summary:
     whole: str
     kept: str
     measure: str
+    of_labels: bool
     outcomes: list[Outcome]
     others: str
     panels: list[str]
@@ -65,7 +67,16 @@ def summary(every: pd.DataFrame, runs: list[Run], headline: pd.DataFrame) -> Sum
     lead, whole = _lead(lines, changed, runs, kind), _whole(changed, kind)
     _, unit, _, decimals, margin = _SCALES[kind]
     kept = f"{margin:.{decimals if margin < 1 else 0}f} {unit}"
-    return Summary(lead, whole, kept, _SCALES[kind][0], _outcomes(changed, kind), _others(headline, kind), *panels)
+    return Summary(
+        lead,
+        whole,
+        kept,
+        _SCALES[kind][0],
+        kind == "choose",
+        _outcomes(changed, kind),
+        _others(headline, kind),
+        *panels,
+    )
 
 
 def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> list[tuple[str, str, str]]:
@@ -140,7 +151,11 @@ _UNKNOWN = {
     "L3": "whether it carries over was not measured",
 }
 _OF_JUDGES = (
-    ("alike", "One mark for everything", "{} gave the same mark to every answer: its scores tell the language alone."),
+    (
+        "alike",
+        "One mark for everything",
+        "{} gave every answer the same mark: its scores say nothing but the language.",
+    ),
     ("unmarked", "Without a mark", "{} gave none to some answers, which are left out of its scores."),
 )
 
@@ -378,7 +393,7 @@ def _panels(lines: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
 
 def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kind: str) -> str:
     """The values of rows in a group: a thin stroke for the base, a mark with its interval, hollow where it is not above
-    the baseline, which is shaded."""
+    the baseline (of labels within chance), whose reach is shaded."""
     decimals = _SCALES[kind][3]
     own = lines[lines["group"] == group].set_index("row")
     bottom, asks = _TOP + _ROW * len(rows), f"{GROUPS[group].capitalize()} ({group})"

@@ -1,4 +1,4 @@
-"""The past of a run: the instruction data its model was trained on before: a run, a file, from afar, or a mixture."""
+"""The old instructions of a run, which its base was trained on before: a run, a file, from afar, or a mixture."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def places(inputs) -> list[tuple[str, str]]:
 
 
 def pool(inputs) -> "tuple[Dataset, list[dict[str, Any]]]":
-    """The past instruction data that `replay.draw` draws from, and where it is from (for the manifest). Of a pool too
+    """The old instructions that `replay.draw` draws from, and where it is from (for the manifest). Of a pool too
     large to load, the instructions of random parts; empty, if the run draws nothing."""
     from datasets import Dataset, concatenate_datasets
 

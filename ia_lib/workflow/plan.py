@@ -350,15 +350,16 @@ def _cell(line) -> str:
 
 
 def print_run(table: "Table", name: str, every: bool = False) -> None:
-    """A run's settings where they differ from the defaults (as JSON all of them, if `every`), and how far its stages
-    are, with what they took."""
+    """A run's settings: what it is about, and what differs from the kit's own (as JSON all, if `every`), and how far its
+    stages are, with what they took."""
     run = table.run(name)
     print(f"{run.name}: row {run.row} of {run.place}")
     if every:
         print(json.dumps(run.model_dump(mode="json"), indent=1, ensure_ascii=False))
     else:
-        print("settings that differ from the defaults:")
-        for field, value in _flat(_row(run.model_dump(mode="json", exclude_defaults=True))):
+        print("settings (what is left out is as the kit has it):")
+        always = {name: getattr(run, name) for name in ("seed", "fidelity", "corpus", "known", "taught", "unseen")}
+        for field, value in _flat(always | _row(run.model_dump(mode="json", exclude_defaults=True))):
             print(f"  {field}: {value}")
     print("stages:")
     for stage in (one for one in table.stages([run.name]) if one.run.name == run.name):

@@ -106,8 +106,8 @@ class Watch:
             left[name] = (1 - share) * max(whole - spent, 0.1 * whole) if share < 1 else 0.0
         told = duration.words(duration.together(self.todo, left, self.machine) + self.writing)
         # making data is another kind of work, which tells little of the rest
-        seen = measured - {"data"} or all(_kind(name) == "data" for name in left if left[name])
-        return f"{'' if seen else 'by the plan '}about {told} left"
+        seen = measured - {"data"} or (measured and all(_kind(name) == "data" for name in left if left[name]))
+        return f"about {told} left{'' if seen else ', by the plan'}"
 
     def _far(self, took: Mapping[str, float]) -> dict[str, float]:
         """How many times as long as expected each kind of stage takes, by those that are told; of what little was seen
