@@ -1,8 +1,8 @@
 """Tasks of the kind `translate`: parallel text becomes translations, and counts from which scores are worked out.
 
 Every count stands beside its baseline: copying the source for chrF, chance for similarity (half are right), and
-for the loss a guess over the vocabulary. A score is a function of the counts' (weighted) sum over examples, so that `measures` can
-draw examples again.
+for the loss a guess over the vocabulary. A score is a function of the counts' (weighted) sum over examples, so that
+`measures` can draw examples again.
 """
 
 import math

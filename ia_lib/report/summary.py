@@ -38,10 +38,9 @@ class Outcome:
 @dataclass(frozen=True)
 class Summary:
     """`lead`: what was taught to what, and how it was tested; `whole`: what came of it, of all rows; `kept`: the loss
-    that must be ruled out for that word; `measure`: that of the picture, and whether it is `of_labels`; `outcomes`: what
-    happened to each row;
-    `others`: what other measures say; `panels`: the picture, an SVG for each group of languages, and `more_panels` for
-    further rows."""
+    that must be ruled out for that word; `measure`: that of the picture, and whether it is `of_labels`; `outcomes`:
+    what happened to each row; `others`: what other measures say; `panels`: the picture, an SVG for each group of
+    languages, and `more_panels` for further rows."""
 
     lead: list[str]
     whole: str

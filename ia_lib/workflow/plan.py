@@ -350,8 +350,8 @@ def _cell(line) -> str:
 
 
 def print_run(table: "Table", name: str, every: bool = False) -> None:
-    """A run's settings: what it is about, and what differs from the kit's own (as JSON all, if `every`), and how far its
-    stages are, with what they took."""
+    """A run's settings: what it is about, and what differs from the kit's own (as JSON all, if `every`), and how far
+    its stages are, with what they took."""
     run = table.run(name)
     print(f"{run.name}: row {run.row} of {run.place}")
     if every:

@@ -107,7 +107,7 @@ class Watch:
         told = duration.words(duration.together(self.todo, left, self.machine) + self.writing)
         # making data is another kind of work, which tells little of the rest
         seen = measured - {"data"} or (measured and all(_kind(name) == "data" for name in left if left[name]))
-        return f"about {told} left{'' if seen else ', by the plan'}"
+        return f"{'' if seen else 'by the plan '}about {told} left"
 
     def _far(self, took: Mapping[str, float]) -> dict[str, float]:
         """How many times as long as expected each kind of stage takes, by those that are told; of what little was seen
