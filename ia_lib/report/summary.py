@@ -87,9 +87,9 @@ def cautions(runs: list[Run], missing: list[str], seeds: int, found: dict) -> li
     if any(run.settings["corpus"] == "minilab" for run in runs):
         text = "The mini lab is generated text and not native language: sentences from a small grammar, put into ten "
         text += "languages word by word through a lexicon, with Indonesian words where the lexicon has none"
-        if shares := list(found["lexicon"].values()) if found["lexicon"] else []:
-            text += f" ({100 * min(shares):.0f} to {100 * max(shares):.0f}% of them). So a model that knows Indonesian "
-            text += "gets part of the points in languages that it never saw"
+        if shares := sorted({f"{100 * share:.0f}" for share in (found["lexicon"] or {}).values()}, key=int):
+            text += f" ({' to '.join(dict.fromkeys([shares[0], shares[-1]]))}% of all running words). So a model that "
+            text += "knows Indonesian gets part of the points in languages that it never saw"
         text += ". It shows whether the method does what it says, and says nothing of real languages."
         said.append(("Generated text", text, "lexicon" if found["lexicon"] else ""))
     if missing:
@@ -276,13 +276,13 @@ def _whole(changed: pd.DataFrame, kind: str) -> str:
         here = sum(row in gained for row in lost)
         those = f"{_count(here)} of these lost" if here else "none of these is shown to have lost"
         said += [f"{those} in the known languages"] if gained else []
-        others = f"{_count(len(lost) - here)}{' of the others' if gained else ''} lost in the known languages"
+        others = f"{_count(len(lost) - here)}{' of the others' if gained else ''} lost {'there' if gained else 'in the known languages'}"
         said += [others] if len(lost) > here else []
     if "L3" in by:
         some = (
             f"{_count(len(carried))} carried something over"
             if carried
-            else "none is shown to have carried anything over"
+            else "no row is shown to have carried anything over"
         )
         said.append(f"{some} to languages never seen")
     return f"{said[0][0].upper()}{'; '.join(said)[1:]}."
