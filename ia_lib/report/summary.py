@@ -276,7 +276,8 @@ def _whole(changed: pd.DataFrame, kind: str) -> str:
         here = sum(row in gained for row in lost)
         those = f"{_count(here)} of these lost" if here else "none of these is shown to have lost"
         said += [f"{those} in the known languages"] if gained else []
-        others = f"{_count(len(lost) - here)}{' of the others' if gained else ''} lost {'there' if gained else 'in the known languages'}"
+        where = " of the others lost there" if gained else " lost in the known languages"
+        others = f"{_count(len(lost) - here)}{where}"
         said += [others] if len(lost) > here else []
     if "L3" in by:
         some = (
