@@ -584,6 +584,14 @@ def test_a_plan_tells_time_here_gpu_hours_and_money(tmp_path, capsys):
     assert "r4" not in some
     assert main(["plan", str(path), "--all", *folder]) == 0
     assert "  r24: tune" in capsys.readouterr().out
+    # a T4 has no bfloat16: it is marked, and what would do is said
+    assert "precision: float16" not in some
+    path.write_text(path.read_text().replace("{corpus:", "{precision: bfloat16, adapter: {rank: 4}, corpus:"))
+    assert main(["plan", str(path), "r3", *folder, "--price", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "r3 on a T4 (16 GiB): with precision: float16, since it has no bfloat16" in said
+    (line,) = (line for line in said.splitlines() if line.startswith("  1 run, in GPU hours"))
+    assert line.count("!") == 1
     for wrong in ("two", "T5=3", "2,3", "-1", "nan"):
         with pytest.raises(SystemExit):
             main(["plan", str(path), "--price", wrong])

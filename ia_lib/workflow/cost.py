@@ -27,6 +27,8 @@ OTHER_GPUS = {
     "A100": (312.0, 0.35, 80),
     "H100": (989.0, 0.35, 80),
 }
+# They have no bfloat16 of their own, in which tuning is then refused.
+WITHOUT_BFLOAT16 = {"T4", "V100"}
 # Parameters in millions, and how many of them are the embeddings and the output layer: of the models of the
 # papers, and of those of params/chat_models.yaml by what they are said to have.
 _MILLIONS = {

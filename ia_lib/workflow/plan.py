@@ -8,7 +8,17 @@ from math import nan
 from typing import TYPE_CHECKING, Any
 
 from ia_lib.workflow import duration
-from ia_lib.workflow.cost import GPUS, OTHER_GPUS, assumptions, estimate, fitting, memory, scoring, steps_of_epochs
+from ia_lib.workflow.cost import (
+    GPUS,
+    OTHER_GPUS,
+    WITHOUT_BFLOAT16,
+    assumptions,
+    estimate,
+    fitting,
+    memory,
+    scoring,
+    steps_of_epochs,
+)
 from ia_lib.workflow.settings import BLOCKS, OURS
 from ia_lib.workflow.stages import Stage
 
@@ -65,15 +75,14 @@ def print_plan(
         of = _number(1, "run") if len(names) == 1 else of
         of += ", finished stages too" if any(states[str(stage)] == "finished" for stage in stages) else ""
         said = f"{f'{of}, in GPU hours':<{width + 49}}"
-        most = max((line.memory for line in lines.values() if line.memory == line.memory), default=0)
-        marks = {name: "!" if most > gib else " " for name, (_, _, gib) in gpus.items()}
+        marks = _marks(list(lines.values()), gpus)
         print(f"  {said}" + "".join(f"{_hours(hours) + marks[name]:>12}" for name, hours in sums.items()))
         if price:
             cells = (f"{sums[name] * price[name]:,.2f}{marks[name]}" if name in price else "" for name in gpus)
             print(f"  {'their price':<{width + 49}}" + "".join(f"{cell:>12}" for cell in cells))
     if len(called) < len(names):
         print("  (of several runs in one line: sums, and the most memory; --all tells each)")
-    print("! more memory than this GPU has; ? not known yet: hours are then without it")
+    print("! more memory than this GPU has, or bfloat16, which it lacks; ? not known yet: hours are then without it")
     print("examples: those read in training; scored: prompts (a text that is asked in three ways counts three times)")
     print(f"{assumptions(gpus)}\n{duration.assumptions()}")
     for line in _spelling(stages):
@@ -167,6 +176,8 @@ def _smaller(table: "Table", stage: Stage) -> str:
         said.append(f"with {found[0]} about {found[1]:.1f} GiB" if found else "nothing that the kit has is enough")
     if scoring(run, stage.inputs.origin) > free * 2**30:
         said.append("to score it quantisation (int8, nf4) or score_precision: float16")
+    if run.train.precision == "bfloat16" and name in WITHOUT_BFLOAT16:
+        said.insert(0, "with precision: float16, since it has no bfloat16")
     return f"on a {name} ({gib} GiB): {'; '.join(said)}" if said else ""
 
 
@@ -207,6 +218,7 @@ class _Line:
     texts: float
     labelled: int | None  # texts with labels, where they can be counted
     memory: float
+    bfloat16: bool  # it is tuned in it
     hours: dict[str, float] | None
     why: str  # there are no hours
 
@@ -225,7 +237,8 @@ def _estimated(table: "Table", run, gpus: Mapping[str, tuple[float, float, int]]
     why = "" if known else "  hours: when the data stage has counted its examples"
     why = why if found.hours else "  the model's size is unknown"
     memory = nan if found.memory_gib is None else found.memory_gib
-    return _Line(run.name, *counts, texts, labelled, memory, None if why else found.hours, why)
+    bfloat16 = bool(run.trains) and run.train.precision == "bfloat16"
+    return _Line(run.name, *counts, texts, labelled, memory, bfloat16, None if why else found.hours, why)
 
 
 def _together(lines: list[_Line], gpus: Mapping[str, tuple[float, float, int]]) -> str:
@@ -238,9 +251,15 @@ def _together(lines: list[_Line], gpus: Mapping[str, tuple[float, float, int]]) 
     cells += f"{'?' if memory != memory else f'{memory:g} GiB':>11}"
     if why := next((line.why for line in lines if line.why), ""):
         return cells + why
-    # more memory than that GPU has
-    marks = {name: "!" if memory > gib else " " for name, (_, _, gib) in gpus.items()}
+    marks = _marks(lines, gpus)
     return cells + "".join(f"{_hours(sum(line.hours[name] for line in lines)) + marks[name]:>12}" for name in gpus)
+
+
+def _marks(lines: list[_Line], gpus: Mapping[str, tuple[float, float, int]]) -> dict[str, str]:
+    """By GPU whether it can't do some of the runs: they take more memory than it has, or numbers that it lacks."""
+    most = max((line.memory for line in lines if line.memory == line.memory), default=0)
+    lacking = WITHOUT_BFLOAT16 if any(line.bfloat16 for line in lines) else ()
+    return {name: "!" if most > gib or name in lacking else " " for name, (_, _, gib) in gpus.items()}
 
 
 def _short(number: float, whole: int = 1000) -> str:
