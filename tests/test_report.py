@@ -14,7 +14,7 @@ import pytest
 
 from ia_lib.data.files import own_csv
 from ia_lib.evaluation import measures
-from ia_lib.report import figures, page, pool, summary
+from ia_lib.report import figures, page, panels, pool, summary
 from ia_lib.report import results as results_of
 from ia_lib.report import runs as runs_of
 
@@ -328,8 +328,8 @@ def test_the_page_begins_with_what_was_found(runs, tmp_path):
     value = lines.set_index("group").loc["L2", "value"]
     low, high = (lines.set_index("group").loc["L2", end] for end in ("low", "high"))
     left, right = map(float, re.search(r'class="gain".*?class="ends" d="M([\d.]+) \d+H([\d.]+)"', drawing).groups())
-    scale = (summary._RIGHT - summary._LEFT) / 100
-    assert [left, right] == pytest.approx([summary._LEFT + scale * end for end in (low, high)], abs=0.06)
+    scale = (panels._RIGHT - panels._LEFT) / 100
+    assert [left, right] == pytest.approx([panels._LEFT + scale * end for end in (low, high)], abs=0.06)
     assert "tlm: from" in top
     assert f"to {value:.1f} [{low:.1f}, {high:.1f}], gain" in top
 
@@ -382,8 +382,8 @@ def test_rows_with_the_same_outcome_are_told_together(results):
     lines = summary._widest(results_of.headlines(pd.concat([results, *many]), "choose"))
     (outcome,) = summary._outcomes(lines[lines["verdict"] != ""], "choose")
     assert len(outcome.rows) == len(outcome.single) == 16
-    panels, others = summary._panels(lines, "choose")
-    assert [panel.count('class="row"') for panel in panels + others] == [12] * 3 + [5] * 3
+    drawn, others = panels.panels(lines, "choose")
+    assert [panel.count('class="row"') for panel in drawn + others] == [12] * 3 + [5] * 3
 
 
 def test_every_figure_has_words(results):

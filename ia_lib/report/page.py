@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from ia_lib.data.languages import GROUPS, NAMES
 from ia_lib.evaluation.measures import of_rows
 from ia_lib.evaluation.rules import RULES
-from ia_lib.report import figures, results, summary, trust
+from ia_lib.report import answer_figures, figures, results, summary, trust
 from ia_lib.report.pool import processes
 from ia_lib.report.runs import STAGES, Run
 
@@ -191,16 +191,16 @@ def draw(
         drawn["losses"] = figures.answer_losses(every)
     answers = _named(every[(every["kind"] == "open") & (every["metric"] != "in the language")])
     # of sizes a curve is drawn, and never from one family of models to another
-    families = _by("family", figures.sizes(answers)) if len(answers) else {}
+    families = _by("family", answer_figures.sizes(answers)) if len(answers) else {}
     for family, part in families.items():
         for title, metric in (("answers", "score"), ("gate", "lost at the gate")):
             if (part["metric"] == metric).any():
-                figure = figures.answers_by_budget(part, metric)
+                figure = answer_figures.answers_by_budget(part, metric)
                 if len(families) > 1:
                     figure.update_layout(title_text=f"{figures.plain_text(family)}: {figure.layout.title.text}")
                 drawn[f"{title}-{_in_file_name(family)}" if len(families) > 1 else title] = figure
     if len(families) > 1:
-        drawn["families"] = figures.families(answers)
+        drawn["families"] = answer_figures.families(answers)
     asked = _named(every[every["kind"] == "extract"])
     if len(asked):
         drawn["passages"] = figures.passages(asked)

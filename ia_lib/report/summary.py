@@ -2,28 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from html import escape
-from textwrap import wrap
 
 import pandas as pd
 
 from ia_lib.data.languages import GROUPS
-from ia_lib.report import results
+from ia_lib.report import panels, results
+from ia_lib.report.panels import SCALES
 from ia_lib.report.results import HEADLINES
 from ia_lib.report.runs import Run
 
 _PLACES = {"L2": "the taught languages", "L1": "the known ones", "L3": "languages never seen"}
-_ASKS = {"L2": "What was gained?", "L1": "What was kept?", "L3": "What carried over?"}
-# Of each kind of task: what is measured, its unit, the highest value, decimals, and what is still called kept: a loss
-# that the interval does not reach.
-_SCALES = {
-    "choose": ("weighted F1, in percent", "points", 100, 1, 2.0),
-    "extract": ("exact match, in percent", "points", 100, 1, 2.0),
-    "open": ("mean mark of free answers, 0 to 3", "marks", 3, 2, 0.1),
-    "translate": ("chrF, 0 to 100", "points", 100, 1, 2.0),
-    "answer": ("loss of true answers, in nats a token, less is better", "nats a token", None, 2, 0.05),
-}
-_SHOWN = 12  # rows of a picture, before the others are folded away
 
 
 @dataclass(frozen=True)
@@ -62,19 +50,19 @@ def summary(every: pd.DataFrame, runs: list[Run], headline: pd.DataFrame) -> Sum
         return None
     lines = _widest(lines)
     changed = lines[lines["verdict"] != ""]
-    panels = _panels(lines, kind)
+    drawn = panels.panels(lines, kind)
     lead, whole = _lead(lines, changed, runs, kind), _whole(changed, kind)
-    _, unit, _, decimals, margin = _SCALES[kind]
+    _, unit, _, decimals, margin = SCALES[kind]
     kept = f"{margin:.{decimals if margin < 1 else 0}f} {unit}"
     return Summary(
         lead,
         whole,
         kept,
-        _SCALES[kind][0],
+        SCALES[kind][0],
         kind == "choose",
         _outcomes(changed, kind),
         _others(headline, kind),
-        *panels,
+        *drawn,
     )
 
 
@@ -156,7 +144,7 @@ _OF_JUDGES = (
     (
         "alike",
         "One mark for everything",
-        "{} gave every answer the same mark: its scores say nothing but the language.",
+        "{} gave every answer the same mark: its scores tell only whether answers are in the right language.",
     ),
     ("unmarked", "Without a mark", "{} gave none to some answers, which are left out of its scores."),
 )
@@ -209,7 +197,7 @@ def _lead(lines: pd.DataFrame, changed: pd.DataFrame, runs: list[Run], kind: str
     one = len(tasks) == 1 and "all" not in next(iter(tasks))
     what = f"the task {'/'.join(filter(None, next(iter(tasks))))}" if one else "several tasks or data sets"
     said.append(
-        f"Tested on {what}, {many} {_EXAMPLES.get(kind, 'examples')} in each language. Measured: {_SCALES[kind][0]}."
+        f"Tested on {what}, {many} {_EXAMPLES.get(kind, 'examples')} in each language. Measured: {SCALES[kind][0]}."
     )
     return said
 
@@ -315,7 +303,7 @@ def _said(part: pd.DataFrame, kind: str) -> str:
 def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
     if lines.empty:
         return ""
-    where, (_, _, _, decimals, margin) = _PLACES[group], _SCALES[kind]
+    where, (_, _, _, decimals, margin) = _PLACES[group], SCALES[kind]
     by, first = _by(lines, kind), lines.iloc[0]
     alone = f", from {first['base']:.{decimals}f} to {first['value']:.{decimals}f}" if len(lines) == 1 else ""
     # its interval leaves 0 out, and its corrected p is not small
@@ -342,7 +330,7 @@ def _clause(group: str, lines: pd.DataFrame, kind: str) -> str:
 
 def _by(lines: pd.DataFrame, kind: str) -> str:
     """By how much, of one row or of the ends of several."""
-    _, unit, _, decimals, _ = _SCALES[kind]
+    _, unit, _, decimals, _ = SCALES[kind]
     signed = lines["verdict"].iloc[0] not in ("gain", "loss")
     form = f"{{:+.{decimals}f}}" if signed else f"{{:.{decimals}f}}"
 
@@ -368,84 +356,3 @@ def _count(number: int, what: str = "") -> str:
     words = ["no", "one", "two", "three", "four", "five", "six"]
     said = words[number] if number < len(words) else f"{number:,}"
     return f"{said} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}" if what else said
-
-
-# The picture: places in an SVG of this width, in its own units.
-_WIDE, _NAMES, _LEFT, _RIGHT, _ROW, _TOP = 380, 116, 126, 306, 24, 30
-# The corners of marks; the others are circles.
-_FORMS = {"gain": [(0, -7), (7, 6), (-7, 6)], "loss": [(0, 7), (7, -6), (-7, -6)]}
-_FORMS |= {"tested": [(-5, -5), (5, -5), (5, 5), (-5, 5)]}
-
-
-def _panels(lines: pd.DataFrame, kind: str) -> tuple[list[str], list[str]]:
-    """A drawing of each group of languages, and of the rows for which it has no room: those that gained least."""
-    order = {row: i for i, row in enumerate(dict.fromkeys(lines["row"]))}
-    if len(order) > _SHOWN:
-        best = lines[lines["group"] == ("L2" if (lines["group"] == "L2").any() else lines["group"].iloc[0])]
-        best = best.sort_values("gained", ascending=False, kind="stable", na_position="last")
-        order = {row: i for i, row in enumerate(dict.fromkeys([*best["row"], *order]))}
-    rows = sorted(order, key=order.get)
-    parts = rows[:_SHOWN], rows[_SHOWN:]
-    highest = _SCALES[kind][2] or max(lines["high"].max(), lines["base"].max(), lines["floor"].max()) * 1.05
-    groups = [group for group in ("L2", "L1", "L3") if (lines["group"] == group).any()]
-    return tuple(
-        [_panel(group, lines[lines["row"].isin(part)], part, highest, kind) for group in groups if part]
-        for part in parts
-    )
-
-
-def _panel(group: str, lines: pd.DataFrame, rows: list[str], highest: float, kind: str) -> str:
-    """The values of rows in a group: a thin stroke for the base, a mark with its interval, hollow where it is not above
-    the baseline (of labels within chance), whose reach is shaded."""
-    decimals = _SCALES[kind][3]
-    own = lines[lines["group"] == group].set_index("row")
-    bottom, asks = _TOP + _ROW * len(rows), f"{GROUPS[group].capitalize()} ({group})"
-    asks = f"{_ASKS[group]} {asks}" if (lines["verdict"] != "").any() else asks
-
-    def x(value: float) -> str:
-        return f"{_LEFT + (_RIGHT - _LEFT) * min(max(value, 0), highest) / highest:.1f}"
-
-    drawn, words = [f'<text class="asks" x="0" y="14">{asks}</text>'], []
-    if len(own):
-        floor = own["floor"].mean()
-        ends = ("0", x(floor)) if kind != "answer" else (x(floor), f"{_RIGHT}")
-        left = _LEFT if kind != "answer" else float(ends[0])
-        drawn.append(
-            f'<rect class="guess" x="{left}" y="{_TOP - 4}" width="{float(ends[1]) - left:.1f}" '
-            f'height="{bottom - _TOP + 8}"/>'
-        )
-    for tick in (0, highest / 2, highest):
-        said = f"{tick:.0f}" if highest >= 10 else f"{tick:.1f}"
-        drawn.append(f'<path class="grid" d="M{x(tick)} {_TOP - 4}V{bottom + 4}"/>')
-        drawn.append(f'<text class="tick" x="{x(tick)}" y="{bottom + 18}">{said}</text>')
-    for i, row in enumerate(rows):
-        y = _TOP + _ROW * i + _ROW // 2
-        lines_of = wrap(row, 18, max_lines=2, placeholder="…", break_on_hyphens=True)
-        for number, text in enumerate(lines_of):
-            at = y + 4 if len(lines_of) == 1 else y - 2 + 11 * number
-            small = ' font-size="10"' if len(lines_of) > 1 else ""
-            drawn.append(f'<text class="row" x="{_NAMES}" y="{at}"{small}>{escape(text)}</text>')
-        if row not in own.index:
-            continue
-        line = own.loc[row]
-        look = line["verdict"] if line["verdict"] in ("gain", "loss") else "none"
-        said = f"{row}: {line['value']:.{decimals}f} [{line['low']:.{decimals}f}, {line['high']:.{decimals}f}]"
-        marks = [f'<path class="ends" d="M{x(line["low"])} {y}H{x(line["high"])}"/>']
-        if pd.notna(line["base"]):
-            marks.append(f'<path class="way" d="M{x(line["base"])} {y}H{x(line["value"])}"/>')
-            marks.append(f'<path class="before" d="M{x(line["base"])} {y - 8}V{y + 8}"/>')
-            said = f"{row}: from {line['base']:.{decimals}f} to {said[len(row) + 2 :]}, {line['verdict']}"
-            change = f"{line['gained']:+.{decimals}f}"
-            marks.append(f'<text class="change" x="{_WIDE - 4}" y="{y + 4}">{change}</text>')
-        at = float(x(line["value"]))
-        form = look if pd.notna(line["base"]) else "tested"
-        hollow = "" if line["above"] else ' class="hollow"'
-        if form in _FORMS:
-            corners = " ".join(f"{at + dx:.1f},{y + dy}" for dx, dy in _FORMS[form])
-            marks.append(f'<path{hollow} d="M{corners}Z"/>')
-        else:
-            marks.append(f'<circle{hollow} cx="{at:.1f}" cy="{y}" r="5"/>')
-        drawn.append(f'<g class="{look}"><title>{escape(said)}</title>{"".join(marks)}</g>')
-        words.append(said)
-    words = f"{asks} {'; '.join(words)}."
-    return f'<svg viewBox="0 0 {_WIDE} {bottom + 24}" role="img" aria-label="{escape(words)}">{"".join(drawn)}</svg>'
