@@ -38,8 +38,8 @@ def test_a_run_is_told_in_words(tmp_path):
         run = Table(root() / "params" / f"{name}.yaml", tmp_path).run(row)
         told[name] = show.run(SimpleNamespace(run=run, folder=tmp_path / row))
     assert "run commit-jav-s1: commit, seed 1\n  instructions.file: instructions/ind.jsonl\n" in told["commit_mini"]
-    assert "\n  dictionaries.jav: file dictionaries/jav.tsv\n" in told["commit_mini"]
-    assert "\n  instructions.languages: eng eng, ind ind, jav jav\n" in told["taste_alpaca"]
+    assert "\n  dictionaries.jav.file: dictionaries/jav.tsv\n" in told["commit_mini"]
+    assert "\n  instructions.languages.eng: eng\n  instructions.languages.ind: ind\n" in told["taste_alpaca"]
     assert told["mini"].startswith("run tlm: objective tlm, replay 10000, seed 1\na batch: ")
     assert not [text for text in told.values() if "{'" in text or "['" in text]
 

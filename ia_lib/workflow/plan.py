@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from ia_lib.workflow.cost import (
     scoring,
     steps_of_epochs,
 )
-from ia_lib.workflow.settings import BLOCKS, OURS
+from ia_lib.workflow.settings import BLOCKS, OURS, flat
 from ia_lib.workflow.stages import Stage
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def print_run(table: "Table", name: str, every: bool = False) -> None:
     else:
         print("settings (what is left out is as the kit has it):")
         always = {name: getattr(run, name) for name in ("seed", "fidelity", "corpus", "known", "taught", "unseen")}
-        for field, value in _flat(always | _row(run.model_dump(mode="json", exclude_defaults=True))):
+        for field, value in flat(always | _row(run.model_dump(mode="json", exclude_defaults=True))):
             print(f"  {field}: {value}")
     print("stages:")
     for stage in (one for one in table.stages([run.name]) if one.run.name == run.name):
@@ -396,16 +396,3 @@ def _row(dumped: dict[str, Any]) -> dict[str, Any]:
     """Settings as a row has them, without blocks."""
     inside = {name: value for block in BLOCKS for name, value in dumped.get(block, {}).items()}
     return {name: value for name, value in dumped.items() if name not in (*BLOCKS, *OURS, "name")} | inside
-
-
-def _flat(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
-    """Each field of a row with its value, a part's fields behind its name and a dot."""
-    parts = values.items() if isinstance(values, dict) else ()
-    if isinstance(values, list) and any(isinstance(one, dict) for one in values):
-        parts = enumerate(values, 1)
-    for name, value in parts:
-        yield from _flat(value, f"{field}.{name}" if field else str(name))
-    if not parts:
-        plain = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
-                 for one in (values if isinstance(values, list) else [values])]  # fmt: skip
-        yield field, f"[{', '.join(plain)}]" if isinstance(values, list) else plain[0]

@@ -3,7 +3,9 @@
 A row of a table is flat, since every field's name is there once; `Settings.of` puts each field into its block.
 """
 
+import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -342,3 +344,16 @@ def _filled(values: dict[str, Any], known: type[Settings]) -> dict[str, Any]:
         pivots = found.get("pivots", known.model_fields["pivots"].default)
         found["pivots"] = [code for code in pivots if code in speaks] or speaks[:1]
     return {**found, **values}
+
+
+def flat(values: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """Each field of a row with its value, a part's fields behind its name and a dot."""
+    parts = values.items() if isinstance(values, dict) else ()
+    if isinstance(values, list) and any(isinstance(one, dict) for one in values):
+        parts = enumerate(values, 1)
+    for name, value in parts:
+        yield from flat(value, f"{field}.{name}" if field else str(name))
+    if not parts:
+        plain = [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
+                 for one in (values if isinstance(values, list) else [values])]  # fmt: skip
+        yield field, f"[{', '.join(plain)}]" if isinstance(values, list) else plain[0]

@@ -20,7 +20,7 @@ from ia_lib.instructions.templates import options
 from ia_lib.recipes.fields import Data
 from ia_lib.report import results
 from ia_lib.report.drawings import Table
-from ia_lib.workflow.settings import Settings
+from ia_lib.workflow.settings import Settings, flat
 from ia_lib.workflow.stages import Stage
 from ia_lib.workflow.work import Evaluated, Evaluation, Judged, MadeData, Tuned, Tuning
 
@@ -33,23 +33,14 @@ def run(stage: Stage) -> str:
     """What the run is about: what its recipe was told, its batch, and where the artefacts go."""
     settings = stage.run
     own = settings.data.model_dump(exclude=set(Data.model_fields), exclude_defaults=True)
-    told = _told({name: value for name, value in own.items() if not isinstance(value, dict)}) or settings.recipe
-    parts = [(name, *part) for name, value in own.items() if isinstance(value, dict) for part in value.items()]
-    nested = "".join(f"  {name}.{key}: {_told(value)}\n" for name, key, value in parts)
+    fields = dict(flat(own))
+    told = ", ".join(f"{name} {value}" for name, value in fields.items() if name in own) or settings.recipe
+    nested = "".join(f"  {name}: {value}\n" for name, value in fields.items() if name not in own)
     streams = "; ".join(f"{one.per_step} {one.role} ({one.name})" for one in settings.streams)
     return (
         f"run {settings.name}: {told}, seed {settings.seed}\n{nested}"
         f"a batch: {streams or 'none, since the run trains on nothing'}\nartefacts go to {stage.folder}"
     )
-
-
-def _told(value) -> str:
-    """A field's value in words, as a table has it."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        return " and ".join(map(_told, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def counts(examples: pd.DataFrame) -> pd.DataFrame:
